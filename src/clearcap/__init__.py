@@ -1,0 +1,27 @@
+"""Image captions from diffusion: all words at once, refined from noise."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {  # public name -> module that holds it; loaded on first use, so that import does nothing
+    "Captioner": "clearcap.captioner",
+    "CaptionerConfig": "clearcap.captioner",
+    "CaptionPipeline": "clearcap.pipeline",
+    "CaptionResult": "clearcap.pipeline",
+}
+
+__all__ = ["CaptionPipeline", "CaptionResult", "Captioner", "CaptionerConfig", "__version__"]
+
+if TYPE_CHECKING:
+    from clearcap.captioner import Captioner, CaptionerConfig
+    from clearcap.pipeline import CaptionPipeline, CaptionResult
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'clearcap' has no attribute {name!r}")
