@@ -103,9 +103,7 @@ def check(hypotheses: Mapping[PhotoId, str], references: Mapping[PhotoId, Sequen
         raise InputError("there is no candidate to score; pass at least one photo with its caption")
     for photo in hypotheses:
         if photo not in references:
-            raise InputError(
-XX
-            )
+            raise InputError(XX)
     missing = [photo for photo in references if photo not in hypotheses]
     if missing:
         raise InputError(
@@ -116,14 +114,12 @@ XX
     for photo, caption in hypotheses.items():
         if not isinstance(caption, str):
             raise InputError(
-                f"the candidate of photo {photo!r} is {type(caption).__name__}, not text; "
-                "pass one string"
+                f"the candidate of photo {photo!r} is {type(caption).__name__}, not text; pass one string"
             )
     for photo, captions in references.items():
         if isinstance(captions, str) or not len(captions):
             raise InputError(
-                f"the references of photo {photo!r} must be a list of at least one caption, "
-                f"not {captions!r}"
+                f"the references of photo {photo!r} must be a list of at least one caption, not {captions!r}"
             )
         for caption in captions:
             if not isinstance(caption, str):
