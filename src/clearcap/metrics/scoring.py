@@ -103,7 +103,9 @@ def check(hypotheses: Mapping[PhotoId, str], references: Mapping[PhotoId, Sequen
         raise InputError("there is no candidate to score; pass at least one photo with its caption")
     for photo in hypotheses:
         if photo not in references:
-            raise InputError(XX)
+            raise InputError(
+                f"photo {photo!r} has a candidate but no references; score photos of the reference file only"
+            )
     missing = [photo for photo in references if photo not in hypotheses]
     if missing:
         raise InputError(
