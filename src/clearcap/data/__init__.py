@@ -1,0 +1,18 @@
+"""Captioning corpora and photos: read, verified, described."""
+
+from __future__ import annotations
+
+from clearcap.data.corpus import CaptionedPhoto, Corpus, open_corpus
+from clearcap.data.images import PhotoFile, PhotoSource, open_image, to_square
+from clearcap.data.paths import expand
+
+__all__ = [
+    "CaptionedPhoto",
+    "Corpus",
+    "PhotoFile",
+    "PhotoSource",
+    "expand",
+    "open_corpus",
+    "open_image",
+    "to_square",
+]

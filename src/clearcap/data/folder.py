@@ -1,0 +1,93 @@
+"""A folder of one's own: photos and a captions.jsonl."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from clearcap.data.images import PhotoFile
+from clearcap.data.reading import as_kind, member, read_jsonl
+from clearcap.data.records import Corpus, Listed, Strictness, assemble, choose_split
+from clearcap.errors import InputError
+
+_LAYOUT = 'write one line per photo: {"file_name": "a.jpg", "captions": ["..."]}'
+
+
+def read_folder(root: Path, split: str, strictness: Strictness, *, photos: str | None = None) -> Corpus:
+    """A folder that says what it holds in captions.jsonl (or metadata.jsonl, as Hugging Face calls it).
+
+    One JSON object a line: `file_name` (or `image`), `captions` (a list) or `caption` or `text` (one), and, if
+    wanted, `image_id` or `id` (else the file name is the id) and `split`. Splits are told apart by that field, or
+    by one file each, captions_train.jsonl and so on; without either the only split is "all".
+
+    Args:
+        root: the folder.
+        split: "all" or a split the files name.
+        strictness: what is expected and where problems go.
+        photos: the folder below root the file names are relative to; found by looking when not given.
+    """
+    files = {path.stem.removeprefix("captions_"): path for path in sorted(root.glob("captions_*.jsonl"))}
+    if files:
+        split = choose_split(f"the folder {root}", split, [*files, "all"])
+        records = [(label, *line) for label, path in files.items() for line in read_jsonl(path)]
+    else:
+        path = next(
+            (root / name for name in ("captions.jsonl", "metadata.jsonl") if (root / name).is_file()), None
+        )
+        lines = list(read_jsonl(path or root / "captions.jsonl", _LAYOUT))
+        records = [(_split_of(record, where), where, record) for where, record in lines]
+        labels = dict.fromkeys(label for label, _, _ in records if label)
+        split = choose_split(f"the folder {root}", split, [*labels, "all"])
+    if split == "all":
+        chosen = records
+        others: dict[str, set[str]] = {}
+    else:
+        chosen = [record for record in records if record[0] == split]
+        labels_left = dict.fromkeys(label for label, _, _ in records if label and label != split)
+        others = {
+            label: {_id(record, where) for other, where, record in records if other == label}
+            for label in labels_left
+        }
+    base = (
+        root / photos
+        if photos is not None
+        else _photo_folder(root, [_file_name(r, w) for _, w, r in records[:50]])
+    )
+    return assemble("folder", split, _listed(chosen, base), strictness, other_splits=others)
+
+
+def _listed(records: list[tuple[str, str, dict[str, Any]]], base: Path) -> Iterator[Listed]:
+    for _, where, record in records:
+        image = PhotoFile(base / _file_name(record, where))
+        yield Listed(_id(record, where), image, _captions(record, where), where)
+
+
+def _split_of(record: dict[str, Any], where: str) -> str:
+    return as_kind(record.get("split", ""), str, f"{where}: 'split'")
+
+
+def _file_name(record: dict[str, Any], where: str) -> str:
+    return member(
+        record, "image" if "image" in record and "file_name" not in record else "file_name", str, where
+    )
+
+
+def _id(record: dict[str, Any], where: str) -> str:
+    key = next((key for key in ("image_id", "id") if key in record), None)
+    return str(member(record, key, (str, int), where)) if key else _file_name(record, where)
+
+
+def _captions(record: dict[str, Any], where: str) -> object:
+    if "captions" in record:
+        return record["captions"]
+    key = next((key for key in ("caption", "text") if key in record), None)
+    if key is None:
+        raise InputError(f"{where} has no 'captions'; {_LAYOUT}")
+    return record[key] if isinstance(record[key], list) else [record[key]]
+
+
+def _photo_folder(root: Path, names: list[str]) -> Path:
+    """The folder that holds most of the named files: root, or one directly below it."""
+    below = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return max([root, *below], key=lambda folder: sum((folder / name).is_file() for name in names))

@@ -1,0 +1,304 @@
+"""Whatever a user calls a photo, as an upright RGB image or a square array."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import sys
+import zlib
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, TypeAlias
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageOps
+
+from clearcap.data.fetch import fetch, is_url
+from clearcap.errors import InputError
+
+# A path, http(s) URL, bytes, PIL image, NumPy array, torch tensor or PhotoSource. `Any` because naming the
+# tensor would import torch, and because anything else must end in an InputError that says what is accepted.
+ImageSource: TypeAlias = Any
+
+# Only formats decoded inside Pillow: its EPS reader starts Ghostscript on whatever the file says.
+FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO")
+
+MAX_PIXELS = 178_956_970  # Pillow itself refuses more (twice its MAX_IMAGE_PIXELS)
+
+# What Pillow's readers raise on damaged bytes, beside the OSError they document.
+DECODE_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    MemoryError,
+    NotImplementedError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)
+
+
+class PhotoSource(ABC):
+    """A photo that is opened when needed: a file, a member of a shard, a row of a table."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """What error messages call the photo."""
+
+    @abstractmethod
+    def stream(self) -> BinaryIO:
+        """The encoded photo, to be closed by the caller. Raises InputError where it cannot be read."""
+
+    def open(self, *, at_least: int | None = None) -> Image.Image:
+        """The photo, upright and RGB; arguments and errors as `open_image`."""
+        return open_image(self, at_least=at_least)
+
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels as stored, from the header alone. Raises InputError."""
+        with self.stream() as stream:
+            return _identify(stream, self.name).size
+
+
+@dataclass(frozen=True)
+class PhotoFile(PhotoSource):
+    """A photo in a file of its own."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return str(self.path)
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def stream(self) -> BinaryIO:
+        try:
+            return open(self.path, "rb")
+        except FileNotFoundError as error:
+            raise InputError(f"{self.name}: no such file; check the path") from error
+        except IsADirectoryError as error:
+            raise InputError(f"{self.name} is a folder, not a photo; name a file in it") from error
+        except (OSError, ValueError) as error:  # ValueError: a NUL byte in the path
+            raise InputError(
+                f"{_one_line(self.name)} cannot be read ({_fault(error)}); check the path"
+            ) from error
+
+
+def open_image(
+    source: ImageSource,
+    *,
+    name: str | None = None,
+    at_least: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+    timeout: float = 20.0,
+) -> Image.Image:
+    """The photo behind `source`: upright (EXIF), RGB, alpha laid on white, first frame of an animation.
+
+    Args:
+        source: a path, an http(s) URL, the bytes of an image file, a PIL image, a `PhotoSource`, a NumPy array
+            (height x width, or x 1, 3 or 4 channels; uint8, uint16, bool, or float in 0..1) or a torch tensor
+            (the same, channels first).
+        name: what error messages call the photo; by default the path or URL.
+        at_least: pixels per side that are enough. A JPEG much larger is then decoded at 1/2, 1/4 or 1/8 of its
+            size, no side below twice this number: many times faster, and after `to_square` nearly the same.
+        max_pixels: larger images are refused before they are decoded.
+        timeout: seconds a URL may take.
+
+    Raises:
+        InputError: missing, empty, truncated, too large, or not an image; one line with the remedy.
+    """
+    if isinstance(source, PhotoSource):
+        with source.stream() as stream:
+            return _decode(stream, name or source.name, at_least, max_pixels)
+    if isinstance(source, str) and is_url(source):
+        return _decode(io.BytesIO(fetch(source, timeout=timeout)), name or source, at_least, max_pixels)
+    if isinstance(source, (str, os.PathLike)):
+        with PhotoFile(Path(os.fspath(source))).stream() as stream:
+            return _decode(stream, name or str(source), at_least, max_pixels)
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return _decode(io.BytesIO(bytes(source)), name or "the image bytes", at_least, max_pixels)
+    if isinstance(source, Image.Image):
+        return _finish(source, name or getattr(source, "filename", "") or "the PIL image", max_pixels)
+    if isinstance(source, np.ndarray):
+        return _from_array(source, name or "the array", max_pixels)
+    torch = sys.modules.get("torch")  # a tensor exists only where torch is imported already
+    if torch is not None and isinstance(source, torch.Tensor):
+        return _from_array(_channels_last(source, name or "the tensor"), name or "the tensor", max_pixels)
+    raise InputError(
+        f"{name or 'the image'} is a {type(source).__name__}; "
+        "pass a path, URL, bytes, PIL image, NumPy array or torch tensor"
+    )
+
+
+def to_square(image: Image.Image, size: int) -> UInt8[np.ndarray, "{size} {size} 3"]:
+    """The whole image squashed to `size` x `size` (bicubic, antialiased), never cropped.
+
+    That is LaDiC's own preprocessing: the aspect ratio is lost, the edges of the photo are not.
+    """
+    rgb = image if image.mode == "RGB" else _to_rgb(image)
+    if rgb.size != (size, size):
+        rgb = rgb.resize((size, size), Image.Resampling.BICUBIC)
+    return np.array(rgb, dtype=np.uint8)
+
+
+def _decode(stream: BinaryIO, name: str, at_least: int | None, max_pixels: int) -> Image.Image:
+    image = _identify(stream, name)
+    _check_pixels(image.size, name, max_pixels)
+    if at_least is not None and image.format in ("JPEG", "MPO"):
+        image.draft(
+            None, (2 * at_least, 2 * at_least)
+        )  # JPEG's own down-scaling; never below the size asked for
+    return _finish(image, name, max_pixels)
+
+
+def _identify(stream: BinaryIO, name: str) -> Image.Image:
+    """The image with its header read and its pixels not yet."""
+    Image.init()  # WebP, TIFF and the rest register themselves here
+    try:
+        return Image.open(stream, formats=[format for format in FORMATS if format in Image.OPEN])
+    except Image.UnidentifiedImageError as error:
+        stream.seek(0)
+        if not stream.read(1):
+            raise InputError(f"{_one_line(name)} is empty (0 bytes); fetch the photo again") from error
+        raise InputError(
+            f"{_one_line(name)} is not an image in a known format (JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF); "
+            "convert it to JPEG or PNG"
+        ) from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise InputError(f"{_one_line(name)} is too large ({_fault(error)}); scale it down first") from error
+    except DECODE_ERRORS as error:
+        raise _damaged(name, error) from error
+
+
+def _finish(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
+    _check_pixels(image.size, name, max_pixels)
+    try:
+        image.load()
+        return _to_rgb(_upright(image))
+    except DECODE_ERRORS as error:
+        raise _damaged(name, error) from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except DECODE_ERRORS:
+        return image  # a broken EXIF block says nothing about the pixels, which are whole
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, "white")
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB") if image.mode != "RGB" else image.copy()
+
+
+def _eight_bits(grey: np.ndarray) -> np.ndarray:
+    """Grey levels of Pillow's wide modes as uint8: scaled, where Pillow's own `convert` clips to white.
+
+    A 16-bit array counts to 65,535 by its type. Modes I and F do not say what white is: the smallest of 1
+    (F only), 255 and 65,535 that holds the brightest pixel, or else that pixel.
+    """
+    if grey.dtype.itemsize == 2:
+        return _from_uint16(grey)
+    top = float(np.nanmax(grey))
+    whites = [1.0, 255.0, 65535.0] if grey.dtype.kind == "f" else [255.0, 65535.0]
+    white = next((white for white in whites if top <= white), top)
+    levels = np.nan_to_num(grey.astype(np.float64) / white, nan=0.0)
+    return np.rint(np.clip(levels, 0.0, 1.0) * 255.0).astype(np.uint8)
+
+
+def _from_uint16(array: np.ndarray) -> np.ndarray:
+    return ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)  # 65,535 / 255 = 257
+
+
+def _from_array(array: np.ndarray, name: str, max_pixels: int) -> Image.Image:
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
+        raise InputError(
+            f"{name} has shape {tuple(array.shape)}; pass height x width, or height x width x 1, 3 or 4 channels"
+        )
+    if 0 in array.shape:
+        raise InputError(f"{name} has shape {tuple(array.shape)} and holds no pixel; pass a whole image")
+    _check_pixels((array.shape[1], array.shape[0]), name, max_pixels)
+    levels = _array_levels(array, name)
+    if levels.ndim == 3 and levels.shape[2] == 1:
+        levels = levels[:, :, 0]
+    return _to_rgb(Image.fromarray(np.ascontiguousarray(levels)))
+
+
+def _array_levels(array: np.ndarray, name: str) -> np.ndarray:
+    """The array as uint8 levels 0..255, judged by its type, never by its content."""
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype == np.uint16:
+        return _from_uint16(array)
+    if array.dtype == np.bool_:
+        return array.astype(np.uint8) * np.uint8(255)
+    if array.dtype.kind == "f":
+        low, high = float(array.min()), float(array.max())
+        if not (low >= -1e-3 and high <= 1 + 1e-3):  # the slack is rounding; NaN fails too
+            raise InputError(
+                f"{name} is {array.dtype} with values {low:g} to {high:g}; floats must lie in 0..1, "
+                "so undo the normalisation or divide by 255"
+            )
+        return np.rint(np.clip(array.astype(np.float64), 0.0, 1.0) * 255.0).astype(np.uint8)
+    if array.dtype.kind in "iu":
+        low, high = int(array.min()), int(array.max())
+        if low < 0 or high > 255:
+            raise InputError(
+                f"{name} is {array.dtype} with values {low} to {high}; "
+                "integers must lie in 0..255, or be uint16 for 16-bit levels"
+            )
+        return array.astype(np.uint8)
+    raise InputError(f"{name} has dtype {array.dtype}; pass uint8, uint16, bool or float in 0..1")
+
+
+def _channels_last(tensor: Any, name: str) -> np.ndarray:
+    """A channels-first torch tensor as an array."""
+    if tensor.ndim == 3 and tensor.shape[0] in (1, 3, 4):
+        tensor = tensor.permute(1, 2, 0)
+    elif tensor.ndim != 2:
+        raise InputError(
+            f"{name} has shape {tuple(tensor.shape)}; pass one image of channels x height x width "
+            "(1, 3 or 4 channels first)"
+        )
+    tensor = tensor.detach().cpu()
+    return (tensor.float() if tensor.is_floating_point() else tensor).numpy()  # NumPy has no bfloat16
+
+
+def _check_pixels(size: tuple[int, int], name: str, max_pixels: int) -> None:
+    width, height = size
+    if width < 1 or height < 1:
+        raise InputError(f"{_one_line(name)} is {width} x {height} and holds no pixel; pass a whole image")
+    if width * height > max_pixels:
+        raise InputError(
+            f"{_one_line(name)} is {width} x {height}, over the limit of {max_pixels:,} pixels; scale it down first"
+        )
+
+
+def _damaged(name: str, error: BaseException) -> InputError:
+    return InputError(f"{_one_line(name)} is cut short or damaged ({_fault(error)}); fetch the photo again")
+
+
+def _fault(error: BaseException) -> str:
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return _one_line(reason) or type(error).__name__
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,99 @@
+"""Text, JSON and CSV files, with errors that name the file and the place."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from clearcap.errors import InputError
+
+_KINDS = {str: "a string", int: "an integer", list: "a list", dict: "an object"}
+
+
+def read_text(path: Path, remedy: str = "check the root folder") -> str:
+    """A UTF-8 file (with or without byte order mark) as text. Raises InputError."""
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; {remedy}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8") from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); {remedy}") from error
+
+
+def read_json(path: Path, remedy: str = "check the root folder") -> Any:
+    """The value in a JSON file. Raises InputError with line and character where it breaks off."""
+    return _parse(read_text(path, remedy), str(path))
+
+
+def read_jsonl(path: Path, remedy: str = "check the root folder") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Where it stands ('FILE line N') and the object, for each line of a JSON-lines file. Raises InputError."""
+    for number, line in enumerate(read_text(path, remedy).split("\n"), start=1):
+        if line.strip():
+            where = f"{path} line {number}"
+            yield where, as_kind(_parse(line, where), dict, where)
+
+
+def read_lines(path: Path, remedy: str = "check the root folder") -> list[tuple[str, str]]:
+    """Where it stands ('FILE line N') and the text, for each line that is not empty."""
+    lines = enumerate(read_text(path, remedy).split("\n"), start=1)
+    return [(f"{path} line {number}", line.strip()) for number, line in lines if line.strip()]
+
+
+def read_csv(
+    path: Path, header: Sequence[str], remedy: str = "check the root folder"
+) -> Iterator[tuple[str, list[str]]]:
+    """Where it stands ('FILE line N') and the fields, for each row after the header. Raises InputError."""
+    rows = csv.reader(read_text(path, remedy).splitlines(keepends=True), strict=True)
+    try:
+        found = next(rows, [])
+        if [name.strip() for name in found] != list(header):
+            raise InputError(
+                f"{path}: the first line is {','.join(found)!r}; it must be {','.join(header)!r}"
+            )
+        for row in rows:
+            where = f"{path} line {rows.line_num}"
+            if len(row) != len(header):
+                raise InputError(
+                    f"{where} has {len(row)} fields instead of {len(header)}; quote fields with commas"
+                )
+            yield where, row
+    except csv.Error as error:
+        raise InputError(f"{path} line {rows.line_num} is not CSV ({error}); fetch the file again") from error
+
+
+def member(record: object, key: str, kind: type | tuple[type, ...], where: str) -> Any:
+    """`record[key]`, once it is known to be there and of this kind. Raises InputError."""
+    fields = as_kind(record, dict, where)
+    if key not in fields:
+        raise InputError(
+            f"{where} has no {key!r} (it has {', '.join(map(repr, fields)) or 'nothing'}); add it"
+        )
+    return as_kind(fields[key], kind, f"{where}: {key!r}")
+
+
+def as_kind(value: object, kind: type | tuple[type, ...], where: str) -> Any:
+    """`value`, once it is known to be of this kind. Raises InputError."""
+    if not isinstance(value, kind) or isinstance(value, bool):
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        wanted = " or ".join(_KINDS[one] for one in kinds)
+        raise InputError(f"{where} is a {type(value).__name__}; it must be {wanted}")
+    return value
+
+
+def _parse(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        at_end = error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated")
+        fault = "breaks off" if at_end else "is not JSON"
+        raise InputError(
+            f"{where} {fault} at line {error.lineno}, column {error.colno} (character {error.pos:,} of {len(text):,}: "
+            f"{error.msg}); fetch or write the file again"
+        ) from error
+    except (RecursionError, ValueError) as error:  # ValueError: an integer of thousands of digits
+        raise InputError(f"{where} is not usable JSON ({error}); write the file again") from error
