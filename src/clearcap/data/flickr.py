@@ -4,41 +4,135 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from clearcap.data.images import PhotoFile
+from clearcap.data.karpathy import read_karpathy
 from clearcap.data.reading import read_csv, read_lines
-from clearcap.data.records import Corpus, Listed, Strictness, assemble, choose_split
+from clearcap.data.records import (
+    CaptionedPhoto,
+    Corpus,
+    Listed,
+    Strictness,
+    assemble,
+    choose_split,
+)
 from clearcap.errors import InputError
 
-FLICKR8K = {"train": 6000, "dev": 1000, "test": 1000}  # Hodosh et al. 2013
+FLICKR8K = {"train": 6_000, "dev": 1_000, "test": 1_000}  # Hodosh et al. 2013
+FLICKR30K_KARPATHY = {"train": 29_000, "val": 1_014, "test": 1_000}
+FLICKR30K_ENTITIES = {"train": 29_783, "val": 1_000, "test": 1_000}  # Plummer et al. 2015
+FLICKR30K_ALL = 31_783
+COMBINED = ("test", "dev", "train")  # a photo that two splits claim belongs to the first of them
 _TOKEN_LINE = re.compile(r"(.+)#\d+\t(.*)")
+_RESULT_LINE = re.compile(r"([^|]+)\|\s*\d+\s*[|\s]\s*(.*)")  # one published line lacks its second bar
 
 
 def read_flickr8k(root: Path, split: str, strictness: Strictness) -> Corpus:
     """Flickr8k (Hodosh et al. 2013), split by the official lists of photos: train, dev, test.
 
     Below root, or in Flickr8k_text below it: Flickr_8k.{train,dev,test}Images.txt, and the captions as
-    captions.txt (`image,caption`) or Flickr8k.token.txt (`photo.jpg#0<tab>caption`). Photos in Images,
-    Flicker8k_Dataset (the official spelling) or images. An id is a photo's file name.
+    captions.txt (`image,caption`) or Flickr8k.token.txt (`photo.jpg#0<tab>caption`); or dataset_flickr8k.json
+    alone. Photos in Images, Flicker8k_Dataset (the official spelling) or images. An id is a file name.
     """
     split = choose_split("flickr8k", split, FLICKR8K)
+    base = first_folder(root, "Images", "images", "Flicker8k_Dataset", "Flickr8k_Dataset")
     text = next(
         (folder for folder in (root, root / "Flickr8k_text") if (folder / _list_name(split)).is_file()), root
     )
-    remedy = "it comes with Flickr8k_text.zip, put it there"
-    listed = read_lines(text / _list_name(split), remedy)
-    others = {
-        other: {line for _, line in read_lines(text / _list_name(other))}
-        for other in FLICKR8K
-        if other != split and (text / _list_name(other)).is_file()
-    }
-    captions = _flickr8k_captions(root, text)
-    base = first_folder(root, "Images", "images", "Flicker8k_Dataset", "Flickr8k_Dataset")
-    photos = (Listed(name, PhotoFile(base / name), captions.get(name, []), where) for where, name in listed)
+    whole = root / "dataset_flickr8k.json"
+    if whole.is_file() and not (text / _list_name(split)).is_file():
+        listed, others = _karpathy_split(whole, base, "val" if split == "dev" else split)
+    else:
+        lines = read_lines(text / _list_name(split), "it comes with Flickr8k_text.zip, put it there")
+        captions = _flickr8k_captions(root, text)
+        listed = [
+            Listed(name, PhotoFile(base / name), captions.get(name, []), where) for where, name in lines
+        ]
+        others = {
+            other: {name for _, name in read_lines(path)}
+            for other in FLICKR8K
+            if other != split and (path := text / _list_name(other)).is_file()
+        }
     return assemble(
-        "flickr8k", split, photos, strictness, official=FLICKR8K[split], captions_each=5, other_splits=others
+        "flickr8k", split, listed, strictness, official=FLICKR8K[split], captions_each=5, other_splits=others
     )
+
+
+def read_flickr30k(root: Path, split: str, strictness: Strictness) -> Corpus:
+    """Flickr30k (Young et al. 2014): train, val, test, and "all" where the captions are in results.csv.
+
+    Below root: dataset_flickr30k.json (Karpathy's splits), or results.csv (`image_name| comment_number| comment`
+    lines) with train.txt, val.txt and test.txt (photo names with or without .jpg, as Flickr30k Entities lists them).
+    Photos in flickr30k_images, flickr30k-images, Images or images. An id is a photo's file name.
+    """
+    base = first_folder(
+        root, "flickr30k_images/flickr30k_images", "flickr30k_images", "flickr30k-images", "Images", "images"
+    )
+    whole = root / "dataset_flickr30k.json"
+    if whole.is_file():
+        split = choose_split("flickr30k", split, FLICKR30K_KARPATHY)
+        listed, others = _karpathy_split(whole, base, split)
+        official = FLICKR30K_KARPATHY[split]
+    else:
+        split = choose_split("flickr30k", split, [*FLICKR30K_ENTITIES, "all"])
+        captions = _results(root)
+        lines = (
+            _entities_lists(root, split)
+            if split != "all"
+            else {"all": [(name, "results.csv") for name in captions]}
+        )
+        listed = [
+            Listed(name, PhotoFile(base / name), captions.get(name, []), where)
+            for name, where in lines.pop(split)
+        ]
+        others = {other: {name for name, _ in names} for other, names in lines.items()}
+        official = FLICKR30K_ALL if split == "all" else FLICKR30K_ENTITIES[split]
+    return assemble(
+        "flickr30k", split, listed, strictness, official=official, captions_each=5, other_splits=others
+    )
+
+
+def read_flickr30k_8k(
+    root: Path,
+    split: str,
+    strictness: Strictness,
+    *,
+    flickr8k: str | Path | None = None,
+    flickr30k: str | Path | None = None,
+) -> Corpus:
+    """Flickr30k and Flickr8k together, the training corpus of CLIP-Diffusion-LM: train, dev, test.
+
+    Flickr30k took in photos of Flickr8k under other file names and split them anew, so joining the files
+    would leak. Here a photo is known by its number at Flickr (what stands before "_" or "."), is listed once
+    with all its captions, and belongs to test if either corpus tests on it, else to dev if either holds it out.
+
+    Args:
+        root: the folder with flickr8k and flickr30k below it.
+        split: "train", "dev" or "test"; every split of both corpora must be there.
+        strictness: what is expected (of each corpus, and, if a number, of the two together).
+        flickr8k: the folder of Flickr8k, if it lies elsewhere.
+        flickr30k: the folder of Flickr30k, if it lies elsewhere.
+    """
+    split = choose_split("flickr30k+8k", split, COMBINED)
+    part = replace(strictness, expected=None if isinstance(strictness.expected, int) else strictness.expected)
+    root8k, root30k = Path(flickr8k or root / "flickr8k"), Path(flickr30k or root / "flickr30k")
+    photos: dict[str, list[CaptionedPhoto]] = {}
+    splits: dict[str, str] = {}
+    for label in COMBINED:
+        as_asked = part if label == split else replace(part, missing="keep")
+        corpora = (read_flickr8k(root8k, label, as_asked), read_flickr30k(root30k, label, as_asked))
+        for photo in (photo for corpus in corpora for photo in corpus):
+            number = re.split(r"[_.]", photo.id)[0]
+            splits.setdefault(number, label)
+            photos.setdefault(number, []).append(photo)
+    listed = (
+        Listed(copies[0].id, copies[0].image, _merged(copies), "the two lists")
+        for number, copies in photos.items()
+        if splits[number] == split
+    )
+    return assemble("flickr30k+8k", split, listed, strictness)
 
 
 def first_folder(root: Path, *names: str) -> Path:
@@ -46,16 +140,39 @@ def first_folder(root: Path, *names: str) -> Path:
     return next((root / name for name in names if (root / name).is_dir()), root)
 
 
+def _merged(copies: list[CaptionedPhoto]) -> list[str]:
+    """The captions of all copies, each once whatever its case and spacing."""
+    captions = {"".join(caption.lower().split()): caption for copy in copies for caption in copy.captions}
+    return list(captions.values())
+
+
+def _karpathy_split(path: Path, base: Path, split: str) -> tuple[list[Listed], dict[str, set[str]]]:
+    entries = read_karpathy(path)
+    listed = [
+        Listed(entry.file_name, PhotoFile(base / entry.file_name), entry.captions, entry.where)
+        for entry in entries
+        if entry.split == split
+    ]
+    others: dict[str, set[str]] = {}
+    for entry in entries:
+        if entry.split != split:
+            others.setdefault(entry.split, set()).add(entry.file_name)
+    return listed, others
+
+
 def _list_name(split: str) -> str:
     return f"Flickr_8k.{split}Images.txt"
 
 
 def _flickr8k_captions(root: Path, text: Path) -> dict[str, list[str]]:
-    captions: dict[str, list[str]] = {}
     official = next(
         (path for path in (text / "Flickr8k.token.txt", root / "Flickr8k.token.txt") if path.is_file()), None
     )
-    lines = _token_lines(official) if official else _csv_lines(root / "captions.txt")
+    return _grouped(_token_lines(official) if official else _csv_lines(root / "captions.txt"))
+
+
+def _grouped(lines: Iterator[tuple[str, str]]) -> dict[str, list[str]]:
+    captions: dict[str, list[str]] = {}
     for name, caption in lines:
         captions.setdefault(name, []).append(caption)
     return captions
@@ -74,3 +191,36 @@ def _token_lines(path: Path) -> Iterator[tuple[str, str]]:
         if match is None:
             raise InputError(f"{where} is not 'photo.jpg#0<tab>caption'; fetch the file again")
         yield match[1], match[2]
+
+
+def _results(root: Path) -> dict[str, list[str]]:
+    path = next(
+        (path for path in (root / "results.csv", root / "flickr30k_images/results.csv") if path.is_file()),
+        None,
+    )
+    if path is None:
+        raise InputError(f"{root} has neither dataset_flickr30k.json nor results.csv; put one of them there")
+    return _grouped(_result_lines(path))
+
+
+def _result_lines(path: Path) -> Iterator[tuple[str, str]]:
+    for where, line in read_lines(path)[1:]:
+        match = _RESULT_LINE.fullmatch(line)
+        if match is None:
+            raise InputError(f"{where} is not 'photo.jpg| 0| caption'; fetch the file again")
+        yield match[1].strip(), match[2]
+
+
+def _entities_lists(root: Path, split: str) -> dict[str, list[tuple[str, str]]]:
+    """Photo names and where they stand, of the split and of the others that are there."""
+    lists = {}
+    for label in FLICKR30K_ENTITIES:
+        path = root / f"{label}.txt"
+        if label == split or path.is_file():
+            lines = read_lines(
+                path, "results.csv has no splits: add train.txt, val.txt and test.txt, or ask for 'all'"
+            )
+            lists[label] = [
+                (name if name.endswith(".jpg") else f"{name}.jpg", where) for where, name in lines
+            ]
+    return lists

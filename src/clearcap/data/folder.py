@@ -17,9 +17,9 @@ _LAYOUT = 'write one line per photo: {"file_name": "a.jpg", "captions": ["..."]}
 def read_folder(root: Path, split: str, strictness: Strictness, *, photos: str | None = None) -> Corpus:
     """A folder that says what it holds in captions.jsonl (or metadata.jsonl, as Hugging Face calls it).
 
-    One JSON object a line: `file_name` (or `image`), `captions` (a list) or `caption` or `text` (one), and, if
-    wanted, `image_id` or `id` (else the file name is the id) and `split`. Splits are told apart by that field, or
-    by one file each, captions_train.jsonl and so on; without either the only split is "all".
+    One JSON object a line: `file_name` (or `image`), `captions` (a list) or `caption` or `text` (one), and,
+    if wanted, `image_id` or `id` (else the file name is the id) and `split`. Splits are told apart by that
+    field, or by one file each, captions_train.jsonl and so on; without either the only split is "all".
 
     Args:
         root: the folder.

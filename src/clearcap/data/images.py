@@ -107,12 +107,12 @@ def open_image(
     """The photo behind `source`: upright (EXIF), RGB, alpha laid on white, first frame of an animation.
 
     Args:
-        source: a path, an http(s) URL, the bytes of an image file, a PIL image, a `PhotoSource`, a NumPy array
-            (height x width, or x 1, 3 or 4 channels; uint8, uint16, bool, or float in 0..1) or a torch tensor
-            (the same, channels first).
+        source: a path, an http(s) URL, the bytes of an image file, a PIL image, a `PhotoSource`, a NumPy
+            array (height x width, or x 1, 3 or 4 channels; uint8, uint16, bool, or float in 0..1) or a torch
+            tensor (the same, channels first).
         name: what error messages call the photo; by default the path or URL.
-        at_least: pixels per side that are enough. A JPEG much larger is then decoded at 1/2, 1/4 or 1/8 of its
-            size, no side below twice this number: many times faster, and after `to_square` nearly the same.
+        at_least: pixels per side that are enough. A JPEG much larger is then decoded at 1/2, 1/4 or 1/8 of
+            its size, no side below twice this number: faster, and after `to_square` nearly the same.
         max_pixels: larger images are refused before they are decoded.
         timeout: seconds a URL may take.
 
@@ -230,7 +230,7 @@ def _from_uint16(array: np.ndarray) -> np.ndarray:
 def _from_array(array: np.ndarray, name: str, max_pixels: int) -> Image.Image:
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
         raise InputError(
-            f"{name} has shape {tuple(array.shape)}; pass height x width, or height x width x 1, 3 or 4 channels"
+            f"{name} has shape {tuple(array.shape)}; pass height x width, or these x 1, 3 or 4 channels"
         )
     if 0 in array.shape:
         raise InputError(f"{name} has shape {tuple(array.shape)} and holds no pixel; pass a whole image")
@@ -287,7 +287,8 @@ def _check_pixels(size: tuple[int, int], name: str, max_pixels: int) -> None:
         raise InputError(f"{_one_line(name)} is {width} x {height} and holds no pixel; pass a whole image")
     if width * height > max_pixels:
         raise InputError(
-            f"{_one_line(name)} is {width} x {height}, over the limit of {max_pixels:,} pixels; scale it down first"
+            f"{_one_line(name)} is {width} x {height}, over the limit of {max_pixels:,} pixels; "
+            "scale it down first"
         )
 
 

@@ -10,17 +10,18 @@ from pathlib import Path
 from clearcap.data.fetch import is_url
 from clearcap.errors import InputError
 
+_COMMON = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp"}
 IMAGE_SUFFIXES = frozenset(
-    [".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".jp2", ".avif", ".ico"]
+    _COMMON | {".dib", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".jp2", ".avif", ".ico"}
 )
 
 
 def expand(paths: Iterable[str]) -> list[str | InputError]:
     """Files, folders, globs and URLs as single photos, in the order given.
 
-    A folder stands for the image files in it and below it (by suffix, hidden ones left out), sorted by path. A
-    glob (`**` included) stands for its matches with an image suffix, folders expanded, sorted. A file that is
-    named is kept whatever its suffix, and so is a URL; neither is opened here.
+    A folder stands for the image files in it and below it (by suffix, hidden ones left out), sorted by path.
+    A glob (`**` included) stands for its matches with an image suffix, folders expanded, sorted. A file that
+    is named is kept whatever its suffix, and so is a URL; neither is opened here.
 
     Returns:
         A path or URL per photo; where something matches no photo, an `InputError` in its place, so that the

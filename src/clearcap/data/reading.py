@@ -31,7 +31,7 @@ def read_json(path: Path, remedy: str = "check the root folder") -> Any:
 
 
 def read_jsonl(path: Path, remedy: str = "check the root folder") -> Iterator[tuple[str, dict[str, Any]]]:
-    """Where it stands ('FILE line N') and the object, for each line of a JSON-lines file. Raises InputError."""
+    """Where it stands ('FILE line N') and the object, for each line of JSON. Raises InputError."""
     for number, line in enumerate(read_text(path, remedy).split("\n"), start=1):
         if line.strip():
             where = f"{path} line {number}"
@@ -92,8 +92,8 @@ def _parse(text: str, where: str) -> Any:
         at_end = error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated")
         fault = "breaks off" if at_end else "is not JSON"
         raise InputError(
-            f"{where} {fault} at line {error.lineno}, column {error.colno} (character {error.pos:,} of {len(text):,}: "
-            f"{error.msg}); fetch or write the file again"
+            f"{where} {fault} at line {error.lineno}, column {error.colno} "
+            f"(character {error.pos:,} of {len(text):,}: {error.msg}); fetch or write the file again"
         ) from error
     except (RecursionError, ValueError) as error:  # ValueError: an integer of thousands of digits
         raise InputError(f"{where} is not usable JSON ({error}); write the file again") from error

@@ -113,8 +113,8 @@ def assemble(
         other_splits: ids in the other splits, none of which may be listed here.
 
     Raises:
-        InputError: through `strictness.report`: wrong count, duplicate id, caption of the wrong type, no caption,
-            missing or empty photo file, photo in two splits.
+        InputError: through `strictness.report`: wrong count, duplicate id, caption of the wrong type, no
+            caption, missing or empty photo file, photo in two splits.
     """
     title, report = f"{name} {split}", strictness.report
     photos: dict[str, CaptionedPhoto] = {}
@@ -149,7 +149,7 @@ def assemble(
     for other, ids in (other_splits or {}).items():
         if leaked := [id for id in photos if id in ids]:
             report(
-                f"{title}: {several(leaked, 'photo')} also in the {other} split; take them out of one of the two"
+                f"{title}: {several(leaked, 'photo')} also in the {other} split; take them out of one of them"
             )
     expected = official if strictness.expected == "official" else strictness.expected
     if expected is not None and count != expected:
@@ -174,7 +174,7 @@ def assemble(
 
 
 def choose_split(name: str, split: str, splits: Collection[str]) -> str:
-    """The corpus's own name for `split`, where dev, val and validation name the same one. Raises InputError."""
+    """The corpus's own name for `split`, where dev, val and validation mean the same. Raises InputError."""
     if split in splits:
         return split
     synonyms = ("dev", "val", "validation", "valid")

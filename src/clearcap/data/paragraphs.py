@@ -1,0 +1,57 @@
+"""Stanford image paragraphs: one long description a photo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from clearcap.data.images import PhotoFile
+from clearcap.data.reading import as_kind, member, read_json
+from clearcap.data.records import Corpus, Listed, Strictness, assemble, choose_split
+from clearcap.errors import InputError
+
+SPLITS = {"train": 14_575, "val": 2_487, "test": 2_489}  # Krause et al. 2017
+
+
+def read_paragraphs(root: Path, split: str, strictness: Strictness) -> Corpus:
+    """Stanford image paragraphs (Krause et al. 2017), of Visual Genome photos: train, val, test.
+
+    Below root: paragraphs_v1.json (objects `image_id`, `paragraph`), {train,val,test}_split.json (lists of
+    ids), photos ID.jpg in images, VG_100K, VG_100K_2 or root. A few photos of the published file have two
+    paragraphs: both are kept.
+    """
+    split = choose_split("stanford-paragraphs", split, SPLITS)
+    ids = _split_ids(root, split)
+    others = {
+        other: set(_split_ids(root, other))
+        for other in SPLITS
+        if other != split and (root / f"{other}_split.json").is_file()
+    }
+    path = root / "paragraphs_v1.json"
+    paragraphs: dict[str, list[str]] = {}
+    for position, record in enumerate(as_kind(read_json(path), list, str(path))):
+        where = f"{path} [{position}]"
+        id = str(member(record, "image_id", int, where))
+        paragraphs.setdefault(id, []).append(member(record, "paragraph", str, where))
+    folders = [folder for name in ("images", "VG_100K", "VG_100K_2") if (folder := root / name).is_dir()]
+    listed = (
+        Listed(
+            id, PhotoFile(_photo_path([*folders, root], id)), paragraphs.get(id, []), f"{split}_split.json"
+        )
+        for id in ids
+    )
+    return assemble(
+        "stanford-paragraphs", split, listed, strictness, official=SPLITS[split], other_splits=others
+    )
+
+
+def _split_ids(root: Path, split: str) -> list[str]:
+    path = root / f"{split}_split.json"
+    ids = as_kind(read_json(path, "it comes with the paragraphs, put it there"), list, str(path))
+    if strange := [id for id in ids if isinstance(id, bool) or not isinstance(id, (int, str))]:
+        raise InputError(f"{path} holds {strange[0]!r}; it must be a list of photo ids")
+    return [str(id) for id in ids]
+
+
+def _photo_path(folders: list[Path], id: str) -> Path:
+    paths = [folder / f"{id}.jpg" for folder in folders]
+    return next((path for path in paths if path.is_file()), paths[0])
