@@ -63,9 +63,10 @@ def read_flickr8k(root: Path, split: str, strictness: Strictness) -> Corpus:
 def read_flickr30k(root: Path, split: str, strictness: Strictness) -> Corpus:
     """Flickr30k (Young et al. 2014): train, val, test, and "all" where the captions are in results.csv.
 
-    Below root: dataset_flickr30k.json (Karpathy's splits), or results.csv (`image_name| comment_number| comment`
-    lines) with train.txt, val.txt and test.txt (photo names with or without .jpg, as Flickr30k Entities lists them).
-    Photos in flickr30k_images, flickr30k-images, Images or images. An id is a photo's file name.
+    Below root: dataset_flickr30k.json (Karpathy's splits), or results.csv with lines of
+    `image_name| comment_number| comment`, split by train.txt, val.txt and test.txt (photo names with or
+    without .jpg, as Flickr30k Entities lists them). Photos in flickr30k_images, flickr30k-images, Images or
+    images. An id is a photo's file name.
     """
     base = first_folder(
         root, "flickr30k_images/flickr30k_images", "flickr30k_images", "flickr30k-images", "Images", "images"
@@ -106,7 +107,8 @@ def read_flickr30k_8k(
 
     Flickr30k took in photos of Flickr8k under other file names and split them anew, so joining the files
     would leak. Here a photo is known by its number at Flickr (what stands before "_" or "."), is listed once
-    with all its captions, and belongs to test if either corpus tests on it, else to dev if either holds it out.
+    with all its captions, and belongs to test if either corpus tests on it, else to dev if either holds it
+    out.
 
     Args:
         root: the folder with flickr8k and flickr30k below it.

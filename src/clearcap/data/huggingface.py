@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from clearcap.data.images import PhotoFile, PhotoSource
 from clearcap.data.records import Corpus, Listed, Strictness, assemble, choose_split
@@ -30,7 +30,7 @@ class TableCell(PhotoSource):
     def name(self) -> str:
         return f"{self.label} row {self.row}"
 
-    def stream(self) -> BinaryIO:
+    def stream(self) -> io.BufferedIOBase:
         (cell,) = self.table[self.row].values()
         if isinstance(cell, Mapping) and cell.get("bytes"):
             return io.BytesIO(cell["bytes"])

@@ -10,7 +10,7 @@ import zlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import UInt8
@@ -57,7 +57,7 @@ class PhotoSource(ABC):
         """What error messages call the photo."""
 
     @abstractmethod
-    def stream(self) -> BinaryIO:
+    def stream(self) -> io.BufferedIOBase:
         """The encoded photo, to be closed by the caller. Raises InputError where it cannot be read."""
 
     def open(self, *, at_least: int | None = None) -> Image.Image:
@@ -83,7 +83,7 @@ class PhotoFile(PhotoSource):
     def __fspath__(self) -> str:
         return str(self.path)
 
-    def stream(self) -> BinaryIO:
+    def stream(self) -> io.BufferedIOBase:
         try:
             return open(self.path, "rb")
         except FileNotFoundError as error:
@@ -153,7 +153,7 @@ def to_square(image: Image.Image, size: int) -> UInt8[np.ndarray, "{size} {size}
     return np.array(rgb, dtype=np.uint8)
 
 
-def _decode(stream: BinaryIO, name: str, at_least: int | None, max_pixels: int) -> Image.Image:
+def _decode(stream: io.BufferedIOBase, name: str, at_least: int | None, max_pixels: int) -> Image.Image:
     image = _identify(stream, name)
     _check_pixels(image.size, name, max_pixels)
     if at_least is not None and image.format in ("JPEG", "MPO"):
@@ -163,7 +163,7 @@ def _decode(stream: BinaryIO, name: str, at_least: int | None, max_pixels: int) 
     return _finish(image, name, max_pixels)
 
 
-def _identify(stream: BinaryIO, name: str) -> Image.Image:
+def _identify(stream: io.BufferedIOBase, name: str) -> Image.Image:
     """The image with its header read and its pixels not yet."""
     Image.init()  # WebP, TIFF and the rest register themselves here
     try:

@@ -9,7 +9,6 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from clearcap.data.images import PhotoSource
 from clearcap.data.paths import IMAGE_SUFFIXES
@@ -33,7 +32,7 @@ class ShardMember(PhotoSource):
     def name(self) -> str:
         return f"{self.shard}/{self.member}"
 
-    def stream(self) -> BinaryIO:
+    def stream(self) -> io.BufferedIOBase:
         try:
             with open(self.shard, "rb") as shard:
                 shard.seek(self.offset)
