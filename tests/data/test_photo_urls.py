@@ -23,6 +23,7 @@ class Pages(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self.path == "/slow.png":
             self.patience.wait(10)
+            return
         if self.path == "/away.png":
             self.send_response(302)
             self.send_header("Location", "/gr%C3%BCn.png")
@@ -77,6 +78,6 @@ def test_too_long_too_slow_and_not_there(server: str) -> None:
     with pytest.raises(InputError, match="timed out"):
         fetch(f"{server}/slow.png", timeout=0.05)
     with pytest.raises(InputError, match="cannot be fetched"):
-        fetch("http://127.0.0.1:1/a.png", timeout=2)
+        fetch("http://127.0.0.1:1/a.png", timeout=2.0)
     with pytest.raises(InputError, match="cannot be fetched"):
         fetch("http://[::1/a.png")

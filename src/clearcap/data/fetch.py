@@ -29,8 +29,7 @@ def fetch(url: str, *, timeout: float = 20.0, max_bytes: int = MAX_BYTES) -> byt
     Raises:
         InputError: another scheme, no answer, an HTTP error, too slow, too long.
     """
-    scheme = urlsplit(url).scheme.lower() if url.isprintable() else ""
-    if scheme not in ("http", "https"):
+    if not url.isprintable() or url.partition("://")[0].lower() not in ("http", "https"):
         raise InputError(
             f"{' '.join(url.split())}: only http and https URLs are fetched; pass a path otherwise"
         )
