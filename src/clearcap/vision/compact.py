@@ -46,10 +46,10 @@ class ConvNorm(nn.Module):
             old.padding,  # type: ignore[arg-type]
         )
         with torch.no_grad():
-            new.weight.copy_(old.weight * scale[:, None, None, None])
+            new.weight.data = old.weight * scale[:, None, None, None]  # keeps the channels last
             assert new.bias is not None
             new.bias.copy_(norm.bias - shift * scale)
-        return new.to(memory_format=torch.channels_last)
+        return new
 
 
 class Residual(nn.Module):
@@ -61,7 +61,9 @@ class Residual(nn.Module):
         self.first = ConvNorm(inputs, outputs, stride=stride)
         self.second = ConvNorm(outputs, outputs)
         same = stride == 1 and inputs == outputs
-        self.shortcut = nn.Identity() if same else nn.Sequential(nn.AvgPool2d(stride), ConvNorm(inputs, outputs, 1, 1))
+        self.shortcut = (
+            nn.Identity() if same else nn.Sequential(nn.AvgPool2d(stride), ConvNorm(inputs, outputs, 1, 1))
+        )
 
     def forward(self, x: Float[Tensor, "batch inputs h w"]) -> Float[Tensor, "batch outputs h2 w2"]:
         """Shortcut plus residual, rectified."""
@@ -93,15 +95,15 @@ class Mixer(nn.Module):
 class CompactEncoder(nn.Module):
     """Photos to a grid of tokens, each one 32 x 32 pixels; normalises its input itself."""
 
-    mean: Tensor
-    std: Tensor
+    scale: Tensor
+    shift: Tensor
 
     def __init__(
         self,
         dim: int = 256,
-        widths: tuple[int, ...] = (32, 64, 160, 256),
-        depths: tuple[int, ...] = (1, 2, 2, 2),
-        mixers: int = 2,
+        widths: tuple[int, ...] = (48, 64, 160, 256),
+        depths: tuple[int, ...] = (0, 2, 2, 2),
+        mixers: int = 1,
         heads: int = 4,
         image_size: int = 224,
     ) -> None:
@@ -121,28 +123,34 @@ class CompactEncoder(nn.Module):
         super().__init__()
         if image_size % STRIDE:
             raise InputError(f"image_size={image_size} is no multiple of {STRIDE}; pass 224, say")
-        if len(widths) != 4 or len(depths) != 4 or min(depths) < 1:
-            raise InputError(f"widths={widths}, depths={depths}: four of each are needed, depths at least 1")
+        if len(widths) != 4 or len(depths) != 4 or min(depths[1:]) < 1:
+            raise InputError(
+                f"widths={widths}, depths={depths}: four of each are needed, depths[1:] at least 1"
+            )
         if widths[-1] % heads:
             raise InputError(f"heads={heads} does not divide the last width {widths[-1]}; pass a divisor")
         self.dim, self.image_size, self.tokens = dim, image_size, (image_size // STRIDE) ** 2
-        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
+        mean, std = torch.tensor(MEAN).view(1, 3, 1, 1), torch.tensor(STD).view(1, 3, 1, 1)
+        self.register_buffer("scale", 1 / std, persistent=False)
+        self.register_buffer("shift", -mean / std, persistent=False)
         self.stem = ConvNorm(3, widths[0], kernel=7, stride=4)
         stages = []
         for stage, (width, depth) in enumerate(zip(widths, depths, strict=True)):
             before = widths[max(stage - 1, 0)]
-            blocks = [Residual(before, width, stride=2 if stage else 1)]
-            stages += [nn.Sequential(*blocks, *(Residual(width, width) for _ in range(depth - 1)))]
+            first = [Residual(before, width, stride=2)] if stage else []
+            stages += [nn.Sequential(*first, *(Residual(width, width) for _ in range(depth - len(first))))]
         self.stages = nn.Sequential(*stages)
         self.position = nn.Parameter(torch.zeros(1, self.tokens, widths[-1]))
         self.mixers = nn.Sequential(*(Mixer(widths[-1], heads) for _ in range(mixers)))
         self.norm = nn.LayerNorm(widths[-1])
         self.head = nn.Linear(widths[-1], dim)
+        for module in self.modules():  # convolutions run faster with channels last
+            if isinstance(module, nn.Conv2d):
+                module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch tokens dim"]:
         """Photos with values in 0..1 to tokens, row by row of the grid."""
-        x = ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        x = torch.addcmul(self.shift, images, self.scale).contiguous(memory_format=torch.channels_last)
         x = self.stages(F.relu(self.stem(x)))
         x = x.flatten(2).transpose(1, 2) + self.position
         tokens: Tensor = self.head(self.norm(self.mixers(x)))

@@ -8,6 +8,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
@@ -32,7 +33,9 @@ class Basis:
     mean: Float[np.ndarray, " dim"]
     components: Float[np.ndarray, "dim kept"]
 
-    def project(self, features: Float[np.ndarray, "batch tokens dim"]) -> Float[np.ndarray, "batch tokens kept"]:
+    def project(
+        self, features: Float[np.ndarray, "batch tokens dim"]
+    ) -> Float[np.ndarray, "batch tokens kept"]:
         """Teacher features as distillation targets."""
         return (features - self.mean) @ self.components
 
@@ -122,19 +125,25 @@ class TargetStore:
         self.teacher: str = meta["teacher"]
         self.size, self.grid, self.dim = int(meta["size"]), int(meta["grid"]), int(meta["dim"])
         self.seed = int(meta["seed"])
-        mode = "r+" if writable else "r"
-        self.images: UInt8[np.ndarray, "views photos size size 3"] = self._open("images", mode)
-        self.tokens: Float[np.ndarray, "views photos tokens dim"] = self._open("tokens", mode)
-        self.logits: Float[np.ndarray, "views photos classes"] = self._open("logits", mode)
-        self.done: Bool[np.ndarray, "views photos"] = self._open("done", mode)
+        self._mode: Literal["r", "r+"] = "r+" if writable else "r"
+        self.images: UInt8[np.ndarray, "views photos size size 3"] = self._open("images")
+        self.tokens: Float[np.ndarray, "views photos tokens dim"] = self._open("tokens")
+        self.logits: Float[np.ndarray, "views photos classes"] = self._open("logits")
+        self.done: Bool[np.ndarray, "views photos"] = self._open("done")
         self.basis = Basis(np.load(self.folder / "mean.npy"), np.load(self.folder / "components.npy"))
 
-    def _open(self, name: str, mode: str) -> np.ndarray:
-        return np.load(self.folder / f"{name}.npy", mmap_mode=mode)  # type: ignore[call-overload, no-any-return]
+    def _open(self, name: str) -> np.ndarray:
+        return np.load(self.folder / f"{name}.npy", mmap_mode=self._mode)
 
     @staticmethod
     def create(
-        folder: str | Path, photos: Sequence[Path], teacher: Teacher, source: str, basis: Basis, views: int, seed: int
+        folder: str | Path,
+        photos: Sequence[Path],
+        teacher: Teacher,
+        source: str,
+        basis: Basis,
+        views: int,
+        seed: int,
     ) -> TargetStore:
         """Lay out an empty store (sparse files, so nothing is written yet)."""
         folder = Path(folder)
@@ -214,9 +223,9 @@ def build_targets(
         basis = _fit_basis_on(own, network, dim, seed, basis_photos)
         TargetStore.create(folder, photos, network, teacher, basis, views, seed)
     store = TargetStore(folder)
-    if store.photos != list(photos) or store.tokens.shape[0] != views or store.dim != dim:
+    if store.photos != list(photos) or store.tokens.shape[0] < views or store.dim != dim:
         raise InputError(f"{folder}: holds targets of other photos or settings; pass another cache folder")
-    wanted = np.ones(store.done.shape, bool)
+    wanted = np.ones((views, len(photos)), bool)  # the store may hold more views than this run asks for
     wanted[1:, [i for i, p in enumerate(photos) if p.name in held_out]] = False
     jobs: list[tuple[str, str, int, list[int]]] = []
     for view in range(views):

@@ -1,0 +1,490 @@
+"""Distillation: trains a compact encoder to predict what a teacher sees, resumably, within a given time."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from clearcap.errors import InputError
+from clearcap.vision import objective
+from clearcap.vision.compact import CompactEncoder, fold
+from clearcap.vision.targets import TargetStore, build_targets, list_photos
+
+REPLAN_STEPS = 50  # steps between two looks at the clock
+LOG_STEPS = 50
+CHANGEABLE = ("out", "cache", "views", "workers", "checkpoint_minutes", "validate_steps")  # on resuming
+ENCODER_SETTINGS = ("dim", "widths", "depths", "mixers")  # what rebuilds the encoder
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """Settings of a distillation run.
+
+    Attributes:
+        teacher: a .tflite file, a model folder or a hub name.
+        photos: folders of photos.
+        out: folder for checkpoint, metrics and the exported encoder.
+        cache: folder for the teacher's features (gigabytes).
+        held_out: text file with photo names, one a line, for validation only; "" for none.
+        captions: CSV file (image,caption) whose frequent words are an extra target; "" for none.
+        captioned: text file with the names of the photos whose captions may be trained on; "" for all.
+        dim: width of the encoder's tokens.
+        widths: channels at strides 4, 8, 16, 32.
+        depths: residual blocks at each stride.
+        mixers: transformer blocks over the final grid.
+        views: views of each photo, the photo itself included.
+        words: how many caption words to predict.
+        steps: optimiser steps; 0 when `minutes` decides.
+        minutes: wall-clock length of the training, the learning rate reaching zero at its end; 0 when
+            `steps` decides.
+        batch: photos per step.
+        lr: peak learning rate (AdamW).
+        weight_decay: of matrices and kernels.
+        warmup: share of the run during which the learning rate rises.
+        ema: decay of the running average of weights that is exported.
+        class_weight: weight of the class loss.
+        word_weight: weight of the word loss.
+        temperature: softening of the teacher's classes.
+        bf16: compute in bfloat16 where autocast does.
+        checkpoint_minutes: wall-clock time between checkpoints.
+        validate_steps: steps between validations.
+        workers: processes that compute the teacher's features.
+        seed: of everything random.
+    """
+
+    teacher: str
+    photos: tuple[str, ...]
+    out: str = "runs/distill"
+    cache: str = "cache/distill"
+    held_out: str = ""
+    captions: str = ""
+    captioned: str = ""
+    dim: int = 256
+    widths: tuple[int, ...] = (48, 64, 160, 256)
+    depths: tuple[int, ...] = (0, 2, 2, 2)
+    mixers: int = 1
+    views: int = 8
+    words: int = 500
+    steps: int = 0
+    minutes: float = 80.0
+    batch: int = 64
+    lr: float = 2e-3
+    weight_decay: float = 0.03
+    warmup: float = 0.04
+    ema: float = 0.998
+    class_weight: float = 1.0
+    word_weight: float = 0.05
+    temperature: float = 2.0
+    bf16: bool = True
+    checkpoint_minutes: float = 4.0
+    validate_steps: int = 500
+    workers: int = 2
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check every value.
+
+        Raises:
+            InputError: a value is out of range; the message names it.
+        """
+        positive = (
+            "dim",
+            "views",
+            "batch",
+            "lr",
+            "temperature",
+            "checkpoint_minutes",
+            "validate_steps",
+            "workers",
+        )
+        for name in positive:
+            if getattr(self, name) <= 0:
+                raise InputError(f"{name}={getattr(self, name)}: pass a number above 0")
+        for name in ("words", "steps", "minutes", "weight_decay", "class_weight", "word_weight"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name}={getattr(self, name)}: pass 0 or more")
+        for name in ("warmup", "ema"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"{name}={getattr(self, name)}: pass a share, 0 or more and below 1")
+        if (self.steps > 0) == (self.minutes > 0):
+            raise InputError(f"steps={self.steps}, minutes={self.minutes}: pass one of them, the other as 0")
+        if not self.photos:
+            raise InputError("photos: no folder given; pass at least one folder of photos")
+
+
+class DistillResult(NamedTuple):
+    """Where the exported encoder is, and what it scores on the held-out photos."""
+
+    weights: Path
+    settings: Path
+    metrics: dict[str, float]
+
+
+class Batch(NamedTuple):
+    """One step's photos and targets."""
+
+    images: Float[Tensor, "batch 3 height width"]
+    tokens: Float[Tensor, "batch tokens dim"]
+    logits: Float[Tensor, "batch classes"]
+    words: Float[Tensor, "batch words"]
+    known: Bool[Tensor, " batch"]
+
+
+class Data:
+    """The target store with word targets, split into training and held-out photos."""
+
+    def __init__(self, config: DistillConfig, store: TargetStore) -> None:
+        """Read captions and name lists.
+
+        Raises:
+            InputError: a file is absent, or no photo is left to train on.
+        """
+        self.store = store
+        names = [photo.name for photo in store.photos]
+        held_out = read_names(config.held_out)
+        self.held_out = [i for i, name in enumerate(names) if name in held_out]
+        self.rows = torch.tensor([i for i, name in enumerate(names) if name not in held_out])
+        if len(self.rows) < config.batch:
+            raise InputError(
+                f"{len(self.rows)} photos to train on, fewer than batch={config.batch}; lower batch"
+            )
+        captions = objective.read_captions(config.captions) if config.captions else {}
+        usable = (read_names(config.captioned) or set(names)) - held_out
+        train = {name: texts for name, texts in captions.items() if name in usable}
+        self.vocabulary = objective.frequent_words((t for ts in train.values() for t in ts), config.words)
+        shares = torch.from_numpy(objective.word_shares(train, names, self.vocabulary))
+        # A photo has captions or it has none, so the first word tells.
+        self.known = (
+            ~shares[:, :1].isnan().any(1) if self.vocabulary else torch.zeros(len(names), dtype=torch.bool)
+        )
+        self.words = shares.nan_to_num()
+        own = [names[i] for i in self.held_out]
+        self.held_out_words = objective.word_shares(captions, own, self.vocabulary) > 0
+
+    def batch(self, config: DistillConfig, step: int) -> Batch:
+        """The photos of one step, a function of seed and step alone, so that a resumed run sees the same."""
+        per_epoch = len(self.rows) // config.batch
+        epoch, place = divmod(step, per_epoch)
+        shuffle = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
+        order = torch.randperm(len(self.rows), generator=shuffle)
+        rows = self.rows[order[place * config.batch : (place + 1) * config.batch]]
+        draw = torch.Generator().manual_seed(config.seed * 1_000_003 + 500_000 + step)
+        views = torch.randint(config.views, rows.shape, generator=draw)
+        index = (views.numpy(), rows.numpy())
+        images = to_floats(self.store.images[index])
+        tokens = torch.from_numpy(self.store.tokens[index]).float()
+        images, tokens = objective.augment(images, tokens, self.store.grid, draw)
+        logits = torch.from_numpy(self.store.logits[index]).float()
+        return Batch(images, tokens, logits, self.words[rows], self.known[rows])
+
+    def batches(self, config: DistillConfig, start: int) -> Iterator[Batch]:
+        """Batches from step `start` on, the next one read while the last one is in use."""
+        with ThreadPoolExecutor(1) as pool:
+            coming = pool.submit(self.batch, config, start)
+            for step in range(start + 1, 2**31):
+                ready, coming = coming.result(), pool.submit(self.batch, config, step)
+                yield ready
+
+
+def to_floats(images: np.ndarray) -> Float[Tensor, "batch 3 height width"]:
+    """Photos uint8 [batch, height, width, 3] as 0..1 floats, channels first (last in memory)."""
+    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float().div_(255)
+
+
+def read_names(path: str) -> set[str]:
+    """The lines of a text file; nothing for "".
+
+    Raises:
+        InputError: the file is absent.
+    """
+    if not path:
+        return set()
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no such list of photo names; pass a text file with one name a line")
+    return set(Path(path).read_text(encoding="utf-8").split())
+
+
+class Run:
+    """The whole state of a training run: student, average, optimiser, progress."""
+
+    def __init__(self, config: DistillConfig, grid: int, size: int, classes: int, words: int) -> None:
+        """A run at its beginning.
+
+        Raises:
+            InputError: the teacher's grid is not the student's.
+        """
+        self.config = config
+        with torch.random.fork_rng([]):
+            torch.manual_seed(config.seed)  # torch's initialisers take no generator
+            encoder = CompactEncoder(config.dim, config.widths, config.depths, config.mixers, image_size=size)
+            heads = objective.AuxiliaryHeads(config.dim, classes, words)
+        if encoder.tokens != grid**2:
+            raise InputError(
+                f"{config.teacher}: a grid of {grid} x {grid}, but the encoder has {encoder.tokens} tokens; "
+                "pass a teacher with one token per 32 x 32 pixels"
+            )
+        self.model = nn.ModuleDict({"encoder": encoder, "heads": heads})
+        self.average = {k: v.clone() for k, v in self.model.state_dict().items() if v.is_floating_point()}
+        matrices = [p for p in self.model.parameters() if p.ndim > 1]
+        vectors = [p for p in self.model.parameters() if p.ndim <= 1]
+        groups = [
+            {"params": matrices, "weight_decay": config.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ]
+        self.optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98))
+        self.step = 0
+        self.progress = 0.0  # of the schedule, 0..1
+        self.rate = 1e-4  # progress per step, until the clock tells
+        self.seconds = 0.0  # of training so far
+
+    def finished(self) -> bool:
+        """Whether the schedule has run to its end."""
+        return self.progress >= 1
+
+    def learning_rate(self) -> float:
+        """Linear warm-up, then half a cosine down to zero."""
+        warmup, progress = self.config.warmup, self.progress
+        if progress < warmup:
+            return self.config.lr * (progress + 1e-3) / (warmup + 1e-3)
+        return self.config.lr * 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """The terms of the objective, unweighted, and their weighted sum `loss`."""
+        config = self.config
+        with torch.autocast("cpu", torch.bfloat16, enabled=config.bf16):
+            tokens = self.model["encoder"](batch.images)
+        tokens = tokens.float()
+        classes, words = self.model["heads"](tokens)
+        terms = {"feature": objective.feature_loss(tokens, batch.tokens)}
+        total = terms["feature"]
+        if batch.logits.shape[1]:
+            terms["class"] = objective.class_loss(classes, batch.logits, config.temperature)
+            total = total + config.class_weight * terms["class"]
+        if batch.words.shape[1]:
+            terms["word"] = objective.word_loss(words, batch.words, batch.known)
+            total = total + config.word_weight * terms["word"]
+        return {"loss": total, **terms}
+
+    def train_step(self, batch: Batch) -> dict[str, float]:
+        """One optimiser step; returns the loss terms."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate()
+        terms = self.losses(batch)
+        self.optimizer.zero_grad()
+        terms["loss"].backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 5.0)
+        self.optimizer.step()
+        self.step += 1
+        decay = min(self.config.ema, self.step / (self.step + 10))  # a short memory at first
+        state = self.model.state_dict()
+        torch._foreach_lerp_(list(self.average.values()), [state[k] for k in self.average], 1 - decay)
+        return {name: term.item() for name, term in terms.items()}
+
+    def save(self, path: Path) -> None:
+        """Write everything to one safetensors file, all or nothing."""
+        from safetensors.torch import save_file
+
+        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        tensors |= {f"average.{k}": v for k, v in self.average.items()}
+        for index, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{k}": v for k, v in state.items()}
+        meta = {
+            "step": self.step,
+            "progress": self.progress,
+            "rate": self.rate,
+            "seconds": self.seconds,
+            "config": asdict(self.config),
+        }
+        temporary = path.with_suffix(".tmp")
+        save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, {"run": json.dumps(meta)})
+        os.replace(temporary, path)
+
+    def load(self, path: Path) -> None:
+        """Continue from a checkpoint.
+
+        Raises:
+            InputError: it was written under other settings.
+        """
+        from safetensors import safe_open
+
+        with safe_open(path, "pt") as file:
+            meta = json.loads(file.metadata()["run"])
+            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        own = json.loads(json.dumps(asdict(self.config)))
+        changed = [name for name in own if name not in CHANGEABLE and own[name] != meta["config"].get(name)]
+        if changed:
+            raise InputError(
+                f"{path}: written with other settings ({', '.join(changed)}); pass another out folder"
+            )
+        self.model.load_state_dict(_part(tensors, "model."))
+        self.average = _part(tensors, "average.")
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in _part(tensors, "optimizer.").items():
+            index, key = name.split(".", 1)
+            state.setdefault(int(index), {})[key] = tensor
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        for place, moments in state.items():
+            for key in ("exp_avg", "exp_avg_sq"):
+                # Files hold plain row-major tensors; mixed memory formats would slow every step down.
+                moments[key] = torch.empty_like(parameters[place], requires_grad=False).copy_(moments[key])
+        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": state})
+        self.step, self.progress = meta["step"], meta["progress"]
+        self.rate, self.seconds = meta["rate"], meta["seconds"]
+
+    def averaged(self) -> nn.ModuleDict:
+        """Encoder and heads with the averaged weights, in evaluation mode, batch norms folded."""
+        model = copy.deepcopy(self.model)
+        model.load_state_dict(model.state_dict() | self.average)
+        return nn.ModuleDict({"encoder": fold(_encoder(model)), "heads": model["heads"]}).eval()
+
+
+def _encoder(model: nn.ModuleDict) -> CompactEncoder:
+    encoder = model["encoder"]
+    assert isinstance(encoder, CompactEncoder)
+    return encoder
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def distill(config: DistillConfig, progress: bool = True) -> DistillResult:
+    """Train a compact encoder, or go on with the run that `config.out` holds.
+
+    Writes `checkpoint.safetensors` (everything, for resuming) and `metrics.jsonl` while training, and
+    `encoder.safetensors` (averaged weights, float32) with `encoder.json` (settings, metrics) at the end.
+
+    Args:
+        config: the settings.
+        progress: show a progress bar on stderr.
+
+    Raises:
+        InputError: photos, teacher, captions or checkpoint do not fit the settings.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
+        shown = bar.add_task("teacher features")
+        store = build_targets(
+            config.cache,
+            list_photos(config.photos),
+            frozenset(read_names(config.held_out)),
+            config.teacher,
+            config.views,
+            config.dim,
+            config.seed,
+            config.workers,
+            report=lambda done, total: bar.update(shown, completed=done, total=total),
+        )
+        data = Data(config, store)
+        run = Run(config, store.grid, store.size, store.logits.shape[2], len(data.vocabulary))
+        out = Path(config.out)
+        out.mkdir(parents=True, exist_ok=True)
+        checkpoint = out / "checkpoint.safetensors"
+        if checkpoint.exists():
+            run.load(checkpoint)
+        shown = bar.add_task("distilling", total=100)
+        metrics = _train(
+            run,
+            data,
+            checkpoint,
+            lambda text: bar.update(shown, completed=100 * run.progress, description=text),
+        )
+    return _export(run, data, out, metrics)
+
+
+def _train(run: Run, data: Data, checkpoint: Path, report: Callable[[str], None]) -> dict[str, float]:
+    """Step until the schedule ends; returns the last validation's metrics."""
+    config, metrics = run.config, dict[str, float]()
+    began = time.monotonic() - run.seconds
+    saved = planned = time.monotonic()
+    for batch in data.batches(config, run.step):
+        if run.finished():
+            break
+        terms = run.train_step(batch)
+        run.seconds = time.monotonic() - began
+        if not config.steps and run.step % REPLAN_STEPS == 0:
+            step_seconds, planned = (time.monotonic() - planned) / REPLAN_STEPS, time.monotonic()
+            run.rate = planned_rate(run.progress, step_seconds, 60 * config.minutes - run.seconds)
+        run.progress = run.step / config.steps if config.steps else min(1.0, run.progress + run.rate)
+        if run.step % LOG_STEPS == 0:
+            report(f"step {run.step} loss {terms['loss']:.3f}")
+            _log(
+                checkpoint.parent,
+                {"step": run.step, "progress": run.progress, "seconds": run.seconds, **terms},
+            )
+        if run.step % config.validate_steps == 0 or run.finished():
+            metrics = validate(run.averaged(), data, config.batch)
+            _log(checkpoint.parent, {"step": run.step, **metrics})
+        if time.monotonic() - saved > 60 * config.checkpoint_minutes or run.finished():
+            run.save(checkpoint)
+            saved = time.monotonic()
+    return metrics or validate(run.averaged(), data, config.batch)
+
+
+def planned_rate(progress: float, step_seconds: float, seconds_left: float) -> float:
+    """Share of the schedule per step with which it ends when the time is over.
+
+    Ten steps at least are left to anneal in, however late it is.
+    """
+    return (1 - progress) / max(10.0, seconds_left / step_seconds)
+
+
+@torch.inference_mode()
+def validate(model: nn.ModuleDict, data: Data, batch: int) -> dict[str, float]:
+    """Measures on the held-out photos: tokens' cosine and R2, class agreement, words' average precision."""
+    rows, store = np.array(data.held_out, dtype=int), data.store
+    if not len(rows):
+        return {}
+    predictions = [
+        model["encoder"](to_floats(store.images[0, part]))
+        for part in np.split(rows, range(batch, len(rows), batch))
+    ]
+    tokens = torch.cat(predictions)
+    classes, words = model["heads"](tokens)
+    metrics = objective.agreement(tokens, torch.from_numpy(store.tokens[0, rows]).float())
+    if store.logits.shape[2]:
+        teacher = torch.from_numpy(store.logits[0, rows]).float()
+        metrics["class_agreement"] = (classes.argmax(-1) == teacher.argmax(-1)).float().mean().item()
+    if data.held_out_words.any():
+        metrics["word_ap"] = objective.mean_average_precision(words.numpy(), data.held_out_words)
+    return metrics
+
+
+def _log(folder: Path, record: dict[str, float]) -> None:
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({k: round(v, 5) for k, v in record.items()}) + "\n")
+
+
+def _export(run: Run, data: Data, folder: Path, metrics: dict[str, float]) -> DistillResult:
+    """Write the averaged encoder, batch norms unfolded so that it can be trained on."""
+    from safetensors.torch import save_file
+
+    weights, settings = folder / "encoder.safetensors", folder / "encoder.json"
+    state = _encoder(run.model).state_dict() | _part(run.average, "encoder.")
+    save_file({k: v.contiguous() for k, v in state.items()}, weights)
+    encoder = {name: getattr(run.config, name) for name in ENCODER_SETTINGS} | {"image_size": data.store.size}
+    record = {
+        "encoder": encoder,
+        "metrics": metrics,
+        "steps": run.step,
+        "seconds": run.seconds,
+        "config": asdict(run.config),
+    }
+    settings.write_text(json.dumps(record, indent=2) + "\n")
+    return DistillResult(weights, settings, metrics)
