@@ -1,0 +1,212 @@
+"""``Captioner``: text space, image encoder and denoiser as one transformers model."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel
+
+from clearcap.config import DenoiserConfig, DiffusionConfig, SamplingConfig, TextConfig, VisionConfig, make
+from clearcap.denoiser import Denoiser, build_denoiser
+from clearcap.diffusion import Noise, make_noise
+from clearcap.errors import InputError
+from clearcap.guidance import Denoise, guided
+from clearcap.layers import KeysValues
+from clearcap.sampling import Watch, ignore, randn_rows, row_generators, solver
+from clearcap.schedule import times
+from clearcap.text.spaces import SplitBertSpace, build_split_bert
+
+
+class CaptionerConfig(PretrainedConfig):
+    """Everything that rebuilds a captioner without a hub: sizes of its parts, corruption, sampling defaults."""
+
+    model_type = "clearcap"
+
+    def __init__(
+        self,
+        text: dict[str, Any] | None = None,
+        vision: dict[str, Any] | None = None,
+        denoiser: dict[str, Any] | None = None,
+        diffusion: dict[str, Any] | None = None,
+        sampling: dict[str, Any] | None = None,
+        bert: dict[str, Any] | None = None,
+        tower: dict[str, Any] | None = None,
+        tokens: dict[str, int] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Sections as in a preset; ``bert`` and ``tower`` are the towers' own settings, ``tokens`` special ids."""
+        self.text = text or dataclasses.asdict(TextConfig())
+        self.vision = vision or dataclasses.asdict(VisionConfig())
+        self.denoiser = denoiser or dataclasses.asdict(DenoiserConfig())
+        self.diffusion = diffusion or dataclasses.asdict(DiffusionConfig())
+        self.sampling = sampling or dataclasses.asdict(SamplingConfig())
+        self.bert = bert or {}
+        self.tower = tower or {}
+        self.tokens = tokens or {"pad": 0, "cls": 2, "sep": 3, "filler": 0}
+        super().__init__(**kwargs)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Captions of a batch of photos, as token ids.
+
+    Attributes:
+        ids: most probable token at every position.
+        confidence: its probability.
+    """
+
+    ids: Int[Tensor, "photos candidates length"]
+    confidence: Float[Tensor, "photos candidates length"]
+
+
+class Captioner(PreTrainedModel):
+    """A diffusion image captioner (LaDiC and relatives)."""
+
+    config_class = CaptionerConfig
+    base_model_prefix = ""
+    main_input_name = "pixel_values"
+    config: CaptionerConfig
+
+    def __init__(self, config: CaptionerConfig) -> None:
+        super().__init__(config)
+        text, vision = make(TextConfig, config.text, "text"), make(VisionConfig, config.vision, "vision")
+        sizes = make(DenoiserConfig, config.denoiser, "denoiser")
+        self.defaults = make(SamplingConfig, config.sampling, "sampling")
+        self.objective = make(DiffusionConfig, config.diffusion, "diffusion")
+        self.length = text.length
+        self.text = build_text(text, config)
+        self.vision = build_vision(vision, config)
+        self.denoiser = build_denoiser(
+            dim=self.text.dim,
+            width=sizes.width,
+            depth=sizes.depth,
+            heads=sizes.heads,
+            hidden=sizes.hidden,
+            image_dim=vision.dim,
+            image_tokens=vision.tokens,
+            length=text.length,
+            projected=sizes.projected,
+            time_head=sizes.time_head,
+            adapter_depth=sizes.adapter_depth,
+            image_dropout=sizes.image_dropout,
+            dropout=sizes.dropout,
+        )
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Every part initialises itself."""
+
+    def noise(self, factor: float) -> Noise:
+        """The corruption with the given noise factor, on the model's device."""
+        made = make_noise(self.objective.schedule, self.objective.steps, factor, self.objective.predicts)
+        return dataclasses.replace(made, alpha_bar=made.alpha_bar.to(self.device))
+
+    def encode_image(
+        self, pixel_values: Float[Tensor, "photos 3 height width"]
+    ) -> Float[Tensor, "photos tokens dim"]:
+        """Image tokens of photos given as RGB in 0..1, squashed to the encoder's size."""
+        return self.vision(pixel_values)
+
+    def see(self, image: Float[Tensor, "photos tokens dim"]) -> list[KeysValues]:
+        """What the denoiser keeps of the photos: one entry of keys and values per layer."""
+        return self.denoiser.see(image)
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        pixel_values: Float[Tensor, "photos 3 height width"] | None = None,
+        *,
+        image: Float[Tensor, "photos tokens dim"] | None = None,
+        seed: int = 0,
+        names: list[int] | None = None,
+        sampling: SamplingConfig | None = None,
+        watch: Watch = ignore,
+    ) -> Drawn:
+        """Draw captions.
+
+        Args:
+            pixel_values: photos, or
+            image: their tokens, already encoded.
+            seed: same seed, same captions.
+            names: a number per photo that its draws depend on (default: 0 for each, so that a photo's
+                captions do not depend on its place in the batch).
+            sampling: how; default the model's own.
+            watch: sees every step.
+
+        Returns:
+            Candidates in drawing order, not yet chosen among.
+        """
+        how = sampling or self.defaults
+        if image is None:
+            if pixel_values is None:
+                raise InputError("nothing to caption; pass pixel_values or image")
+            image = self.encode_image(pixel_values)
+        photos, copies = image.shape[0], how.candidates
+        noise = self.noise(how.factor)
+        rows = [name * 1000 + copy for name in (names or [0] * photos) for copy in range(copies)]
+        randn = randn_rows(row_generators(seed, rows, self.device), self.length, self.text.dim)
+        denoise = guided(self.denoiser, noise, self.see(image), how.guidance)
+        if not how.self_condition:
+            denoise = without_memory(denoise)
+        options = {"eta": how.eta} if how.solver == "ddim" else {}
+        x0 = solver(how.solver)(
+            denoise,
+            how.start * randn(),
+            times(how.spacing, noise.steps, how.steps),
+            noise,
+            randn,
+            time_offset=how.time_offset,
+            watch=watch,
+            **options,
+        )
+        confidence, ids = self.text.decode(x0).float().softmax(-1).max(-1)
+        return Drawn(ids.unflatten(0, (photos, copies)), confidence.unflatten(0, (photos, copies)))
+
+    def forward(self, pixel_values: Tensor, **how: Any) -> Drawn:
+        """As ``generate``: a captioner has no other forward pass worth a name."""
+        return self.generate(pixel_values, **how)
+
+
+def without_memory(denoise: Denoise) -> Denoise:
+    """The same denoiser, never shown its previous prediction."""
+
+    def forgetful(x_t: Tensor, x_self: Tensor, t: Tensor) -> Tensor:
+        return denoise(x_t, torch.zeros_like(x_self), t)
+
+    return forgetful
+
+
+def build_text(text: TextConfig, config: CaptionerConfig) -> SplitBertSpace:
+    """The text space of a configuration, with random weights."""
+    return build_split_bert(
+        config.bert,
+        split=text.split,
+        identity_decoder=text.decoder == "identity",
+        pad_id=config.tokens["pad"],
+        cls_id=config.tokens["cls"],
+        sep_id=config.tokens["sep"],
+        filler_id=config.tokens["filler"],
+    )
+
+
+def build_vision(vision: VisionConfig, config: CaptionerConfig) -> nn.Module:
+    """The image encoder of a configuration, with random weights."""
+    from clearcap.vision.compact import CompactEncoder
+
+    if vision.kind == "compact":
+        encoder = CompactEncoder(dim=vision.dim, image_size=vision.image_size, **config.tower)
+    else:
+        raise InputError("pretrained towers are built by clearcap.assemble")
+    if encoder.tokens != vision.tokens:
+        raise InputError(
+            f"vision.tokens={vision.tokens}, but the encoder makes {encoder.tokens}; set it to that"
+        )
+    return encoder.requires_grad_(False).eval()
+
+
+__all__ = ["Captioner", "CaptionerConfig", "Denoiser", "Drawn"]

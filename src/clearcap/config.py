@@ -1,0 +1,283 @@
+"""Frozen, validated settings; presets are TOML files, changed by dotted overrides."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+from clearcap.errors import InputError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+T = TypeVar("T")
+
+
+def knob(default: Any, help: str, choices: tuple[str, ...] = ()) -> Any:
+    """A documented setting with a default."""
+    return field(default=default, metadata={"help": help, "choices": choices})
+
+
+def require(ok: bool, message: str) -> None:
+    """Raise ``InputError(message)`` unless ``ok``: settings fail where they are made."""
+    if not ok:
+        raise InputError(message)
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """The text space."""
+
+    source: str = knob("", "folder or hub name of a BERT-family masked language model to start from")
+    kind: str = knob("bert-split", "how captions become latents", ("bert-split",))
+    split: int = knob(2, "layers of the lower half, which encodes")
+    decoder: str = knob("upper", "what stands before the LM head", ("upper", "identity"))
+    special: str = knob("normalised", "latent of positions that are not words", ("zero", "raw", "normalised"))
+    filler: str = knob("[PAD]", "token that stands for special positions in the caption loss")
+    length: int = knob(20, "positions of a caption, [CLS] and [SEP] included")
+    keep_period: bool = knob(False, "keep the full stop at a caption's end")
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        require(self.length >= 4, f"text.length={self.length} leaves no room for words; use at least 4")
+        require(self.split >= 1, f"text.split={self.split} must be at least 1")
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """The image encoder."""
+
+    kind: str = knob(
+        "compact", "compact (ships with clearcap) or pretrained (transformers)", ("compact", "pretrained")
+    )
+    source: str = knob("", "weights: a safetensors file (compact), a folder or hub name (pretrained)")
+    tokens: int = knob(49, "image tokens the denoiser attends to")
+    dim: int = knob(256, "channels of an image token")
+    image_size: int = knob(224, "photos are squashed to this many pixels a side")
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        require(self.tokens > 0 and self.dim > 0, "vision.tokens and vision.dim must be positive")
+
+
+@dataclass(frozen=True)
+class DenoiserConfig:
+    """The network that is trained."""
+
+    width: int = knob(256, "channels")
+    depth: int = knob(5, "layers")
+    heads: int = knob(4, "attention heads")
+    hidden: int = knob(768, "feed-forward channels")
+    projected: bool = knob(True, "learned projections in and out (false: LaDiC's channel joining)")
+    time_head: str = knob("mlp", "what follows the time sinusoids", ("none", "norm", "mlp"))
+    adapter_depth: int = knob(1, "layers that relate image tokens once per photo")
+    image_dropout: float = knob(0.1, "dropout on image tokens while training")
+    dropout: float = knob(0.0, "dropout in the denoiser while training")
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        require(
+            self.width % self.heads == 0,
+            f"denoiser.width={self.width} is not a multiple of heads={self.heads}",
+        )
+        require(0 <= self.dropout < 1, f"denoiser.dropout={self.dropout} must lie in [0, 1)")
+
+
+@dataclass(frozen=True)
+class DiffusionConfig:
+    """Corruption and objective."""
+
+    schedule: str = knob("cosine", "noise schedule", ("linear", "cosine", "sqrt"))
+    steps: int = knob(1000, "noise levels")
+    factor: float = knob(2.0, "noise factor k while training")
+    predicts: str = knob("x0", "what the network outputs", ("x0", "epsilon", "v"))
+    caption_weight: float = knob(0.2, "lambda of the caption loss")
+    drop_image: float = knob(0.1, "probability of hiding the photo, for guidance")
+    self_condition: float = knob(0.5, "probability of conditioning on a first prediction")
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        require(self.steps >= 2, f"diffusion.steps={self.steps} must be at least 2")
+        require(self.factor > 0, f"diffusion.factor={self.factor} must be positive")
+        require(
+            self.caption_weight >= 0, f"diffusion.caption_weight={self.caption_weight} must not be negative"
+        )
+        for name in ("drop_image", "self_condition"):
+            require(
+                0 <= getattr(self, name) <= 1, f"diffusion.{name}={getattr(self, name)} is not a probability"
+            )
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How captions are drawn by default."""
+
+    solver: str = knob("ddim", "solver")
+    steps: int = knob(8, "calls of the denoiser (the stride, where spacing is stride)")
+    spacing: str = knob("uniform", "which noise levels are visited", ("uniform", "quadratic", "stride"))
+    guidance: float = knob(1.0, "classifier-free guidance scale")
+    factor: float = knob(2.0, "noise factor k while sampling")
+    start: float = knob(2.0, "standard deviation of the pure noise a caption starts from")
+    eta: float = knob(0.0, "DDIM's share of fresh noise")
+    time_offset: int = knob(0, "added to the time the network is told")
+    self_condition: bool = knob(True, "feed each prediction back")
+    candidates: int = knob(1, "captions drawn per photo")
+    select: str = knob("mbr", "choice among candidates", ("mbr", "confidence"))
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        require(self.steps >= 1, f"sampling.steps={self.steps} must be at least 1")
+        require(self.guidance >= 0, f"sampling.guidance={self.guidance} must not be negative")
+        require(self.candidates >= 1, f"sampling.candidates={self.candidates} must be at least 1")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How the denoiser is fitted."""
+
+    steps: int = knob(20000, "optimiser steps")
+    photos: int = knob(32, "photos a step (of each process)")
+    copies: int = knob(12, "noised captions per photo and step; they share the photo's keys and values")
+    optimizer: str = knob(
+        "adamw", "muon orthogonalises the matrices' updates, adamw the rest", ("adamw", "muon")
+    )
+    lr: float = knob(1e-3, "peak learning rate of AdamW")
+    muon_lr: float = knob(0.01, "peak learning rate of Muon")
+    weight_decay: float = knob(0.01, "weight decay of matrices")
+    warmup: int = knob(300, "warm-up steps")
+    decay: str = knob("cosine", "learning-rate decay", ("constant", "linear", "cosine"))
+    clip: float = knob(1.0, "greatest gradient norm; 0 never clips")
+    ema: float = knob(0.999, "decay of the averaged weights; 0 keeps none")
+    text_only: float = knob(0.0, "share of photos in a step that are text-only captions from data.text")
+    label_smoothing: float = knob(0.0, "label smoothing of the caption loss")
+    bf16: bool = knob(True, "matrix products in bf16")
+    compile: bool = knob(False, "torch.compile the denoiser")
+    seed: int = knob(0, "seed of every draw")
+    log_every: int = knob(20, "steps between log lines")
+    save_every: int = knob(500, "steps between checkpoints")
+    sample_every: int = knob(1000, "steps between evaluations with sample captions; 0 never")
+    tracker: str = knob("tensorboard", "where curves go", ("none", "tensorboard", "wandb", "trackio"))
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        require(
+            self.steps >= 1 and self.photos >= 1 and self.copies >= 1,
+            "train.steps, photos and copies must be >= 1",
+        )
+        require(0 <= self.ema < 1, f"train.ema={self.ema} must lie in [0, 1)")
+        require(self.lr > 0, f"train.lr={self.lr} must be positive")
+        require(0 <= self.text_only < 1, f"train.text_only={self.text_only} must lie in [0, 1)")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What is trained on and what is watched."""
+
+    name: str = knob("flickr8k", "corpus")
+    root: str = knob("", "its folder")
+    split: str = knob("train", "split that is trained on")
+    watch: str = knob("dev", "split of the periodic evaluation")
+    watch_photos: int = knob(200, "photos of the periodic evaluation")
+    features: str = knob("cache/features", "folder of the image-feature cache")
+
+    def __post_init__(self) -> None:
+        require(self.split != self.watch, f"data.watch={self.watch!r} is the training split; choose another")
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A captioner and how it is trained: one TOML file."""
+
+    text: TextConfig = field(default_factory=TextConfig)
+    vision: VisionConfig = field(default_factory=VisionConfig)
+    denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+
+
+def check_choices(config: Any) -> None:
+    """Raise InputError where a field holds a value outside its declared choices."""
+    for f in dataclasses.fields(config):
+        choices = f.metadata.get("choices") or ()
+        value = getattr(config, f.name)
+        if choices and value not in choices:
+            raise InputError(f"{f.name}={value!r} is not known; choose one of {', '.join(choices)}")
+
+
+def presets() -> list[str]:
+    """Names of the presets that ship."""
+    folder = resources.files("clearcap") / "configs"
+    return sorted(Path(str(entry)).stem for entry in folder.iterdir() if str(entry).endswith(".toml"))
+
+
+def load_preset(name: str, overrides: Sequence[str] = ()) -> Preset:
+    """A preset by name, or a TOML file by path, with overrides such as ``train.lr=1e-4``.
+
+    Raises:
+        InputError: unknown preset, section or key, a value of the wrong type, or an invalid combination.
+    """
+    path = (
+        Path(name)
+        if name.endswith(".toml")
+        else Path(str(resources.files("clearcap"))) / "configs" / f"{name}.toml"
+    )
+    try:
+        tables: dict[str, Any] = tomllib.loads(path.read_text())
+    except FileNotFoundError as fault:
+        raise InputError(
+            f"no preset {name!r}; choose one of {', '.join(presets())} or pass a .toml file"
+        ) from fault
+    except tomllib.TOMLDecodeError as fault:
+        raise InputError(f"{path}: not valid TOML ({fault}); mend that line") from fault
+    for override in overrides:
+        _apply(tables, override)
+    return make(Preset, tables, where=str(path.name))
+
+
+def make(kind: type[T], table: Mapping[str, Any], where: str) -> T:
+    """Build a (nested) settings class from a table, strictly."""
+    hints = get_type_hints(kind)
+    values: dict[str, Any] = {}
+    for key, value in table.items():
+        if key not in hints:
+            raise InputError(f"{where}: unknown setting {key!r}; choose one of {', '.join(hints)}")
+        values[key] = _convert(value, hints[key], f"{where}: {key}")
+    return kind(**values)
+
+
+def _convert(value: Any, hint: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, Mapping):
+            raise InputError(f"{where} must be a table of settings, not {value!r}")
+        return make(hint, value, where)  # type: ignore[arg-type]
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise InputError(f"{where}={value!r} must be of type {hint.__name__}")
+    return value
+
+
+def _apply(tables: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise InputError(f"override {override!r} is not of the form section.key=value")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text  # a bare word is a string
+    table = tables
+    for key in keys[:-1]:
+        table = table.setdefault(key, {})
+        if not isinstance(table, dict):
+            raise InputError(f"override {override!r}: {key!r} is a value, not a section")
+    table[keys[-1]] = value

@@ -1,0 +1,180 @@
+"""Noising, parameterisation and the two training losses of a diffusion captioner."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from clearcap.errors import InputError
+from clearcap.schedule import alpha_bars
+from clearcap.text.spaces import TextSpace
+
+Predict = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(x_t, x_self, t) -> the network's raw prediction."""
+
+
+@dataclass(frozen=True)
+class Noise:
+    """The corruption x_t = a(t) x0 + s(t) eps, a = sqrt(alpha-bar), s = factor * sqrt(1 - alpha-bar) (LaDiC, eq. 1).
+
+    Attributes:
+        alpha_bar: signal share at t = 0 .. T-1.
+        factor: the noise factor k; above 1 hides more of the caption at every t.
+        predicts: what the network outputs, "x0", "epsilon" or "v".
+    """
+
+    alpha_bar: Float[Tensor, " steps"]
+    factor: float = 1.0
+    predicts: str = "x0"
+
+    def __post_init__(self) -> None:
+        if self.predicts not in ("x0", "epsilon", "v"):
+            raise InputError(f"unknown prediction {self.predicts!r}; choose x0, epsilon or v")
+        if not self.factor > 0:
+            raise InputError(f"noise factor {self.factor} must be positive")
+
+    @property
+    def steps(self) -> int:
+        return len(self.alpha_bar)
+
+    def scales(self, t: Int[Tensor, "..."]) -> tuple[Tensor, Tensor]:
+        """a(t) and s(t), shaped to multiply latents [..., length, dim]."""
+        ab = self.alpha_bar.to(t.device)[t][..., None, None]
+        return ab.sqrt(), self.factor * (1 - ab).sqrt()
+
+    def add(self, x0: Tensor, t: Int[Tensor, "..."], eps: Tensor) -> Tensor:
+        """q(x_t | x0) with the given standard normal draw."""
+        a, s = self.scales(t)
+        return a * x0 + s * eps
+
+    def target(self, x0: Tensor, t: Int[Tensor, "..."], eps: Tensor) -> Tensor:
+        """What the network should output; v = (a eps - s x0) / sqrt(a^2 + s^2) (Salimans & Ho 2022, for factor 1)."""
+        if self.predicts == "x0":
+            return x0
+        if self.predicts == "epsilon":
+            return eps
+        a, s = self.scales(t)
+        return (a * eps - s * x0) / (a * a + s * s).sqrt()
+
+    def x0(self, output: Tensor, x_t: Tensor, t: Int[Tensor, "..."]) -> Tensor:
+        """The clean latent that the network's output stands for."""
+        if self.predicts == "x0":
+            return output
+        a, s = self.scales(t)
+        if self.predicts == "epsilon":
+            return (x_t - s * output) / a.clamp_min(1e-4)  # alpha-bar nears 0 at t = T-1
+        square = a * a + s * s
+        return (a * x_t - s * square.sqrt() * output) / square
+
+    def epsilon(self, x0: Tensor, x_t: Tensor, t: Int[Tensor, "..."]) -> Tensor:
+        """The noise that leads from ``x0`` to ``x_t``."""
+        a, s = self.scales(t)
+        return (x_t - a * x0) / s.clamp_min(1e-8)
+
+
+def make_noise(schedule: str, steps: int, factor: float = 1.0, predicts: str = "x0") -> Noise:
+    """Noise from a named schedule."""
+    return Noise(alpha_bars(schedule, steps), factor, predicts)
+
+
+@dataclass(frozen=True)
+class Draws:
+    """All randomness of one training step, so that a step is a pure function (and can be replayed).
+
+    Attributes:
+        t: noise level of each caption.
+        eps: standard normal noise.
+        keep_image: False where a photo is hidden, for classifier-free guidance.
+        self_condition: whether this step conditions on a first prediction.
+    """
+
+    t: Int[Tensor, " batch"]
+    eps: Float[Tensor, "batch length dim"]
+    keep_image: Bool[Tensor, " photos"]
+    self_condition: bool
+
+
+def draw(
+    *,
+    photos: int,
+    copies: int,
+    length: int,
+    dim: int,
+    steps: int,
+    drop_image: float,
+    self_condition: float,
+    generator: torch.Generator,
+) -> Draws:
+    """Draws of one step: t uniform over all levels, the photo hidden with probability ``drop_image``."""
+    batch = photos * copies
+    return Draws(
+        t=torch.randint(steps, (batch,), generator=generator),
+        eps=torch.randn(batch, length, dim, generator=generator),
+        keep_image=torch.rand(photos, generator=generator) >= drop_image,
+        self_condition=bool(torch.rand((), generator=generator) < self_condition),
+    )
+
+
+def latent_distance(
+    x_hat: Float[Tensor, "batch length dim"], x0: Float[Tensor, "batch length dim"]
+) -> Tensor:
+    """Mean over positions of the L2 norm, not squared, of the error (what LaDiC's code calls its MSE)."""
+    return (x_hat - x0).norm(dim=-1).mean()
+
+
+def caption_loss(
+    logits: Float[Tensor, "batch length vocab"], targets: Int[Tensor, "batch length"]
+) -> Float[Tensor, ""]:
+    """Mean cross-entropy of every position's token, in nats."""
+    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The two terms of LaDiC's objective and what they were computed from."""
+
+    latent: Tensor
+    caption: Tensor
+    x0_hat: Tensor
+
+    def total(self, weight: float) -> Tensor:
+        """L_latent + lambda * L_caption (paper, eq. 2)."""
+        return self.latent + weight * self.caption
+
+
+def training_losses(
+    predict: Predict,
+    space: TextSpace,
+    noise: Noise,
+    *,
+    x0: Float[Tensor, "batch length dim"],
+    ids: Int[Tensor, "batch length"],
+    draws: Draws,
+) -> Losses:
+    """One training step's losses (LaDiC, section 3.3; self-conditioning of Chen et al. 2022).
+
+    Args:
+        predict: the denoiser with its photos bound.
+        space: decodes predictions for the caption loss.
+        noise: corruption and parameterisation.
+        x0: clean latents.
+        ids: the captions' tokens.
+        draws: the step's randomness.
+    """
+    x_t = noise.add(x0, draws.t, draws.eps)
+    x_self = torch.zeros_like(x_t)
+    if draws.self_condition:
+        with torch.no_grad():
+            x_self = noise.x0(predict(x_t, x_self, draws.t).float(), x_t, draws.t)
+    output = predict(x_t, x_self, draws.t).float()
+    x0_hat = noise.x0(output, x_t, draws.t)
+    return Losses(
+        latent=latent_distance(output, noise.target(x0, draws.t, draws.eps)),
+        caption=caption_loss(space.decode(x0_hat), space.targets(ids)),
+        x0_hat=x0_hat,
+    )

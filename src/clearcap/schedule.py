@@ -1,0 +1,97 @@
+"""Noise schedules: how much of the caption is left at each time, and which times a sampler visits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from clearcap.errors import InputError
+
+
+def linear(steps: int) -> Float[Tensor, " steps"]:
+    """alpha-bar of LaDiC's code: beta = [0, linspace(1e-4, 0.02)], so index t counts applied noisings."""
+    beta = torch.cat((torch.zeros(1), torch.linspace(1e-4, 0.02, steps)))
+    return torch.cumprod(1 - beta, 0)[:steps]
+
+
+def cosine(steps: int, shift: float = 0.008) -> Float[Tensor, " steps"]:
+    """alpha-bar = f(t) / f(0), f(t) = cos^2(pi/2 (t/T + s)/(1 + s)) (Nichol & Dhariwal 2021, eq. 17)."""
+    t = torch.arange(steps, dtype=torch.float64) / steps
+    f = torch.cos((t + shift) / (1 + shift) * math.pi / 2) ** 2
+    return (f / f[0]).float()
+
+
+def sqrt(steps: int, shift: float = 1e-4) -> Float[Tensor, " steps"]:
+    """alpha-bar = 1 - sqrt(t/T + s) (Diffusion-LM, Li et al. 2022, appendix A)."""
+    t = torch.arange(steps, dtype=torch.float64) / steps
+    return (1 - torch.sqrt(t + shift)).clamp_min(1e-5).float()
+
+
+SCHEDULES: dict[str, Callable[[int], Tensor]] = {"linear": linear, "cosine": cosine, "sqrt": sqrt}
+
+
+def alpha_bars(name: str, steps: int) -> Float[Tensor, " steps"]:
+    """The named schedule's cumulative signal share at t = 0 .. steps - 1.
+
+    Raises:
+        InputError: the name is unknown.
+    """
+    if name not in SCHEDULES:
+        raise InputError(f"unknown noise schedule {name!r}; choose one of {', '.join(SCHEDULES)}")
+    return SCHEDULES[name](steps)
+
+
+def uniform_times(train_steps: int, steps: int) -> list[int]:
+    """``steps`` times from the noisiest, evenly spaced, towards (not including) 0, then the end at 0."""
+    check_steps(train_steps, steps)
+    return [round((train_steps - 1) * (1 - i / steps)) for i in range(steps)] + [0]
+
+
+def quadratic_times(train_steps: int, steps: int) -> list[int]:
+    """As ``uniform_times`` but denser near 0, where words are settled (DDIM, Song et al. 2020, app. D.2)."""
+    check_steps(train_steps, steps)
+    times = [round((train_steps - 1) * (1 - i / steps) ** 2) for i in range(steps)] + [0]
+    return _strictly_falling(times)
+
+
+def strided_times(train_steps: int, stride: int) -> list[int]:
+    """LaDiC's own code: T-1, T-1-stride, ... while above 0; "30 steps" is stride 30 and makes 34 calls."""
+    if not 0 < stride < train_steps:
+        raise InputError(f"stride={stride} must lie between 1 and {train_steps - 1}")
+    return [*range(train_steps - 1, 0, -stride), 0]
+
+
+SPACINGS: dict[str, Callable[[int, int], list[int]]] = {
+    "uniform": uniform_times,
+    "quadratic": quadratic_times,
+    "stride": strided_times,
+}
+
+
+def times(spacing: str, train_steps: int, steps: int) -> list[int]:
+    """The times a sampler visits, noisiest first, ending with 0 (``steps`` is the stride for "stride").
+
+    Raises:
+        InputError: the spacing is unknown or the number of steps is out of range.
+    """
+    if spacing not in SPACINGS:
+        raise InputError(f"unknown step spacing {spacing!r}; choose one of {', '.join(SPACINGS)}")
+    return SPACINGS[spacing](train_steps, steps)
+
+
+def check_steps(train_steps: int, steps: int) -> None:
+    if not 1 <= steps < train_steps:
+        raise InputError(
+            f"steps={steps} does not fit the {train_steps} noise levels the model was trained with; "
+            f"pass 1 <= steps < {train_steps}"
+        )
+
+
+def _strictly_falling(times: list[int]) -> list[int]:
+    for i in range(len(times) - 2, -1, -1):
+        times[i] = max(times[i], times[i + 1] + 1)
+    return times

@@ -1,0 +1,1 @@
+"""Training: fit a captioner, its text space and its image encoder."""

@@ -1,0 +1,45 @@
+"""Learning rates as pure functions of the step, and random generators as pure functions of seed and step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+
+from clearcap.errors import InputError
+
+
+def constant(progress: float) -> float:
+    return 1.0
+
+
+def linear(progress: float) -> float:
+    return 1.0 - progress
+
+
+def cosine(progress: float) -> float:
+    return 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+DECAYS: dict[str, Callable[[float], float]] = {"constant": constant, "linear": linear, "cosine": cosine}
+
+
+def learning_rate(step: int, *, peak: float, steps: int, warmup: int, decay: str) -> float:
+    """The rate used at ``step`` (0 first): linear warm-up, then the named decay to 0 at ``steps``."""
+    if decay not in DECAYS:
+        raise InputError(f"unknown learning-rate decay {decay!r}; choose one of {', '.join(DECAYS)}")
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    return peak * DECAYS[decay]((step - warmup) / max(steps - warmup, 1))
+
+
+def generator_at(seed: int, *place: int, device: str = "cpu") -> torch.Generator:
+    """A generator that depends on the seed and the place in the run alone, so that resuming needs no saved state."""
+    mixed = seed & 0xFFFFFFFF
+    for number in place:  # splitmix64: neighbouring steps get unrelated streams
+        mixed = (mixed + 0x9E3779B97F4A7C15 * (number + 1)) & 0xFFFFFFFFFFFFFFFF
+        mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
+        mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
+        mixed ^= mixed >> 31
+    return torch.Generator(device).manual_seed(mixed >> 1)
