@@ -188,7 +188,7 @@ def test_arrays_and_tensors() -> None:
         (torch.zeros(1, 3, 4, 4), r"the tensor has shape \(1, 3, 4, 4\)"),
         (torch.zeros(5, 7, 3), "channels first"),
         (Image.new("RGB", (0, 4)), "holds no pixel"),
-        (None, "the image is a NoneType"),
+        (None, "the image is of type NoneType"),
         (b"", r"the image bytes is empty \(0 bytes\)"),
         ("ftp://example.org/a.jpg", "only http and https"),
         ("file:///etc/passwd", "only http and https"),

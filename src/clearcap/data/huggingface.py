@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clearcap.data.images import PhotoFile, PhotoSource
+from clearcap.data.images import PhotoFile, PhotoSource, Stream
 from clearcap.data.records import Corpus, Listed, Strictness, assemble, choose_split
 from clearcap.errors import InputError
 
@@ -30,7 +30,7 @@ class TableCell(PhotoSource):
     def name(self) -> str:
         return f"{self.label} row {self.row}"
 
-    def stream(self) -> io.BufferedIOBase:
+    def stream(self) -> Stream:
         (cell,) = self.table[self.row].values()
         if isinstance(cell, Mapping) and cell.get("bytes"):
             return io.BytesIO(cell["bytes"])

@@ -23,6 +23,8 @@ from clearcap.errors import InputError
 # tensor would import torch, and because anything else must end in an InputError that says what is accepted.
 ImageSource: TypeAlias = Any
 
+Stream: TypeAlias = io.BytesIO | io.BufferedReader
+
 # Only formats decoded inside Pillow: its EPS reader starts Ghostscript on whatever the file says.
 FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO")
 
@@ -57,7 +59,7 @@ class PhotoSource(ABC):
         """What error messages call the photo."""
 
     @abstractmethod
-    def stream(self) -> io.BufferedIOBase:
+    def stream(self) -> Stream:
         """The encoded photo, to be closed by the caller. Raises InputError where it cannot be read."""
 
     def open(self, *, at_least: int | None = None) -> Image.Image:
@@ -83,7 +85,7 @@ class PhotoFile(PhotoSource):
     def __fspath__(self) -> str:
         return str(self.path)
 
-    def stream(self) -> io.BufferedIOBase:
+    def stream(self) -> Stream:
         try:
             return open(self.path, "rb")
         except FileNotFoundError as error:
@@ -137,7 +139,7 @@ def open_image(
     if torch is not None and isinstance(source, torch.Tensor):
         return _from_array(_channels_last(source, name or "the tensor"), name or "the tensor", max_pixels)
     raise InputError(
-        f"{name or 'the image'} is a {type(source).__name__}; "
+        f"{name or 'the image'} is of type {type(source).__name__}; "
         "pass a path, URL, bytes, PIL image, NumPy array or torch tensor"
     )
 
@@ -153,7 +155,7 @@ def to_square(image: Image.Image, size: int) -> UInt8[np.ndarray, "{size} {size}
     return np.array(rgb, dtype=np.uint8)
 
 
-def _decode(stream: io.BufferedIOBase, name: str, at_least: int | None, max_pixels: int) -> Image.Image:
+def _decode(stream: Stream, name: str, at_least: int | None, max_pixels: int) -> Image.Image:
     image = _identify(stream, name)
     _check_pixels(image.size, name, max_pixels)
     if at_least is not None and image.format in ("JPEG", "MPO"):
@@ -163,7 +165,7 @@ def _decode(stream: io.BufferedIOBase, name: str, at_least: int | None, max_pixe
     return _finish(image, name, max_pixels)
 
 
-def _identify(stream: io.BufferedIOBase, name: str) -> Image.Image:
+def _identify(stream: Stream, name: str) -> Image.Image:
     """The image with its header read and its pixels not yet."""
     Image.init()  # WebP, TIFF and the rest register themselves here
     try:

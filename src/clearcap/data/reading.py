@@ -81,7 +81,7 @@ def as_kind(value: object, kind: type | tuple[type, ...], where: str) -> Any:
     if not isinstance(value, kind) or isinstance(value, bool):
         kinds = kind if isinstance(kind, tuple) else (kind,)
         wanted = " or ".join(_KINDS[one] for one in kinds)
-        raise InputError(f"{where} is a {type(value).__name__}; it must be {wanted}")
+        raise InputError(f"{where} is of type {type(value).__name__}; it must be {wanted}")
     return value
 
 

@@ -194,14 +194,13 @@ def several(names: Sequence[str], noun: str) -> str:
 def _captions(item: Listed, report: Report) -> tuple[str, ...]:
     if not isinstance(item.captions, (list, tuple)):
         kind = type(item.captions).__name__
-        report(f"{item.where}: the captions of photo {item.id} are a {kind}; give a list of strings")
+        report(f"{item.where}: the captions of photo {item.id} are of type {kind}; give a list of strings")
         return ()
     captions = []
     for caption in item.captions:
         if not isinstance(caption, str):
-            report(
-                f"{item.where}: a caption of photo {item.id} is a {type(caption).__name__}; give strings only"
-            )
+            kind = type(caption).__name__
+            report(f"{item.where}: a caption of photo {item.id} is of type {kind}; give strings only")
         elif words := caption.split():
             captions.append(" ".join(words))
     return tuple(captions)

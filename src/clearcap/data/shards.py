@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from clearcap.data.images import PhotoSource
+from clearcap.data.images import PhotoSource, Stream
 from clearcap.data.paths import IMAGE_SUFFIXES
 from clearcap.data.records import Corpus, Listed, Strictness, assemble
 from clearcap.errors import InputError
@@ -32,7 +32,7 @@ class ShardMember(PhotoSource):
     def name(self) -> str:
         return f"{self.shard}/{self.member}"
 
-    def stream(self) -> io.BufferedIOBase:
+    def stream(self) -> Stream:
         try:
             with open(self.shard, "rb") as shard:
                 shard.seek(self.offset)
