@@ -1,0 +1,95 @@
+"""Choosing among candidates, against plain loops over pycocoevalcap's scorers and against hand-made cases."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clearcap.errors import InputError
+from clearcap.metrics import bleu
+from clearcap.selection import by_confidence, choose, diverse, mbr
+
+DOGS = ["a dog runs on grass", "a dog runs on the grass", "a dog is running on grass", "two men ride horses"]
+captions = st.lists(
+    st.lists(st.sampled_from(["a", "dog", "runs", "on", "grass"]), min_size=1).map(" ".join), min_size=1
+)
+
+
+@pytest.mark.parametrize("utility", ["bleu", "cider"])
+def test_mbr_rejects_the_outlier_and_prefers_the_consensus(utility: str) -> None:
+    values = mbr(DOGS, utility)
+    assert np.argmin(values) == 3
+    assert choose(DOGS, utility=utility) == np.argmax(values) != 3
+
+
+@settings(max_examples=40, deadline=None)
+@given(captions)
+def test_mbr_is_the_mean_utility_against_each_other_candidate(captions: list[str]) -> None:
+    expected = []
+    for i, mine in enumerate(captions):
+        others = [c for j, c in enumerate(captions) if j != i]
+        utilities = [bleu.pairwise([mine, other])[0, 1] for other in others]
+        expected.append(np.mean(utilities) if utilities else 0.0)
+    assert np.allclose(mbr(captions), expected, atol=1e-12)
+
+
+def test_a_caption_drawn_twice_counts_twice() -> None:
+    assert choose(["a cat", "a dog runs", "a cat"]) == 0
+    assert choose(["a dog runs", "a cat", "a dog runs"]) == 0
+
+
+def test_empty_captions_have_no_utility() -> None:
+    assert mbr(["", "a dog", "a dog"])[0] == 0
+    assert mbr(["", ""]) == [0, 0]
+
+
+def test_confidence_is_the_geometric_mean() -> None:
+    assert np.allclose(by_confidence([[0.5, 0.5, 0.5], [0.25, 1.0], [0.9], []]), [0.5, 0.5, 0.9, 0])
+    assert choose(["a", "b", "c"], "confidence", confidences=[[0.2], [0.9, 0.9], [0.95, 0.1]]) == 1
+
+
+def test_confidence_breaks_ties_of_mbr() -> None:
+    assert choose(["a dog", "a cat"], confidences=[[0.1], [0.2]]) == 1
+
+
+def test_similarity_to_the_photo() -> None:
+    assert choose(["a", "b"], "similarity", similarity=[0.1, 0.3]) == 1
+
+
+def test_diverse_starts_with_the_best_and_never_repeats_while_it_can_help_it() -> None:
+    drawn = [*DOGS, DOGS[0]]
+    picked = diverse(drawn, 4)
+    assert picked[0] == np.argmax(mbr(drawn))
+    assert len({drawn[i] for i in picked}) == 4
+    assert sorted(diverse(drawn, 5)) == [0, 1, 2, 3, 4]
+    assert 3 in diverse(drawn, 2, novelty=1.0)
+
+
+def test_novelty_lowers_the_similarity_within_the_set() -> None:
+    def likeness(novelty: float) -> float:
+        texts = [DOGS[i] for i in diverse(DOGS, 3, novelty=novelty)]
+        table = bleu.pairwise(texts)
+        return float(np.mean([table[i, j] for i, j in itertools.permutations(range(3), 2)]))
+
+    assert likeness(0.9) <= likeness(0.0)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: choose([]), "no candidates"),
+        (lambda: choose(["a"], "best"), "mbr, confidence, similarity"),
+        (lambda: choose(["a"], "confidence"), "pass confidences"),
+        (lambda: choose(["a", "b"], "similarity", similarity=[1.0]), "1 values for 2 candidates"),
+        (lambda: mbr(["a"], "rouge"), "bleu, cider"),
+        (lambda: diverse(["a"], 2), "draw more candidates"),
+        (lambda: diverse(["a"], 1, novelty=2.0), "between 0 and 1"),
+    ],
+)
+def test_bad_requests(call, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        call()
