@@ -1,13 +1,182 @@
-"""Captions to tokens as COCO captioning does it (first cut: words and marks; the PTB rules follow)."""
+"""Captions to tokens exactly as COCO captioning does it: Stanford's PTBTokenizer, lower case, no punctuation."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
-_TOKEN = re.compile(r"[^\W_]+(?:[-'][^\W_]+)*|[^\s\w.,;:?!'\"`()-]")
+from clearcap.metrics import ptb
+
+# Tokens that pycocoevalcap removes; others, such as "-LSB-" or "/", stay and count as words.
+PUNCTUATION = frozenset("'' ' `` ` -LRB- -RRB- -LCB- -RCB- . ? ! , : - -- ... ;".split())
+BRACKETS = {"(": "-LRB-", ")": "-RRB-", "{": "-LCB-", "}": "-RCB-", "[": "-LSB-", "]": "-RSB-"}
+KEPT_CHUNKS = 500_000  # memory bound of the memory of chunks, far above any caption corpus's vocabulary
+
+_LINE_BREAKS = str.maketrans(dict.fromkeys("\n\r\v\f\u2028\u2029", " "))
+_FRACTIONS = str.maketrans({"¼": "1/4", "½": "1/2", "¾": "3/4", "⅓": "1/3", "⅔": "2/3"})
+_MONEY = str.maketrans({"¢": "cents", "£": "#"} | dict.fromkeys("\x80¤₠€", "$"))
+_ROUND = str.maketrans({"(": "-LRB-", ")": "-RRB-"})
+_QUOTES = str.maketrans(
+    dict.fromkeys("\x91‘‛‹", "`")
+    | dict.fromkeys("\x92’›", "'")
+    | dict.fromkeys("\x93“«", "``")
+    | dict.fromkeys("\x94”»", "''")
+)
+_AMPERSAND = re.compile("&amp;", re.IGNORECASE)
+_BEYOND_BASIC_PLANE = re.compile("[\U00010000-\U0010ffff]")
+_HALF = re.compile("[\ud800-\udfff]")
+
+_memory: dict[str, tuple[str, ...]] = {}  # chunk with the blank after it -> its tokens, whatever comes next
 
 
 def tokenize(captions: Sequence[str]) -> list[list[str]]:
-    """Tokens of each caption, in lower case, without punctuation."""
-    return [_TOKEN.findall(caption.lower()) for caption in captions]
+    """Tokens of each caption, as pycocoevalcap's PTBTokenizer gives them for the same list.
+
+    The captions are the lines of one text, as they are for the Java program: in the rare case of an
+    abbreviation at the end of a caption ("vitamin D."), the first word of the next caption decides whether
+    the full stop belongs to it. Three things differ on purpose: line breaks other than the plain one count as
+    spaces (Java breaks the line there, which shifts every later caption); a caption ends where it ends, even
+    inside of an unclosed tag; the last caption is followed by a line break like all others.
+
+    Returns:
+        One list a caption; empty for a caption without words. Tokens hold no plain space.
+    """
+    lines = [caption.translate(_LINE_BREAKS) for caption in captions]
+    text = "".join(line + "\n" for line in lines)
+    if _BEYOND_BASIC_PLANE.search(text):  # Java's characters are halves there
+        text = _BEYOND_BASIC_PLANE.sub(_halves, text)
+        lines = text.split("\n")[:-1]
+    start, tokens = 0, []
+    for line in lines:
+        stop = start + len(line)
+        tokens.append(_without_punctuation(_line_tokens(text, line, start, stop)))
+        start = stop + 1
+    return tokens
+
+
+def _line_tokens(text: str, line: str, start: int, stop: int) -> list[str]:
+    found: list[str] = []
+    chunks = [f"{chunk} " for chunk in line.split(" ")]
+    chunks[-1] = chunks[-1][:-1] + "\n"
+    try:
+        for chunk in chunks:
+            found += _memory[chunk]
+    except KeyError:
+        return list(_scan_line(text, start, stop))
+    return found
+
+
+def _scan_line(text: str, start: int, stop: int) -> Iterator[str]:
+    """Cut one line, chunk by chunk; chunks that were cut without a look at what follows are remembered."""
+    scanner = ptb.scanner()
+    while start < stop:
+        end = text.find(" ", start, stop)
+        end = stop if end < 0 else end
+        chunk = text[start : end + 1]
+        if chunk in _memory:
+            yield from _memory[chunk]
+            start = end + 1
+            continue
+        tokens: list[str] = []
+        seen = at = start
+        while at < end:
+            match = scanner.match(text, at)
+            if match is None:
+                raise AssertionError(f"no rule matches {text[at]!r}")
+            token, at = _token(match.rule, text[at : match.end], at)
+            seen = max(seen, match.seen)
+            tokens += [part for part in token.split(" ") if part]
+        if at == end and seen <= end + 1:
+            if len(_memory) >= KEPT_CHUNKS:
+                _memory.clear()
+            _memory[chunk] = tuple(tokens)
+        yield from tokens
+        start = at + (at == end)
+
+
+def _without_punctuation(tokens: list[str]) -> list[str]:
+    if tokens and tokens[-1][-1].isspace():  # a web address that ends in an odd space: lost at the line's end
+        tokens = " ".join(tokens).rstrip().split(" ")
+    return [token for token in tokens if token and token not in PUNCTUATION]
+
+
+def _token(rule: str, text: str, start: int) -> tuple[str, int]:
+    """The token that stands for a matched text, and where the next match begins."""
+    end = start + len(text)
+    if rule.startswith("split"):  # "cannot", "gonna": two words
+        end -= int(rule[-1])
+        text = text[: end - start]
+    elif rule == "sentence":  # the full stop ends an abbreviation and the sentence: it is read twice
+        end -= 1
+        text = text[:1] if len(text) == 2 else text
+    else:
+        text = _SPELLING[rule](text)
+    if _HALF.search(text):
+        text = _whole(text)
+    return text.lower(), end
+
+
+def _as_is(text: str) -> str:
+    return text
+
+
+def _without_soft_hyphens(text: str) -> str:
+    return text.replace("\xad", "") or "-"
+
+
+def _hard_spaces(text: str) -> str:
+    return text.replace(" ", "\xa0")
+
+
+def _plain_ampersands(text: str) -> str:
+    return _AMPERSAND.sub("&", text)
+
+
+def _closing(text: str) -> str:
+    return text.replace("&apos;", "'").replace('"', "''").replace("&quot;", "''").translate(_QUOTES)
+
+
+def _opening(text: str) -> str:
+    return (
+        text.replace("&apos;", "`")
+        .replace("'", "`")
+        .replace('"', "``")
+        .replace("&quot;", "``")
+        .translate(_QUOTES)
+    )
+
+
+_SPELLING: dict[str, Callable[[str], str]] = {  # kind of token (a rule of `ptb.RULES`) -> how it is written
+    "plain": _as_is,
+    "word": _without_soft_hyphens,
+    "soft": _without_soft_hyphens,
+    "tag": _hard_spaces,
+    "spaced": _hard_spaces,
+    "phone": lambda text: _hard_spaces(text).translate(_ROUND),
+    "ampersand": _plain_ampersands,
+    "closing": _closing,
+    "opening": _opening,
+    "fraction": lambda text: text.translate(_FRACTIONS),
+    "money": lambda text: text.translate(_MONEY),
+    "smiley": lambda text: text.translate(_ROUND),
+    "bracket": lambda text: BRACKETS[text],
+    "dash": lambda text: "--",
+    "hyphens": lambda text: "--" if len(text) in (3, 4) else text,
+    "dots": lambda text: "...",
+    "<": lambda text: "<",
+    ">": lambda text: ">",
+    "skip": lambda text: "",
+    "newline": lambda text: "",
+}
+
+
+def _halves(match: re.Match[str]) -> str:
+    """A character beyond the basic plane as the two surrogates Java holds it in."""
+    code = ord(match.group()) - 0x10000
+    return chr(0xD800 + (code >> 10)) + chr(0xDC00 + (code & 0x3FF))
+
+
+def _whole(text: str) -> str:
+    """Join pairs of surrogates; Java writes one without its other half as a question mark."""
+    joined = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
+    return _HALF.sub("?", joined)
