@@ -40,12 +40,8 @@ def read_karpathy(path: Path) -> list[Entry]:
                 folder=member(image, "filepath", str, where) if "filepath" in image else "",
                 file_name=member(image, "filename", str, where),
                 coco_id=member(image, "cocoid", int, where) if "cocoid" in image else None,
-                captions=[_raw(sentence, f"{where} sentences[{n}]") for n, sentence in enumerate(sentences)],
+                captions=[one.get("raw") if isinstance(one, dict) else one for one in sentences],
                 where=where,
             )
         )
     return entries
-
-
-def _raw(sentence: object, where: str) -> str:
-    return member(sentence, "raw", str, where)
