@@ -89,12 +89,13 @@ class Captioner(PreTrainedModel):
             hidden=sizes.hidden,
             image_dim=vision.dim,
             image_tokens=vision.tokens,
-            length=text.length,
+            length=sizes.positions or text.length,
             projected=sizes.projected,
             time_head=sizes.time_head,
             adapter_depth=sizes.adapter_depth,
             image_dropout=sizes.image_dropout,
             dropout=sizes.dropout,
+            learned_null=sizes.null == "learned",
         )
         self.post_init()
 
@@ -197,11 +198,12 @@ def build_text(text: TextConfig, config: CaptionerConfig) -> SplitBertSpace:
 def build_vision(vision: VisionConfig, config: CaptionerConfig) -> nn.Module:
     """The image encoder of a configuration, with random weights."""
     from clearcap.vision.compact import CompactEncoder
+    from clearcap.vision.pretrained import build_pretrained
 
     if vision.kind == "compact":
-        encoder = CompactEncoder(dim=vision.dim, image_size=vision.image_size, **config.tower)
+        encoder: nn.Module = CompactEncoder(dim=vision.dim, image_size=vision.image_size, **config.tower)
     else:
-        raise InputError("pretrained towers are built by clearcap.assemble")
+        encoder = build_pretrained(**config.tower)
     if encoder.tokens != vision.tokens:
         raise InputError(
             f"vision.tokens={vision.tokens}, but the encoder makes {encoder.tokens}; set it to that"

@@ -36,7 +36,7 @@ class TextConfig:
     """The text space."""
 
     source: str = knob("", "folder or hub name of a BERT-family masked language model to start from")
-    kind: str = knob("bert-split", "how captions become latents", ("bert-split",))
+    kind: str = knob("bert-split", "how captions become latents", ("bert-split", "embedding"))
     split: int = knob(2, "layers of the lower half, which encodes")
     decoder: str = knob("upper", "what stands before the LM head", ("upper", "identity"))
     special: str = knob("normalised", "latent of positions that are not words", ("zero", "raw", "normalised"))
@@ -61,6 +61,7 @@ class VisionConfig:
     tokens: int = knob(49, "image tokens the denoiser attends to")
     dim: int = knob(256, "channels of an image token")
     image_size: int = knob(224, "photos are squashed to this many pixels a side")
+    mode: str = knob("patches", "what a pretrained encoder gives: all tokens or one vector", ("patches", "global"))
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -71,6 +72,9 @@ class VisionConfig:
 class DenoiserConfig:
     """The network that is trained."""
 
+    kind: str = knob(
+        "cross-attention", "how the photo enters: attended to, or its vector fused", ("cross-attention", "concat", "add")
+    )
     width: int = knob(256, "channels")
     depth: int = knob(5, "layers")
     heads: int = knob(4, "attention heads")
@@ -80,6 +84,8 @@ class DenoiserConfig:
     adapter_depth: int = knob(1, "layers that relate image tokens once per photo")
     image_dropout: float = knob(0.1, "dropout on image tokens while training")
     dropout: float = knob(0.0, "dropout in the denoiser while training")
+    positions: int = knob(0, "rows of the position table; 0: as many as text.length")
+    null: str = knob("learned", "what stands for a hidden photo", ("learned", "mean-colour"))
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -185,7 +191,9 @@ class DataConfig:
     split: str = knob("train", "split that is trained on")
     watch: str = knob("dev", "split of the periodic evaluation")
     watch_photos: int = knob(200, "photos of the periodic evaluation")
-    features: str = knob("cache/features", "folder of the image-feature cache")
+    features: str = knob("cache/features", "folder of the image-feature cache; made where missing")
+    views: int = knob(4, "augmented views of each training photo in the cache, the photo itself included")
+    text: str = knob("", "corpus of captions without photos: a COCO annotation file (see train.text_only)")
 
     def __post_init__(self) -> None:
         require(self.split != self.watch, f"data.watch={self.watch!r} is the training split; choose another")

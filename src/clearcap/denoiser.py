@@ -19,7 +19,8 @@ class Denoiser(nn.Module):
         blocks: transformer layers with cross-attention to the photo.
         head: width -> dim.
         null_image: what stands for the photo in the unconditional branch, [tokens, image dim].
-        length: the longest caption, in tokens.
+        length: rows of the position table, which bound a caption's tokens.
+        learned_null: whether ``null_image`` is trained (False: tokens of a photo of the mean colour, as LaDiC's).
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class Denoiser(nn.Module):
         length: int,
         dropout: float = 0.0,
         eps: float = 1e-12,
+        learned_null: bool = True,
     ) -> None:
         super().__init__()
         self.look = look
@@ -45,7 +47,7 @@ class Denoiser(nn.Module):
         self.drop = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(blocks)
         self.head = head
-        self.null_image = nn.Parameter(null_image.clone())
+        self.null_image = nn.Parameter(null_image.clone(), requires_grad=learned_null)
         self.apply(_init_bert)
         nn.init.normal_(self.position, std=0.02)
 
@@ -116,6 +118,7 @@ def build_denoiser(
     adapter_depth: int = 0,
     image_dropout: float = 0.0,
     dropout: float = 0.0,
+    learned_null: bool = True,
 ) -> Denoiser:
     """A denoiser from plain sizes.
 
@@ -150,6 +153,7 @@ def build_denoiser(
         width=width,
         length=length,
         dropout=dropout,
+        learned_null=learned_null,
     )
 
 

@@ -347,9 +347,8 @@ def _resume(
         return 0
     tensors, progress = found
     before, now = progress["train"], dataclasses.asdict(config)
-    changed = [
-        k for k in now if before.get(k) != now[k] and k not in ("log_every", "save_every", "sample_every")
-    ]
+    free = ("log_every", "save_every", "sample_every")  # and settings newer than the checkpoint
+    changed = [k for k in now if before.get(k, now[k]) != now[k] and k not in free]
     if changed:
         raise InputError(
             f"{folder} was made with train.{changed[0]}={before.get(changed[0])!r}, not {now[changed[0]]!r}; "
