@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 from clearcap.metrics import ptb
 
-# Tokens that pycocoevalcap removes; others, such as "-LSB-" or "/", stay and count as words.
-PUNCTUATION = frozenset("'' ' `` ` -LRB- -RRB- -LCB- -RCB- . ? ! , : - -- ... ;".split())
+# Tokens that pycocoevalcap removes. Brackets stay and count as words: it looks for "-LRB-", but the tokens are
+# in lower case by then.
+PUNCTUATION = frozenset({"''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"})
 BRACKETS = {"(": "-LRB-", ")": "-RRB-", "{": "-LCB-", "}": "-RCB-", "[": "-LSB-", "]": "-RSB-"}
 KEPT_CHUNKS = 500_000  # memory bound of the memory of chunks, far above any caption corpus's vocabulary
 
@@ -24,6 +25,9 @@ _QUOTES = str.maketrans(
 )
 _AMPERSAND = re.compile("&amp;", re.IGNORECASE)
 _BEYOND_BASIC_PLANE = re.compile("[\U00010000-\U0010ffff]")
+_OTHER_SPACES = "\t\xa0\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u3000"
+_ANY_OTHER_SPACE = re.compile(f"[{_OTHER_SPACES}]")
+_SIGMA_WORD = re.compile(r"\w+(?:(?<=[^\W\d_])['’.:·](?=[^\W\d_])\w+)*")
 _HALF = re.compile("[\ud800-\udfff]")
 
 _memory: dict[str, tuple[str, ...]] = {}  # chunk with the blank after it -> its tokens, whatever comes next
@@ -55,6 +59,8 @@ def tokenize(captions: Sequence[str]) -> list[list[str]]:
 
 
 def _line_tokens(text: str, line: str, start: int, stop: int) -> list[str]:
+    if _ANY_OTHER_SPACE.search(line):
+        return list(_scan_line(text, start, stop))
     found: list[str] = []
     chunks = [f"{chunk} " for chunk in line.split(" ")]
     chunks[-1] = chunks[-1][:-1] + "\n"
@@ -75,7 +81,7 @@ def _scan_line(text: str, start: int, stop: int) -> Iterator[str]:
         chunk = text[start : end + 1]
         if chunk in _memory:
             yield from _memory[chunk]
-            start = end + 1
+            start = _after_spaces(text, end)
             continue
         tokens: list[str] = []
         seen = at = start
@@ -91,7 +97,15 @@ def _scan_line(text: str, start: int, stop: int) -> Iterator[str]:
                 _memory.clear()
             _memory[chunk] = tuple(tokens)
         yield from tokens
-        start = at + (at == end)
+        start = _after_spaces(text, at) if at == end else at
+
+
+def _after_spaces(text: str, at: int) -> int:
+    """Past the blank at the end of a chunk and the odd spaces after it, which belong to the same gap."""
+    at += 1
+    while at < len(text) and text[at] in _OTHER_SPACES:
+        at += 1
+    return at
 
 
 def _without_punctuation(tokens: list[str]) -> list[str]:
@@ -113,7 +127,7 @@ def _token(rule: str, text: str, start: int) -> tuple[str, int]:
         text = _SPELLING[rule](text)
     if _HALF.search(text):
         text = _whole(text)
-    return text.lower(), end
+    return (_lower_with_sigma(text) if "Σ" in text else text.lower()), end
 
 
 def _as_is(text: str) -> str:
@@ -168,6 +182,24 @@ _SPELLING: dict[str, Callable[[str], str]] = {  # kind of token (a rule of `ptb.
     "skip": lambda text: "",
     "newline": lambda text: "",
 }
+
+
+def _lower_with_sigma(text: str) -> str:
+    """Lower case with Java's choice of the final sigma: the last letter with a case in its word."""
+
+    def word(match: re.Match[str]) -> str:
+        letters = match.group()
+        cased = [c.lower() != c.upper() for c in letters]
+        return "".join(
+            ("ς" if any(cased[:i]) and not any(cased[i + 1 :]) else "σ") if c == "Σ" else c.lower()
+            for i, c in enumerate(letters)
+        )
+
+    return "".join(
+        word(match) if match else part.lower()
+        for part in re.split(f"({_SIGMA_WORD.pattern})", text)
+        for match in [_SIGMA_WORD.fullmatch(part)]
+    )
 
 
 def _halves(match: re.Match[str]) -> str:

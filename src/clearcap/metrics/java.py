@@ -1,0 +1,149 @@
+"""METEOR 1.5 and SPICE, computed by the Java programs that pycocoevalcap carries (an optional extra)."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from clearcap.errors import InputError
+
+Scored = tuple[float, Float[np.ndarray, " photos"]]
+Tokens = Sequence[Sequence[str]]
+
+
+def meteor(hypotheses: Tokens, references: Sequence[Tokens]) -> Scored:
+    """METEOR 1.5 (Denkowski and Lavie 2014), English: of the corpus and of each candidate, in [0, 1].
+
+    Args:
+        hypotheses: tokens of the candidate of each photo.
+        references: for each photo, the tokens of each reference.
+
+    Raises:
+        InputError: Java, pycocoevalcap or one of its files is missing, or the program failed.
+    """
+    jar = _files("METEOR")[0]
+    command = [_java("METEOR"), "-Xmx2G", "-jar", str(jar), "-", "-", "-stdio", "-l", "en", "-norm"]
+    lines = [
+        " ||| ".join(["SCORE", *(_meteor_text(ref) for ref in refs), _meteor_text(hypothesis)])
+        for hypothesis, refs in zip(hypotheses, references, strict=True)
+    ]
+    with subprocess.Popen(
+        command, cwd=jar.parent, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
+    ) as program:
+        statistics = [_ask(program, line) for line in lines]
+        _write(program, " ||| ".join(["EVAL", *statistics]))
+        scores = np.array([_number(_read(program)) for _ in lines], float)
+        corpus = _number(_read(program))
+        program.communicate()
+    return corpus, scores
+
+
+def spice(hypotheses: Tokens, references: Sequence[Tokens]) -> Scored:
+    """SPICE (Anderson et al. 2016): mean F-score over scene-graph tuples, and of each candidate, in [0, 1].
+
+    Photos on which the program finds nothing to compare score 0 (pycocoevalcap turns the mean to NaN).
+
+    Raises:
+        InputError: Java, pycocoevalcap or the Stanford models are missing, or the program failed.
+    """
+    jar = _files("SPICE")[0]
+    with tempfile.TemporaryDirectory() as scratch:
+        asked, answered = Path(scratch, "captions.json"), Path(scratch, "scores.json")
+        photos = [
+            {"image_id": i, "test": " ".join(hypothesis), "refs": [" ".join(ref) for ref in refs]}
+            for i, (hypothesis, refs) in enumerate(zip(hypotheses, references, strict=True))
+        ]
+        asked.write_text(json.dumps(photos))
+        command = [_java("SPICE"), "-Xmx8G", "-jar", str(jar), str(asked), "-out", str(answered), "-silent"]
+        done = subprocess.run(command, cwd=jar.parent, capture_output=True, text=True)
+        if done.returncode or not answered.exists():
+            raise InputError(f"SPICE failed: {(done.stderr.strip() or 'no message').splitlines()[-1]}")
+        found = {item["image_id"]: item["scores"]["All"]["f"] for item in json.loads(answered.read_text())}
+    scores = np.array([found[i] or 0.0 for i in range(len(photos))], float)
+    scores[np.isnan(scores)] = 0.0
+    return float(scores.mean()), scores
+
+
+SCORERS: dict[str, Callable[[Tokens, Sequence[Tokens]], Scored]] = {"METEOR": meteor, "SPICE": spice}
+
+
+def obstacle(name: str) -> str:
+    """Why METEOR or SPICE cannot be computed here, in one sentence; empty where it can be tried."""
+    try:
+        _java(name)
+        _files(name)
+    except InputError as reason:
+        return str(reason)
+    return ""
+
+
+_NEEDED = {  # the first file is the program
+    "METEOR": ("meteor/meteor-1.5.jar", "meteor/data/paraphrase-en.gz"),
+    "SPICE": (
+        "spice/spice-1.0.jar",
+        "spice/lib/stanford-corenlp-3.6.0.jar",
+        "spice/lib/stanford-corenlp-3.6.0-models.jar",
+    ),
+}
+
+
+def _files(name: str) -> list[Path]:
+    found = find_spec("pycocoevalcap")
+    if found is None or not found.submodule_search_locations:
+        raise InputError(
+            f"{name} needs the package pycocoevalcap; install it with: pip install 'clearcap[java-metrics]'"
+        )
+    folder = Path(next(iter(found.submodule_search_locations)))
+    for path in _NEEDED[name]:
+        if not (folder / path).exists():
+            remedy = "reinstall pycocoevalcap"
+            if "corenlp" in path:
+                remedy = "run get_stanford_models.py of its folder 'spice' once, which downloads it"
+            raise InputError(f"{name} needs the file {path} of pycocoevalcap, which is missing; {remedy}")
+    return [folder / path for path in _NEEDED[name]]
+
+
+def _java(name: str) -> str:
+    java = shutil.which("java")
+    if java is None:
+        raise InputError(
+            f"{name} needs Java, and no program 'java' is on the PATH; install a Java runtime (8 or later)"
+        )
+    return java
+
+
+def _meteor_text(tokens: Sequence[str]) -> str:
+    return " ".join(tokens).replace("|||", "").replace("  ", " ")
+
+
+def _write(program: subprocess.Popen[str], line: str) -> None:
+    assert program.stdin is not None
+    program.stdin.write(line + "\n")
+    program.stdin.flush()
+
+
+def _read(program: subprocess.Popen[str]) -> str:
+    assert program.stdout is not None
+    line = program.stdout.readline()
+    if not line:
+        raise InputError("METEOR's Java program ended early; check that 2 GB of memory are free")
+    return line.strip()
+
+
+def _ask(program: subprocess.Popen[str], line: str) -> str:
+    _write(program, line)
+    return _read(program)
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    return 0.0 if math.isnan(value) else value
