@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import copy
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -101,8 +105,8 @@ class CompactEncoder(nn.Module):
     def __init__(
         self,
         dim: int = 256,
-        widths: tuple[int, ...] = (48, 64, 160, 256),
-        depths: tuple[int, ...] = (0, 2, 2, 2),
+        widths: Sequence[int] = (48, 64, 160, 256),
+        depths: Sequence[int] = (0, 2, 2, 2),
         mixers: int = 1,
         heads: int = 4,
         image_size: int = 224,
@@ -129,6 +133,7 @@ class CompactEncoder(nn.Module):
             )
         if widths[-1] % heads:
             raise InputError(f"heads={heads} does not divide the last width {widths[-1]}; pass a divisor")
+        self.widths, self.depths, self.heads = tuple(widths), tuple(depths), heads
         self.dim, self.image_size, self.tokens = dim, image_size, (image_size // STRIDE) ** 2
         mean, std = torch.tensor(MEAN).view(1, 3, 1, 1), torch.tensor(STD).view(1, 3, 1, 1)
         self.register_buffer("scale", 1 / std, persistent=False)
@@ -149,12 +154,59 @@ class CompactEncoder(nn.Module):
                 module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch tokens dim"]:
-        """Photos with values in 0..1 to tokens, row by row of the grid."""
+        """Photos with values in 0..1 to tokens, row by row of the grid.
+
+        Photos of another size than `image_size` give another grid; positions are interpolated to it.
+        """
         x = torch.addcmul(self.shift, images, self.scale).contiguous(memory_format=torch.channels_last)
         x = self.stages(F.relu(self.stem(x)))
-        x = x.flatten(2).transpose(1, 2) + self.position
+        x = x.flatten(2).transpose(1, 2) + self._positions(x.shape[-2], x.shape[-1])
         tokens: Tensor = self.head(self.norm(self.mixers(x)))
         return tokens
+
+    def _positions(self, height: int, width: int) -> Float[Tensor, "1 tokens dim"]:
+        """Position embeddings of a grid."""
+        side = self.image_size // STRIDE
+        if (height, width) == (side, side):
+            return self.position
+        square = self.position.transpose(1, 2).unflatten(2, (side, side))
+        resized = F.interpolate(square, (height, width), mode="bilinear", antialias=True)
+        return resized.flatten(2).transpose(1, 2)
+
+    def settings(self) -> dict[str, Any]:
+        """Plain values from which the constructor makes an untrained copy."""
+        return {
+            "dim": self.dim,
+            "widths": list(self.widths),
+            "depths": list(self.depths),
+            "mixers": len(self.mixers),
+            "heads": self.heads,
+            "image_size": self.image_size,
+        }
+
+
+def load_compact(folder: str | Path) -> CompactEncoder:
+    """A distilled encoder, in evaluation mode, from `encoder.json` and `encoder.safetensors` in `folder`.
+
+    Raises:
+        InputError: a file is absent, or the weights are not those of these settings.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    weights, settings = Path(folder) / "encoder.safetensors", Path(folder) / "encoder.json"
+    for path in (weights, settings):
+        if not path.is_file():
+            raise InputError(f"{path}: absent; pass the folder that a distillation wrote")
+    encoder = CompactEncoder(**json.loads(settings.read_text())["encoder"])
+    try:
+        encoder.load_state_dict(load_file(weights))
+    except (SafetensorError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"{weights}: not the weights that {settings} describes ({reason}); distill again"
+        ) from error
+    return encoder.eval()
 
 
 def fold(encoder: CompactEncoder) -> CompactEncoder:

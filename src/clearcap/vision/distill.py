@@ -7,26 +7,24 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from clearcap.errors import InputError
 from clearcap.vision import objective
-from clearcap.vision.compact import CompactEncoder, fold
-from clearcap.vision.targets import TargetStore, build_targets, list_photos
+from clearcap.vision.batches import Batch, Data, RawBatch, prepare, read_names, step_generator, to_floats
+from clearcap.vision.compact import STRIDE, CompactEncoder, fold
+from clearcap.vision.targets import build_targets, list_photos
 
 REPLAN_STEPS = 50  # steps between two looks at the clock
 LOG_STEPS = 50
 CHANGEABLE = ("out", "cache", "views", "workers", "checkpoint_minutes", "validate_steps")  # on resuming
-ENCODER_SETTINGS = ("dim", "widths", "depths", "mixers")  # what rebuilds the encoder
 
 
 @dataclass(frozen=True)
@@ -51,6 +49,9 @@ class DistillConfig:
         minutes: wall-clock length of the training, the learning rate reaching zero at its end; 0 when
             `steps` decides.
         batch: photos per step.
+        sizes: sides of the photos in pixels, in order of use; small ones are cheap, so that early steps are
+            many; the last one 0 for the teacher's own. Empty: the teacher's own throughout.
+        switches: shares of the run at which the next size takes over; one fewer than sizes.
         lr: peak learning rate (AdamW).
         weight_decay: of matrices and kernels.
         warmup: share of the run during which the learning rate rises.
@@ -81,6 +82,8 @@ class DistillConfig:
     steps: int = 0
     minutes: float = 80.0
     batch: int = 64
+    sizes: tuple[int, ...] = (128, 160, 0)
+    switches: tuple[float, ...] = (0.45, 0.7)
     lr: float = 2e-3
     weight_decay: float = 0.03
     warmup: float = 0.04
@@ -121,6 +124,10 @@ class DistillConfig:
                 raise InputError(f"{name}={getattr(self, name)}: pass a share, 0 or more and below 1")
         if (self.steps > 0) == (self.minutes > 0):
             raise InputError(f"steps={self.steps}, minutes={self.minutes}: pass one of them, the other as 0")
+        if len(self.switches) != max(0, len(self.sizes) - 1):
+            raise InputError(f"switches={self.switches}: pass one fewer than sizes={self.sizes}")
+        if any(size % STRIDE for size in self.sizes):
+            raise InputError(f"sizes={self.sizes}: pass multiples of {STRIDE}, or 0 for the teacher's size")
         if not self.photos:
             raise InputError("photos: no folder given; pass at least one folder of photos")
 
@@ -131,90 +138,6 @@ class DistillResult(NamedTuple):
     weights: Path
     settings: Path
     metrics: dict[str, float]
-
-
-class Batch(NamedTuple):
-    """One step's photos and targets."""
-
-    images: Float[Tensor, "batch 3 height width"]
-    tokens: Float[Tensor, "batch tokens dim"]
-    logits: Float[Tensor, "batch classes"]
-    words: Float[Tensor, "batch words"]
-    known: Bool[Tensor, " batch"]
-
-
-class Data:
-    """The target store with word targets, split into training and held-out photos."""
-
-    def __init__(self, config: DistillConfig, store: TargetStore) -> None:
-        """Read captions and name lists.
-
-        Raises:
-            InputError: a file is absent, or no photo is left to train on.
-        """
-        self.store = store
-        names = [photo.name for photo in store.photos]
-        held_out = read_names(config.held_out)
-        self.held_out = [i for i, name in enumerate(names) if name in held_out]
-        self.rows = torch.tensor([i for i, name in enumerate(names) if name not in held_out])
-        if len(self.rows) < config.batch:
-            raise InputError(
-                f"{len(self.rows)} photos to train on, fewer than batch={config.batch}; lower batch"
-            )
-        captions = objective.read_captions(config.captions) if config.captions else {}
-        usable = (read_names(config.captioned) or set(names)) - held_out
-        train = {name: texts for name, texts in captions.items() if name in usable}
-        self.vocabulary = objective.frequent_words((t for ts in train.values() for t in ts), config.words)
-        shares = torch.from_numpy(objective.word_shares(train, names, self.vocabulary))
-        # A photo has captions or it has none, so the first word tells.
-        self.known = (
-            ~shares[:, :1].isnan().any(1) if self.vocabulary else torch.zeros(len(names), dtype=torch.bool)
-        )
-        self.words = shares.nan_to_num()
-        own = [names[i] for i in self.held_out]
-        self.held_out_words = objective.word_shares(captions, own, self.vocabulary) > 0
-
-    def batch(self, config: DistillConfig, step: int) -> Batch:
-        """The photos of one step, a function of seed and step alone, so that a resumed run sees the same."""
-        per_epoch = len(self.rows) // config.batch
-        epoch, place = divmod(step, per_epoch)
-        shuffle = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
-        order = torch.randperm(len(self.rows), generator=shuffle)
-        rows = self.rows[order[place * config.batch : (place + 1) * config.batch]]
-        draw = torch.Generator().manual_seed(config.seed * 1_000_003 + 500_000 + step)
-        views = torch.randint(config.views, rows.shape, generator=draw)
-        index = (views.numpy(), rows.numpy())
-        images = to_floats(self.store.images[index])
-        tokens = torch.from_numpy(self.store.tokens[index]).float()
-        images, tokens = objective.augment(images, tokens, self.store.grid, draw)
-        logits = torch.from_numpy(self.store.logits[index]).float()
-        return Batch(images, tokens, logits, self.words[rows], self.known[rows])
-
-    def batches(self, config: DistillConfig, start: int) -> Iterator[Batch]:
-        """Batches from step `start` on, the next one read while the last one is in use."""
-        with ThreadPoolExecutor(1) as pool:
-            coming = pool.submit(self.batch, config, start)
-            for step in range(start + 1, 2**31):
-                ready, coming = coming.result(), pool.submit(self.batch, config, step)
-                yield ready
-
-
-def to_floats(images: np.ndarray) -> Float[Tensor, "batch 3 height width"]:
-    """Photos uint8 [batch, height, width, 3] as 0..1 floats, channels first (last in memory)."""
-    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float().div_(255)
-
-
-def read_names(path: str) -> set[str]:
-    """The lines of a text file; nothing for "".
-
-    Raises:
-        InputError: the file is absent.
-    """
-    if not path:
-        return set()
-    if not Path(path).is_file():
-        raise InputError(f"{path}: no such list of photo names; pass a text file with one name a line")
-    return set(Path(path).read_text(encoding="utf-8").split())
 
 
 class Run:
@@ -278,8 +201,15 @@ class Run:
             total = total + config.word_weight * terms["word"]
         return {"loss": total, **terms}
 
-    def train_step(self, batch: Batch) -> dict[str, float]:
+    def image_size(self) -> int:
+        """Side of the photos at this point of the schedule: small first, which is cheap, then full."""
+        sizes, switches = self.config.sizes, self.config.switches
+        chosen = sizes[sum(self.progress >= switch for switch in switches)] if sizes else 0
+        return chosen or _encoder(self.model).image_size
+
+    def train_step(self, raw: RawBatch) -> dict[str, float]:
         """One optimiser step; returns the loss terms."""
+        batch = prepare(raw, self.image_size(), step_generator(self.config.seed + 1, self.step))
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
         terms = self.losses(batch)
@@ -391,7 +321,11 @@ def distill(config: DistillConfig, progress: bool = True) -> DistillResult:
             config.workers,
             report=lambda done, total: bar.update(shown, completed=done, total=total),
         )
-        data = Data(config, store)
+        held_out, captions = read_names(config.held_out), dict[str, list[str]]()
+        if config.captions:
+            captions = objective.read_captions(config.captions)
+        captioned = read_names(config.captioned) or set(captions)
+        data = Data(store, held_out, captions, captioned, config.words)
         run = Run(config, store.grid, store.size, store.logits.shape[2], len(data.vocabulary))
         out = Path(config.out)
         out.mkdir(parents=True, exist_ok=True)
@@ -413,7 +347,7 @@ def _train(run: Run, data: Data, checkpoint: Path, report: Callable[[str], None]
     config, metrics = run.config, dict[str, float]()
     began = time.monotonic() - run.seconds
     saved = planned = time.monotonic()
-    for batch in data.batches(config, run.step):
+    for batch in data.batches(run.step, config.batch, config.views, config.seed):
         if run.finished():
             break
         terms = run.train_step(batch)
@@ -478,9 +412,8 @@ def _export(run: Run, data: Data, folder: Path, metrics: dict[str, float]) -> Di
     weights, settings = folder / "encoder.safetensors", folder / "encoder.json"
     state = _encoder(run.model).state_dict() | _part(run.average, "encoder.")
     save_file({k: v.contiguous() for k, v in state.items()}, weights)
-    encoder = {name: getattr(run.config, name) for name in ENCODER_SETTINGS} | {"image_size": data.store.size}
     record = {
-        "encoder": encoder,
+        "encoder": _encoder(run.model).settings(),
         "metrics": metrics,
         "steps": run.step,
         "seconds": run.seconds,

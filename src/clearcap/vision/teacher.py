@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -18,6 +18,7 @@ class TeacherOutput(NamedTuple):
     logits: Float[np.ndarray, "batch classes"]  # no column at all when the teacher is no classifier
 
 
+@runtime_checkable
 class Teacher(Protocol):
     """A frozen network: photos in, a grid of features (and class logits, if it has any) out."""
 
@@ -115,7 +116,7 @@ def _expose_last_map(path: Path) -> tuple[bytes, int, int]:
 
 
 class PretrainedTeacher:
-    """A transformers vision model, by hub name or local folder, read through `PretrainedEncoder`."""
+    """A transformers vision model, by hub name or local folder, read through `load_pretrained`."""
 
     def __init__(self, source: str | Path) -> None:
         """Load the model.
@@ -123,9 +124,9 @@ class PretrainedTeacher:
         Raises:
             InputError: the model cannot be loaded, or its tokens form no square grid.
         """
-        from clearcap.vision.pretrained import PretrainedEncoder
+        from clearcap.vision.pretrained import load_pretrained
 
-        self._encoder = PretrainedEncoder(source)
+        self._encoder = load_pretrained(source)
         self.image_size, self.dim, self.classes = self._encoder.image_size, self._encoder.dim, 0
         self.grid = round((self._encoder.tokens - self._encoder.prefix_tokens) ** 0.5)
         if self.grid**2 != self._encoder.tokens - self._encoder.prefix_tokens:

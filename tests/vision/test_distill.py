@@ -1,0 +1,133 @@
+"""A real, tiny distillation: it learns, it resumes bit for bit, it refuses bad settings."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+import transformers as hf
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from clearcap.errors import InputError
+from clearcap.vision import DistillConfig, distill, load_encoder
+from clearcap.vision.distill import planned_rate
+
+SCRIPT = """
+import json, sys, torch
+from clearcap.vision import DistillConfig, distill
+torch.set_num_threads(1)
+distill(DistillConfig(**json.loads(sys.argv[1])), progress=False)
+"""
+
+
+@pytest.fixture
+def config(tmp_path, photos):
+    """One token per 32 x 32 pixels of a 64-pixel photo, from a tiny ViT; two photos held out."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    tower = hf.ViTConfig(
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        image_size=64,
+        patch_size=32,
+    )
+    hf.ViTModel(tower).save_pretrained(tmp_path / "teacher")
+    (tmp_path / "held_out.txt").write_text("00.png\n05.png\n")
+    words = ["dog", "cat", "bird"]
+    lines = [f"{i:02}.png,a {words[i % 3]} number {i}" for i in range(8)]
+    (tmp_path / "captions.csv").write_text("\n".join(["image,caption", *lines]) + "\n")
+    return DistillConfig(
+        teacher=str(tmp_path / "teacher"),
+        photos=(str(photos),),
+        out=str(tmp_path / "whole"),
+        cache=str(tmp_path / "cache"),
+        held_out=str(tmp_path / "held_out.txt"),
+        captions=str(tmp_path / "captions.csv"),
+        dim=8,
+        widths=(8, 8, 8, 16),
+        depths=(0, 1, 1, 1),
+        views=2,
+        words=4,
+        steps=40,
+        minutes=0,
+        batch=5,
+        lr=5e-3,
+        ema=0.9,
+        checkpoint_minutes=1e-6,
+        validate_steps=20,
+        workers=1,
+    )
+
+
+def test_learns_and_resumes_bit_for_bit_after_sigkill(config, tmp_path):
+    whole = distill(config, progress=False)
+    records = [json.loads(line) for line in (tmp_path / "whole/metrics.jsonl").read_text().splitlines()]
+    first, last = (r["r2"] for r in records if "r2" in r)
+    assert last == whole.metrics["r2"] or abs(last - whole.metrics["r2"]) < 1e-4
+    assert last > first
+    assert last > 0.05
+
+    cut = replace(config, out=str(tmp_path / "cut"))
+    command = [sys.executable, "-c", SCRIPT, json.dumps(asdict(cut))]
+    killed = subprocess.Popen(command)
+    checkpoint = tmp_path / "cut/checkpoint.safetensors"
+    while not checkpoint.exists() and killed.poll() is None:
+        time.sleep(0.01)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    with safe_open(checkpoint, "pt") as file:
+        assert 0 < json.loads(file.metadata()["run"])["step"] < config.steps
+    resumed = distill(cut, progress=False)
+    expected, found = load_file(whole.weights), load_file(resumed.weights)
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert resumed.metrics == whole.metrics
+
+    encoder = load_encoder(tmp_path / "cut")
+    assert (encoder.tokens, encoder.dim, encoder.image_size) == (4, 8, 64)
+    with pytest.raises(InputError, match=r"other settings \(lr\)"):
+        distill(replace(cut, lr=1e-3), progress=False)
+
+
+def test_held_out_photos_and_their_captions_are_never_trained_on(config):
+    from clearcap.vision.distill import Data
+    from clearcap.vision.targets import build_targets, list_photos
+
+    store = build_targets(
+        config.cache, list_photos(config.photos), frozenset({"00.png", "05.png"}), config.teacher, 2, 8
+    )
+    data = Data(config, store)
+    assert data.held_out == [0, 5]
+    assert not {0, 5} & set(data.rows.tolist())
+    assert not data.known[[0, 5]].any()
+    assert data.known[[1, 2, 3, 4, 6, 7]].all()
+    assert not data.known[8:].any()
+
+
+def test_a_teacher_with_another_grid_is_refused(config, checkpoint, tmp_path):
+    other = replace(config, teacher=str(checkpoint("swin")[0]), cache=str(tmp_path / "other"))
+    with pytest.raises(InputError, match="a grid of 4 x 4, but the encoder has 1 tokens"):
+        distill(other, progress=False)
+
+
+def test_the_clock_plans_the_rest_of_the_schedule():
+    assert planned_rate(progress=0.5, step_seconds=0.5, seconds_left=100) == pytest.approx(0.5 / 200)
+    assert planned_rate(progress=0.9, step_seconds=0.5, seconds_left=-3) == pytest.approx(0.1 / 10)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("batch", 0), ("ema", 1.0), ("steps", -1), ("lr", -1.0), ("photos", ()), ("minutes", 3.0), ("steps", 0)],
+)
+def test_bad_settings_are_named(config, setting, value):
+    with pytest.raises(InputError, match=setting):
+        replace(config, **{setting: value})
