@@ -125,15 +125,25 @@ class DiffusionConfig:
 class SamplingConfig:
     """How captions are drawn by default."""
 
-    solver: str = knob("ddim", "solver")
+    solver: str = knob("ddim", "solver", ("ddim", "ddpm", "dpm-solver", "renoise", "plain"))
     steps: int = knob(8, "calls of the denoiser (the stride, where spacing is stride)")
-    spacing: str = knob("uniform", "which noise levels are visited", ("uniform", "quadratic", "stride"))
+    spacing: str = knob(
+        "uniform", "which noise levels are visited", ("uniform", "quadratic", "trailing", "stride")
+    )
     guidance: float = knob(1.0, "classifier-free guidance scale")
+    guidance_low: float = knob(0.0, "lowest noise level that is guided, as a share of T")
+    guidance_high: float = knob(1.0, "highest noise level that is guided, as a share of T")
     factor: float = knob(2.0, "noise factor k while sampling")
     start: float = knob(2.0, "standard deviation of the pure noise a caption starts from")
     eta: float = knob(0.0, "DDIM's share of fresh noise")
     time_offset: int = knob(0, "added to the time the network is told")
     self_condition: bool = knob(True, "feed each prediction back")
+    early_exit: int = knob(0, "a caption is done after so many repetitions of its tokens; 0 runs every step")
+    refine: int = knob(0, "rounds of Back&Refine")
+    refine_time: float = knob(0.5, "noise level at which it goes back, as a share of T")
+    refine_share: float = knob(0.5, "share of the positions that it keeps, the most confident ones")
+    refine_threshold: float = knob(0.0, "keep positions at least this probable instead; 0 keeps by share")
+    refine_level: float = knob(0.0, "noise level that kept words restart from, as a share of T; 0 keeps them clean")
     candidates: int = knob(1, "captions drawn per photo")
     select: str = knob("mbr", "choice among candidates", ("mbr", "confidence"))
 
@@ -142,6 +152,20 @@ class SamplingConfig:
         require(self.steps >= 1, f"sampling.steps={self.steps} must be at least 1")
         require(self.guidance >= 0, f"sampling.guidance={self.guidance} must not be negative")
         require(self.candidates >= 1, f"sampling.candidates={self.candidates} must be at least 1")
+        require(self.early_exit >= 0, f"sampling.early_exit={self.early_exit} must not be negative")
+        require(self.refine >= 0, f"sampling.refine={self.refine} must not be negative")
+        require(
+            self.guidance_low <= self.guidance_high,
+            f"sampling.guidance_low={self.guidance_low} is above guidance_high={self.guidance_high}; swap them",
+        )
+        require(
+            self.eta == 0 or self.solver == "ddim",
+            f"sampling.eta={self.eta} is DDIM's alone, not {self.solver}'s; set eta=0 or solver=ddim",
+        )
+        for name in ("refine_time", "refine_share", "refine_threshold", "refine_level", "eta"):
+            require(
+                0 <= getattr(self, name) <= 1, f"sampling.{name}={getattr(self, name)} must lie between 0 and 1"
+            )
 
 
 @dataclass(frozen=True)
@@ -193,9 +217,12 @@ class DataConfig:
     watch_photos: int = knob(200, "photos of the periodic evaluation")
     features: str = knob("cache/features", "folder of the image-feature cache; made where missing")
     views: int = knob(4, "augmented views of each training photo in the cache, the photo itself included")
-    text: str = knob("", "corpus of captions without photos: a COCO annotation file (see train.text_only)")
+    text: str = knob("", "captions without photos, as NAME:ROOT:SPLIT of a corpus (see train.text_only)")
+    text_exclude: str = knob("", "corpus NAME:ROOT:SPLIT whose photos' captions data.text must not give")
 
     def __post_init__(self) -> None:
+        for spec in (self.text, self.text_exclude):
+            require(spec.count(":") == 2 or not spec, f"{spec!r} is not a corpus of the form NAME:ROOT:SPLIT")
         require(self.split != self.watch, f"data.watch={self.watch!r} is the training split; choose another")
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from clearcap.data.images import to_square
 from clearcap.errors import InputError
 
 
@@ -69,6 +71,60 @@ def open_features(folder: Path) -> Features:
             f"{folder}: {len(about['photos'])} names but tokens of shape {tokens.shape}; delete the folder"
         )
     return Features(tokens, tuple(about["photos"]), about["source"])
+
+
+def make_features(
+    encode: Callable[[Tensor], Tensor],
+    photos: Sequence[tuple[str, Callable[[], Any]]],
+    folder: Path,
+    *,
+    size: int,
+    views: int,
+    seed: int,
+    advance: Callable[[int], None] = lambda photos: None,
+    batch: int = 32,
+) -> None:
+    """Encode photos in ``views`` views each and write a cache; view 0 is the photo, the others random crops of it.
+
+    Args:
+        encode: photos [batch, 3, size, size] in 0..1 -> tokens.
+        photos: id and a function that opens the RGB picture.
+        folder: where ``tokens.npy`` and ``index.json`` go; the index is written last.
+        size: pixels a side.
+        views: views of each photo.
+        seed: of the crops.
+        advance: told how many views were encoded.
+        batch: photos encoded at once.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    store: np.ndarray | None = None
+    for view in range(views):
+        for start in range(0, len(photos), batch):
+            group = photos[start : start + batch]
+            pictures = [
+                _crop(open_(), np.random.default_rng((seed, view, start + i))) if view else open_()
+                for i, (_, open_) in enumerate(group)
+            ]
+            pixels = np.stack([to_square(picture, size) for picture in pictures])
+            with torch.inference_mode():
+                tokens = encode(torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255).cpu().numpy()
+            if store is None:
+                shape = (views, len(photos), *tokens.shape[1:])
+                store = np.lib.format.open_memmap(folder / "tokens.npy", "w+", np.float16, shape)
+            store[view, start : start + len(group)] = tokens
+            advance(len(group))
+    (folder / "index.json").write_text(json.dumps({"photos": [name for name, _ in photos], "source": "encode"}))
+
+
+def _crop(picture: Any, rng: np.random.Generator) -> Any:
+    """A random rectangle of 35% to 100% of the area, squashed later like any photo."""
+    width, height = picture.size
+    share = rng.uniform(0.35, 1.0)
+    stretch = np.exp(rng.uniform(-0.3, 0.3))
+    w = min(width, max(8, round(width * np.sqrt(share) * stretch)))
+    h = min(height, max(8, round(height * np.sqrt(share) / stretch)))
+    x, y = rng.integers(0, width - w + 1), rng.integers(0, height - h + 1)
+    return picture.crop((int(x), int(y), int(x + w), int(y + h)))
 
 
 def flip(tokens: Float[Tensor, "photos tokens dim"]) -> Float[Tensor, "photos tokens dim"]:

@@ -1,0 +1,44 @@
+# Everything runs in .venv, made on first use; only Python (>= 3.10), pip and make are needed.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+SHARED ?= ../shared
+IMAGE ?=
+
+.PHONY: help install caption test check format train evaluate clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+install: $(STAMP) ## make .venv and install clearcap with everything the tests need
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $(STAMP)
+
+caption: install ## caption IMAGE=photo (or folder); without IMAGE a public-domain photo
+	@$(BIN)/clearcap caption $(if $(IMAGE),"$(IMAGE)","$$($(BIN)/python -c 'import matplotlib; print(matplotlib.get_data_path())')/sample_data/grace_hopper.jpg")
+
+check: install ## lint, formatting and types
+	$(BIN)/ruff check src tests examples
+	$(BIN)/ruff format --check src tests examples
+	$(BIN)/mypy
+
+test: check ## every check and test
+	$(BIN)/pytest
+
+format: install ## reformat the code
+	$(BIN)/ruff check --fix src tests examples
+	$(BIN)/ruff format src tests examples
+
+train: install ## train the compact preset (see docs/training.md for the stages before)
+	$(BIN)/clearcap train compact text.source=runs/text vision.source=runs/distill/encoder.safetensors \
+	    data.root=$(SHARED)/data/flickr8k --out runs/compact
+
+evaluate: install ## score the bundled model on the Flickr8k dev split
+	$(BIN)/clearcap evaluate --model default --data flickr8k --root $(SHARED)/data/flickr8k --split dev
+
+clean: ## remove the environment and caches
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,86 @@
+"""``clearcap caption`` and ``clearcap info``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated
+
+import typer
+
+
+def caption(
+    paths: Annotated[list[str], typer.Argument(help="photos, folders, globs or URLs", show_default=False)],
+    model: Annotated[str, typer.Option(help="folder or hub name; default is the bundled model")] = "default",
+    steps: Annotated[int | None, typer.Option(help="calls of the denoiser")] = None,
+    guidance: Annotated[float | None, typer.Option(help="classifier-free guidance scale")] = None,
+    candidates: Annotated[int | None, typer.Option(help="captions drawn per photo")] = None,
+    select: Annotated[str | None, typer.Option(help="choice among candidates: mbr or confidence")] = None,
+    seed: Annotated[int, typer.Option(help="same seed, same captions")] = 0,
+    batch_size: Annotated[int, typer.Option(help="photos at once")] = 16,
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object a line on standard output")] = False,
+) -> None:
+    """Caption photos. A photo that cannot be read is one line on standard error; the others still finish."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from clearcap.data.paths import expand
+    from clearcap.errors import InputError
+    from clearcap.pipeline import CaptionPipeline
+
+    entries = expand(paths)
+    pipeline = CaptionPipeline.from_pretrained(model)
+    how = {"steps": steps, "guidance": guidance, "candidates": candidates, "select": select}
+    failed = 0
+    with Progress(console=Console(stderr=True), transient=True, disable=len(entries) < 2) as progress:
+        task = progress.add_task("captioning", total=len(entries))
+        for result in pipeline.stream(entries, batch_size=batch_size, seed=seed, **how):
+            progress.advance(task)
+            if isinstance(result, InputError):
+                failed += 1
+                progress.console.print(f"clearcap: {result}", markup=False, highlight=False, soft_wrap=True)
+            elif as_json:
+                print(json.dumps(result.to_json(), ensure_ascii=False), flush=True)
+            elif len(entries) == 1:
+                print(result.caption, flush=True)
+            else:
+                print(f"{result.image}\t{result.caption}", flush=True)
+    if failed:
+        print(f"clearcap: {failed} of {len(entries)} photos failed", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+def info(
+    model: Annotated[str, typer.Argument(help="folder or hub name; default is the bundled model")] = "default",
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object")] = False,
+) -> None:
+    """Describe a model: its parts, their sizes, how it was made and how it draws captions."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from clearcap.pipeline import CaptionPipeline
+
+    captioner = CaptionPipeline.from_pretrained(model).captioner
+    config = captioner.config
+    parts = {
+        "text space": sum(p.numel() for p in captioner.text.parameters()),
+        "image encoder": sum(p.numel() for p in captioner.vision.parameters()),
+        "denoiser": sum(p.numel() for p in captioner.denoiser.parameters()),
+    }
+    about = {
+        "parameters": parts,
+        "text": config.text,
+        "vision": config.vision,
+        "denoiser": config.denoiser,
+        "diffusion": config.diffusion,
+        "sampling": config.sampling,
+    }
+    if as_json:
+        print(json.dumps(about))
+        return
+    table = Table("part", "setting", "value", title=f"clearcap model: {model}")
+    for part, settings in about.items():
+        for i, (name, value) in enumerate(settings.items()):
+            shown = f"{value:,}" if part == "parameters" else str(value)
+            table.add_row(part if i == 0 else "", name, shown)
+    Console().print(table)

@@ -1,0 +1,35 @@
+"""The table of commands; each one's work is a library function."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from clearcap.errors import InputError
+
+app = typer.Typer(
+    name="clearcap",
+    help="Image captions from diffusion: all words at once, refined from noise.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _register() -> None:
+    from clearcap.cli import caption, train
+
+    for command in (caption.caption, caption.info, train.train, train.distill, train.pretrain_text):
+        app.command()(command)
+    app.command("compute-stats")(train.compute_stats)
+
+
+def main() -> None:
+    """Entry point: a bad input is one line on standard error and exit status 1."""
+    _register()
+    try:
+        app()
+    except InputError as fault:
+        print(f"clearcap: {fault}", file=sys.stderr)
+        sys.exit(1)

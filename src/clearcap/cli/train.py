@@ -1,0 +1,147 @@
+"""``clearcap train``, ``distill``, ``pretrain-text`` and ``compute-stats``."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from clearcap.config import Preset
+
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="settings to change: section.key=value", show_default=False)
+]
+
+
+def knobs_help(config: type, prefix: str = "") -> str:
+    """Every setting of a settings class with its default, one line each."""
+    lines = []
+    for field in dataclasses.fields(config):
+        kind = field.default_factory if field.default is dataclasses.MISSING else None
+        if dataclasses.is_dataclass(kind):
+            lines.append(knobs_help(kind, f"{prefix}{field.name}."))  # type: ignore[arg-type]
+            continue
+        choices = field.metadata.get("choices") or ()
+        among = f" ({', '.join(choices)})" if choices else ""
+        lines.append(f"{prefix}{field.name}={field.default!r}: {field.metadata.get('help', '')}{among}")
+    return "\n".join(lines)
+
+
+def show_knobs(config: type) -> None:
+    """Print every setting and stop."""
+    print(knobs_help(config))
+    raise typer.Exit()
+
+
+def train(
+    preset: Annotated[str, typer.Argument(help="preset name or TOML file")] = "compact",
+    overrides: Overrides = None,
+    out: Annotated[Path, typer.Option(help="folder of the run; a killed run goes on from here")] = Path("runs/train"),
+    settings: Annotated[bool, typer.Option("--settings", help="print every setting and its default, then stop")] = False,
+) -> None:
+    """Train a captioner. Settings are dotted, for example ``train.lr=1e-4``; ``--settings`` lists them all."""
+    if settings:
+        show_knobs(Preset)
+    from clearcap.config import load_preset
+    from clearcap.training.run import train as run
+
+    run(load_preset(preset, overrides or []), out)
+
+
+def distill(
+    overrides: Overrides = None,
+    settings: Annotated[bool, typer.Option("--settings", help="print every setting and its default, then stop")] = False,
+) -> None:
+    """Distil the compact image encoder from a teacher (``teacher=FILE photos=FOLDER,FOLDER ...``)."""
+    from clearcap.vision.distill import DistillConfig
+    from clearcap.vision.distill import distill as run
+
+    if settings:
+        show_knobs(DistillConfig)
+    print(run(_from_overrides(DistillConfig, overrides or [])).metrics)
+
+
+def pretrain_text(
+    data: Annotated[list[str], typer.Option(help="corpus as NAME:ROOT:SPLIT; may be given several times")],
+    overrides: Overrides = None,
+    out: Annotated[Path, typer.Option(help="folder for the model, in the hub's format")] = Path("runs/text"),
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="corpus NAME:ROOT:SPLIT whose photos' captions are left out")
+    ] = None,
+) -> None:
+    """Train a compact BERT and its tokenizer on captions, as a text space."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from clearcap.training.text import PretrainTextConfig
+    from clearcap.training.text import pretrain_text as run
+
+    config: Any = _from_overrides(PretrainTextConfig, overrides or [])
+    held = {photo.id for spec in exclude or [] for photo in _corpus(spec)}
+    captions = [c for spec in data for photo in _corpus(spec) if photo.id not in held for c in photo.captions]
+    with Progress(console=Console(stderr=True)) as progress:
+        task = progress.add_task("pre-training", total=config.steps)
+
+        def report(step: int, losses: dict[str, float]) -> None:
+            shown = "  ".join(f"{name} {loss:.3f}" for name, loss in losses.items())
+            progress.update(task, completed=step, description=shown)
+
+        run(captions, out, config, report)
+
+
+def compute_stats(
+    model: Annotated[Path, typer.Argument(help="folder of a saved captioner; its statistics are replaced")],
+    data: Annotated[str, typer.Option(help="corpus as NAME:ROOT:SPLIT")],
+    words_only: Annotated[bool, typer.Option(help="over words; --no-words-only counts every position")] = True,
+) -> None:
+    """Compute the text space's mean and deviation on a new corpus and store them in the model."""
+    from clearcap.assemble import compute_statistics, tokenize_for
+    from clearcap.config import TextConfig, make
+    from clearcap.loading import load_captioner
+
+    corpus = _corpus(data)
+    captioner, tokenizer = load_captioner(str(model))
+    tokenize = tokenize_for(make(TextConfig, captioner.config.text, "text"), tokenizer)
+    ids, mask = tokenize([caption for photo in corpus for caption in photo.captions])
+    mean, std = compute_statistics(captioner.text, ids, mask, words_only=words_only)
+    captioner.text.set_statistics(mean, std)
+    captioner.save_pretrained(model)
+    print(f"{len(ids)} captions: mean {mean.mean():.4f}, deviation {std.min():.4f} .. {std.max():.4f}")
+
+
+def _corpus(spec: str) -> Any:
+    from clearcap.data.corpus import open_corpus
+    from clearcap.errors import InputError
+
+    parts = spec.split(":")
+    if len(parts) not in (2, 3):
+        raise InputError(f"corpus {spec!r} is not of the form NAME:ROOT:SPLIT")
+    split = parts[2] if len(parts) == 3 else "all"
+    return open_corpus(parts[0], parts[1], split, missing="keep", expected=None)
+
+
+def _from_overrides(kind: type, overrides: list[str]) -> Any:
+    """A flat settings class from ``key=value`` words."""
+    from clearcap.config import make
+    from clearcap.errors import InputError
+
+    values: dict[str, Any] = {}
+    types = {field.name: str(field.type) for field in dataclasses.fields(kind)}
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or key not in types:
+            raise InputError(f"setting {override!r} is not KEY=VALUE with a known key; see --settings")
+        values[key] = _parse(text, types[key])
+    return kind(**values) if any(isinstance(v, tuple) for v in values.values()) else make(kind, values, kind.__name__)
+
+
+def _parse(text: str, kind: str) -> Any:
+    if kind.startswith("tuple[int"):
+        return tuple(int(part) for part in text.split(","))
+    if kind.startswith("tuple"):
+        return tuple(text.split(","))
+    if kind == "bool":
+        return {"true": True, "false": False}.get(text.lower(), text)
+    return {"int": int, "float": float}.get(kind, str)(text)

@@ -1,0 +1,70 @@
+"""A trained captioner from a folder or the hub, read strictly."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from transformers.initialization import no_init_weights
+
+from clearcap.captioner import Captioner, CaptionerConfig
+from clearcap.errors import InputError
+
+
+def load_captioner(source: str) -> tuple[Captioner, Any]:
+    """A captioner and its tokenizer.
+
+    Args:
+        source: folder or hub name; weights are read from safetensors only.
+
+    Raises:
+        InputError: nothing there, not a captioner, or tensors missing, unexpected or of other shapes.
+    """
+    from transformers import BertTokenizer
+
+    folder = Path(source)
+    if folder.is_dir():
+        return load_folder(folder), BertTokenizer.from_pretrained(folder)
+    if folder.exists():
+        raise InputError(f"{source} is a file; pass the folder that holds config.json and model.safetensors")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        found = Path(snapshot_download(source, allow_patterns=["*.json", "*.safetensors", "*.txt"]))
+    except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as fault:
+        reason = str(fault).splitlines()[0]
+        raise InputError(f"{source}: no such folder, and the hub does not give it ({reason}); pass a folder") from fault
+    return load_folder(found), BertTokenizer.from_pretrained(found)
+
+
+def load_folder(folder: Path) -> Captioner:
+    """The captioner saved in a folder, in float32, with every tensor accounted for."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    file = folder / "config.json"
+    try:
+        settings = json.loads(file.read_text())
+    except (OSError, ValueError) as fault:
+        raise InputError(f"{file}: cannot be read ({fault}); pass the folder of a saved captioner") from fault
+    if settings.get("model_type") != CaptionerConfig.model_type:
+        raise InputError(f"{file}: model_type is {settings.get('model_type')!r}, not a captioner; see clearcap convert")
+    with no_init_weights():  # about to be read; drawing them would take most of the loading time
+        captioner = Captioner(CaptionerConfig.from_dict(settings))
+    weights = folder / "model.safetensors"
+    try:
+        state = load_file(weights)
+    except (OSError, SafetensorError) as fault:
+        raise InputError(f"{weights}: cannot be read ({fault}); fetch the file again") from fault
+    mine = captioner.state_dict()
+    for kind, names in (("missing", mine.keys() - state.keys()), ("unexpected", state.keys() - mine.keys())):
+        if names:
+            raise InputError(f"{weights}: {len(names)} tensors {kind}, {min(names)} first; it belongs to another model")
+    for name, tensor in state.items():
+        if tensor.shape != mine[name].shape:
+            shapes = f"{tuple(tensor.shape)}, not {tuple(mine[name].shape)}"
+            raise InputError(f"{weights}: {name} has shape {shapes}; config.json and weights do not belong together")
+    captioner.load_state_dict({k: v.to(mine[k].dtype) for k, v in state.items()}, strict=True)
+    return captioner.eval()

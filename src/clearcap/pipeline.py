@@ -1,0 +1,190 @@
+"""``CaptionPipeline``: photos in, captions with per-word confidence out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib import resources
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clearcap.captioner import Captioner
+from clearcap.config import SamplingConfig
+from clearcap.data.images import open_image, to_square
+from clearcap.errors import InputError
+from clearcap.selection import choose
+from clearcap.text.tokens import join_words, words_of
+
+
+@dataclass(frozen=True)
+class CaptionResult:
+    """One photo's caption.
+
+    Attributes:
+        image: the photo's path or URL, or its place in the list where it has no name.
+        caption: the chosen caption.
+        confidence: mean probability of its words.
+        words: each word and its probability.
+        candidates: all captions drawn, in drawing order.
+    """
+
+    image: str
+    caption: str
+    confidence: float
+    words: tuple[tuple[str, float], ...]
+    candidates: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields that ``clearcap caption --json`` prints."""
+        words = [{"word": word, "confidence": round(p, 4)} for word, p in self.words]
+        return {
+            "image": self.image,
+            "caption": self.caption,
+            "confidence": round(self.confidence, 4),
+            "words": words,
+        }
+
+
+class CaptionPipeline:
+    """A captioner with its tokenizer and photo preprocessing."""
+
+    def __init__(self, captioner: Captioner, tokenizer: Any) -> None:
+        self.captioner = captioner.eval()
+        self.tokenizer = tokenizer
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | Path | None = None,
+        *,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> CaptionPipeline:
+        """Load a captioner.
+
+        Args:
+            model: a folder or hub name; None or "default" is the bundled model.
+            device: where it runs; None is a GPU if there is one, else the CPU.
+            dtype: of weights and activations.
+
+        Raises:
+            InputError: there is no such model, or its weights do not fit.
+        """
+        from clearcap.loading import load_captioner
+
+        captioner, tokenizer = load_captioner(bundled_model() if model in (None, "default") else str(model))
+        place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        return cls(captioner.to(place, dtype), tokenizer)
+
+    def __call__(self, images: Any, *, batch_size: int = 16, seed: int = 0, **how: Any) -> Any:
+        """Caption photos.
+
+        Args:
+            images: a path, URL, PIL image, array or tensor, or a list of them.
+            batch_size: photos per forward pass.
+            seed: same seed, same captions, whatever the batch size.
+            how: fields of ``SamplingConfig``: ``steps``, ``guidance``, ``candidates``, ``select`` ...
+
+        Returns:
+            A ``CaptionResult``, or a list of them for a list of photos.
+
+        Raises:
+            InputError: a photo cannot be read (use ``stream`` to go on with the others).
+        """
+        many = isinstance(images, (list, tuple))
+        results = []
+        for result in self.stream(images if many else [images], batch_size=batch_size, seed=seed, **how):
+            if isinstance(result, InputError):
+                raise result
+            results.append(result)
+        return results if many else results[0]
+
+    def stream(
+        self, images: Iterable[Any], *, batch_size: int = 16, seed: int = 0, **how: Any
+    ) -> Iterator[CaptionResult | InputError]:
+        """As a call, one result at a time; a photo that cannot be read yields its error in its place.
+
+        The next batches are decoded by threads while the current one is captioned.
+        """
+        sampling = self.sampling(**how)
+        for batch in _decoded(images, batch_size, int(self.captioner.config.vision["image_size"])):
+            good = [(name, pixels) for name, pixels in batch if not isinstance(pixels, InputError)]
+            captioned = iter(self._caption(good, sampling, seed) if good else [])
+            for _, pixels in batch:
+                yield pixels if isinstance(pixels, InputError) else next(captioned)
+
+    def sampling(self, **how: Any) -> SamplingConfig:
+        """The model's sampling settings with some of them changed (None leaves one as it is)."""
+        known = {field.name for field in dataclasses.fields(SamplingConfig)}
+        unknown = sorted(set(how) - known)
+        if unknown:
+            raise InputError(f"unknown sampling setting {unknown[0]!r}; choose among {', '.join(sorted(known))}")
+        return dataclasses.replace(self.captioner.defaults, **{k: v for k, v in how.items() if v is not None})
+
+    def _caption(
+        self, photos: Sequence[tuple[str, np.ndarray]], sampling: SamplingConfig, seed: int
+    ) -> list[CaptionResult]:
+        drawn = self.captioner.generate(self.pixels([p for _, p in photos]), seed=seed, sampling=sampling)
+        return [
+            self._result(name, ids, confidence, sampling)
+            for (name, _), ids, confidence in zip(photos, drawn.ids.cpu(), drawn.confidence.cpu(), strict=True)
+        ]
+
+    def pixels(self, photos: Sequence[np.ndarray]) -> Tensor:
+        """Square uint8 photos as the captioner's input [photos, 3, size, size] in 0..1."""
+        batch = torch.from_numpy(np.stack(photos)).to(self.captioner.device)
+        return batch.permute(0, 3, 1, 2).to(self.captioner.dtype) / 255
+
+    def _result(self, name: str, ids: Tensor, confidence: Tensor, sampling: SamplingConfig) -> CaptionResult:
+        special = self.captioner.text.special_ids
+        read = [words_of(self.tokenizer, i, c, special) for i, c in zip(ids.tolist(), confidence.tolist(), strict=True)]
+        captions = [join_words(words) for words, _ in read]
+        confidences = [trust for _, trust in read]
+        best = choose(captions, sampling.select, confidences=confidences) if len(captions) > 1 else 0
+        words, trust = read[best]
+        mean = float(np.mean(trust)) if trust else 0.0
+        return CaptionResult(name, captions[best], mean, tuple(zip(words, trust, strict=True)), tuple(captions))
+
+
+def bundled_model() -> str:
+    """The folder of the model that ships."""
+    folder = Path(str(resources.files("clearcap"))) / "model"
+    if not (folder / "model.safetensors").is_file():
+        raise InputError(f"{folder} holds no model; install clearcap from a release, or pass --model")
+    return str(folder)
+
+
+def _decoded(
+    images: Iterable[Any], batch_size: int, size: int
+) -> Iterator[list[tuple[str, np.ndarray | InputError]]]:
+    """Batches of squashed photos, decoded two batches ahead."""
+    source = iter(enumerate(images))
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        waiting: deque[list[Future[tuple[str, np.ndarray | InputError]]]] = deque()
+        while True:
+            while len(waiting) < 3:
+                group = list(islice(source, batch_size))
+                if not group:
+                    break
+                waiting.append([pool.submit(_read, i, image, size) for i, image in group])
+            if not waiting:
+                return
+            yield [future.result() for future in waiting.popleft()]
+
+
+def _read(place: int, image: Any, size: int) -> tuple[str, np.ndarray | InputError]:
+    name = str(image) if isinstance(image, (str, Path)) else f"photo {place}"
+    if isinstance(image, InputError):
+        return name, image
+    try:
+        return name, to_square(open_image(image, at_least=size), size)
+    except InputError as fault:
+        return name, fault

@@ -1,0 +1,206 @@
+"""From a preset to a trained captioner on disk: corpus, feature cache, statistics, fit, samples."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from clearcap.assemble import assemble, compute_statistics, tokenize_for
+from clearcap.captioner import Captioner
+from clearcap.config import DataConfig, Preset
+from clearcap.data.corpus import CaptionedPhoto, Corpus, open_corpus
+from clearcap.data.features import Features, make_features, open_features
+from clearcap.errors import InputError
+from clearcap.metrics import score
+from clearcap.text.tokens import join_words, words_of
+from clearcap.training.fit import StepReport, fit, prepare_examples
+
+
+def train(preset: Preset, out: Path, console: Console | None = None) -> Captioner:
+    """Train a captioner, or go on where a killed run stopped.
+
+    Writes ``out/checkpoint`` (to resume), ``out/curves.jsonl``, ``out/samples.jsonl`` and, at every evaluation
+    and at the end, ``out/model`` (averaged weights, loadable with ``CaptionPipeline.from_pretrained``).
+
+    Args:
+        preset: all settings.
+        out: the run's folder.
+        console: where progress is shown; standard error by default.
+
+    Raises:
+        InputError: settings, corpus or towers do not fit.
+    """
+    from accelerate import Accelerator
+
+    console = console or Console(stderr=True)
+    data, config = preset.data, preset.train
+    if not data.root:
+        raise InputError("data.root is empty; pass data.root=<the corpus's folder>")
+    corpus = open_corpus(data.name, data.root, data.split)
+    watched = open_corpus(data.name, data.root, data.watch).photos[: data.watch_photos]
+    captioner, tokenizer = assemble(preset, seed=config.seed)
+    features = _features(captioner, data, corpus, watched, console)
+    tokenize = tokenize_for(preset.text, tokenizer)
+    ids, mask = tokenize([caption for photo in corpus for caption in photo.captions])
+    captioner.text.set_statistics(*compute_statistics(captioner.text, ids, mask, words_only=True))
+    captioner.text.set_special_latent(preset.text.special, special_ids(tokenizer))
+    examples = prepare_examples(
+        captioner,
+        tokenize,
+        [photo.captions for photo in corpus],
+        features.rows([photo.id for photo in corpus]),
+        _text_only(data, watched),
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "preset.json").write_text(json.dumps(dataclasses.asdict(preset), indent=1))
+    accelerator = Accelerator(
+        cpu=not torch.cuda.is_available(),
+        log_with=None if config.tracker == "none" else config.tracker,
+        project_dir=out,
+    )
+    if config.tracker != "none":
+        accelerator.init_trackers("clearcap")
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not accelerator.is_main_process) as progress:
+        task = progress.add_task("training", total=config.steps)
+        curves = _Curves(out, accelerator, lambda r: progress.update(task, completed=r.step, description=_line(r)))
+        fit(
+            captioner,
+            examples,
+            features,
+            config,
+            out,
+            caption_weight=preset.diffusion.caption_weight,
+            factor=preset.diffusion.factor,
+            drop_image=preset.diffusion.drop_image,
+            self_condition=preset.diffusion.self_condition,
+            report=curves.write,
+            evaluate=lambda step: curves.sample(
+                step, sample(captioner, tokenizer, features, watched), console, lambda: _save(captioner, tokenizer, out)
+            ),
+            accelerator=accelerator,
+        )
+    if accelerator.is_main_process:
+        _save(captioner, tokenizer, out)
+    accelerator.end_training()
+    return captioner
+
+
+def sample(
+    captioner: Captioner, tokenizer: Any, features: Features, photos: Sequence[CaptionedPhoto], batch: int = 100
+) -> tuple[dict[str, str], dict[str, float]]:
+    """Captions of photos in the cache with the model's default sampling, and their scores."""
+    captions: dict[str, str] = {}
+    for start in range(0, len(photos), batch):
+        group = photos[start : start + batch]
+        rows = features.rows([photo.id for photo in group])
+        image = features.gather(torch.zeros_like(rows), rows).to(captioner.device)
+        drawn = captioner.generate(image=image)
+        for photo, ids, confidence in zip(group, drawn.ids[:, 0], drawn.confidence[:, 0], strict=True):
+            words, _ = words_of(tokenizer, ids.tolist(), confidence.tolist(), captioner.text.special_ids)
+            captions[photo.id] = join_words(words)
+    scores = score(captions, {photo.id: list(photo.captions) for photo in photos}).corpus
+    scores["distinct"] = len(set(captions.values())) / max(len(captions), 1)
+    return captions, scores
+
+
+def special_ids(tokenizer: Any) -> torch.Tensor:
+    """``[CLS] . [SEP]``."""
+    return torch.tensor([[tokenizer.cls_token_id, tokenizer.convert_tokens_to_ids("."), tokenizer.sep_token_id]])
+
+
+class _Curves:
+    """Appends measures and samples to the run's files and to the tracker."""
+
+    def __init__(self, out: Path, accelerator: Any, show: Callable[[StepReport], None]) -> None:
+        self.out, self.accelerator, self.show = out, accelerator, show
+        self.started = time.monotonic()
+
+    def write(self, report: StepReport) -> None:
+        if not math.isfinite(report.latent + report.caption):
+            raise InputError(f"the loss is not finite at step {report.step}; lower train.lr and start again")
+        line = dataclasses.asdict(report) | {"seconds": round(time.monotonic() - self.started, 1)}
+        _append(self.out / "curves.jsonl", line)
+        self.accelerator.log({k: v for k, v in line.items() if k != "step"}, step=report.step)
+        self.show(report)
+
+    def sample(
+        self, step: int, sampled: tuple[dict[str, str], dict[str, float]], console: Console, save: Callable[[], None]
+    ) -> None:
+        captions, scores = sampled
+        some = dict(list(captions.items())[:8])
+        _append(self.out / "samples.jsonl", {"step": step, "scores": scores, "captions": some})
+        self.accelerator.log(scores, step=step)
+        shown = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
+        console.print(f"step {step}: {shown}", *(f"  {caption}" for caption in some.values()), sep="\n")
+        save()
+
+
+def _line(report: StepReport) -> str:
+    return f"latent {report.latent:.3f}  caption {report.caption:.3f}  lr {report.lr:.1e}"
+
+
+def _append(file: Path, line: dict[str, Any]) -> None:
+    with file.open("a") as lines:
+        lines.write(json.dumps(line) + "\n")
+
+
+def _save(captioner: Captioner, tokenizer: Any, out: Path) -> None:
+    captioner.save_pretrained(out / "model")
+    tokenizer.save_pretrained(out / "model")
+
+
+def _text_only(data: DataConfig, watched: Sequence[CaptionedPhoto]) -> list[str]:
+    if not data.text:
+        return []
+    held = {caption for photo in watched for caption in photo.captions}
+    held_ids = {photo.id for photo in _text_corpus(data.text_exclude)} if data.text_exclude else set()
+    return [
+        caption
+        for photo in _text_corpus(data.text)
+        for caption in photo.captions
+        if photo.id not in held_ids and caption not in held
+    ]
+
+
+def _text_corpus(spec: str) -> Corpus:
+    name, root, split = spec.split(":")
+    return open_corpus(name, root, split, missing="keep", expected=None)
+
+
+def _features(
+    captioner: Captioner,
+    data: DataConfig,
+    corpus: Corpus,
+    watched: Sequence[CaptionedPhoto],
+    console: Console,
+) -> Features:
+    folder = Path(data.features)
+    if not (folder / "index.json").is_file():
+        photos = [*corpus, *watched]
+        with Progress(console=console) as progress:
+            task = progress.add_task("encoding photos", total=len(photos) * data.views)
+            make_features(
+                captioner.encode_image,
+                [(photo.id, photo.image.open) for photo in photos],
+                folder,
+                size=captioner.config.vision["image_size"],
+                views=data.views,
+                seed=0,
+                advance=lambda n: progress.advance(task, n),
+            )
+    features = open_features(folder)
+    expected = (captioner.config.vision["tokens"], captioner.config.vision["dim"])
+    if tuple(np.shape(features.tokens)[2:]) != expected:
+        raise InputError(f"{folder} holds tokens of another encoder; choose another data.features or delete it")
+    return features
