@@ -75,8 +75,8 @@ class SplitBertSpace(TextSpace):
         self.register_buffer("mean", torch.zeros(dim))
         self.register_buffer("std", torch.ones(dim))
         self.register_buffer("special", torch.zeros(dim))
-        self.encoder.requires_grad_(False)
-        self.upper.requires_grad_(False)
+        self.encoder.requires_grad_(False).eval()  # dropout would blur statistics and special latent too
+        self.upper.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> SplitBertSpace:
         """The frozen halves stay in evaluation mode: dropout in the encoder would make x0 a moving target."""

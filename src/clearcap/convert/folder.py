@@ -1,0 +1,64 @@
+"""The last steps of every conversion: load strictly, find the tokenizer, write the folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from clearcap.captioner import Captioner
+from clearcap.errors import InputError
+
+
+def load_strictly(captioner: Captioner, named: dict[str, Tensor], source: str) -> None:
+    """Load tensors under our names.
+
+    Raises:
+        InputError: a name or a shape does not fit.
+    """
+    mine = captioner.state_dict()
+    for fault, names in (("missing", mine.keys() - named.keys()), ("unknown", named.keys() - mine.keys())):
+        if names:
+            raise InputError(
+                f"{source}: {sorted(names)[0]} is {fault} ({len(names)} in all); pass a checkpoint of this model"
+            )
+    for name, tensor in named.items():
+        if tensor.shape != mine[name].shape:
+            raise InputError(
+                f"{source}: {name} has shape {tuple(tensor.shape)}, but {tuple(mine[name].shape)} fits the "
+                "checkpoint's other parts; pass a checkpoint whose towers belong together"
+            )
+    captioner.load_state_dict(named, strict=True)
+
+
+def load_tokenizer(source: str | Path) -> Any:
+    """A BERT tokenizer from a folder, a hub name or a ``vocab.txt``.
+
+    Raises:
+        InputError: nothing loadable there.
+    """
+    from transformers import AutoTokenizer, BertTokenizer
+
+    path = Path(source)
+    try:
+        if path.suffix == ".txt":
+            pieces = path.read_text(encoding="utf-8").splitlines()
+            return BertTokenizer(vocab={piece: i for i, piece in enumerate(pieces)}, do_lower_case=True)
+        return AutoTokenizer.from_pretrained(str(source))
+    except (OSError, ValueError) as fault:
+        reason = str(fault).splitlines()[0]
+        raise InputError(f"{source}: no tokenizer there ({reason}); pass its folder or vocab.txt") from fault
+
+
+def write_folder(captioner: Captioner, tokenizer: Any, out: Path) -> None:
+    """Write what ``from_pretrained`` reads.
+
+    Raises:
+        InputError: the folder holds a model already.
+    """
+    if (out / "config.json").exists():
+        raise InputError(f"{out}: holds a model already; pass another folder or delete it")
+    out.mkdir(parents=True, exist_ok=True)
+    captioner.save_pretrained(out)
+    tokenizer.save_pretrained(out)

@@ -1,0 +1,286 @@
+"""The LaDiC authors' checkpoint as a ``Captioner``."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clearcap.captioner import Captioner, CaptionerConfig
+from clearcap.config import load_preset
+from clearcap.convert.folder import load_strictly, load_tokenizer, write_folder
+from clearcap.convert.reading import read_state, read_vector
+from clearcap.convert.renaming import ConversionReport, Dropped, Renaming
+from clearcap.errors import InputError
+
+PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)  # the authors' image normalisation, RGB in 0..1
+PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Attention heads of LaDiC's three transformers, which no tensor's shape tells."""
+
+    text: int = 12
+    denoiser: int = 16
+    vision: int = 12
+
+
+@dataclass(frozen=True)
+class TokenIds:
+    """The tokenizer's ids that the text space needs; defaults are BERT-base-uncased's."""
+
+    pad: int = 0
+    cls: int = 101
+    sep: int = 102
+    filler: int = 1012  # "."
+
+
+def convert_ladic(
+    file: str | Path,
+    out: str | Path,
+    *,
+    mean: str | Path,
+    std: str | Path,
+    tokenizer: str | Path = "bert-base-uncased",
+    heads: Heads = Heads(),
+    decoder: str = "identity",
+    length: int = 24,
+) -> ConversionReport:
+    """Turn the authors' checkpoint into a ``Captioner.from_pretrained`` folder.
+
+    Args:
+        file: ``LaDiC.bin``, ``model.safetensors`` or an accelerate ``save_state`` folder; of the class with or
+            without time LayerNorm.
+        out: the folder to write; must not hold another model.
+        mean: the authors' ``mean_emb_split.pickle``, a vector [dim].
+        std: their ``std_emb_split.pickle``.
+        tokenizer: folder or hub name of BERT's tokenizer, or its ``vocab.txt``.
+        heads: attention heads; the defaults are the released model's.
+        decoder: "identity", what the released weights were trained with, or "upper", the paper's top six layers.
+        length: positions of a caption.
+
+    Raises:
+        InputError: a file is missing, damaged or foreign, or its parts do not fit.
+    """
+    words = load_tokenizer(tokenizer)
+    state = read_state(Path(file))
+    dim = Renaming(state, str(file)).shape("space_encoder.embeddings.word_embeddings.weight")[1]
+    tokens = TokenIds(*(words.convert_tokens_to_ids(t) for t in ("[PAD]", "[CLS]", "[SEP]", ".")))
+    captioner, renaming = build_ladic(
+        state,
+        mean=read_vector(Path(mean), dim),
+        std=read_vector(Path(std), dim),
+        heads=heads,
+        tokens=tokens,
+        decoder=decoder,
+        length=length,
+        source=str(file),
+    )
+    if len(words) != captioner.text.encoder.config.vocab_size:
+        raise InputError(
+            f"{tokenizer}: {len(words)} tokens, but the checkpoint has {captioner.text.encoder.config.vocab_size}; "
+            "pass the tokenizer it was trained with"
+        )
+    write_folder(captioner, words, Path(out))
+    return ConversionReport(
+        source=str(file),
+        out=str(out),
+        network="Diffuser_with_LN" if "time_layer_norm.weight" in state else "Diffuser",
+        kept=renaming.taken,
+        numbers=sum(p.numel() for p in captioner.parameters()),
+        dropped=renaming.finish(),
+    )
+
+
+def build_ladic(
+    state: dict[str, Tensor],
+    *,
+    mean: Tensor,
+    std: Tensor,
+    heads: Heads = Heads(),
+    tokens: TokenIds = TokenIds(),
+    decoder: str = "identity",
+    length: int = 24,
+    source: str = "checkpoint",
+) -> tuple[Captioner, Renaming]:
+    """A captioner with the weights of an authors' state dict, and what became of each of its tensors.
+
+    Args:
+        state: tensors under the authors' names.
+        mean: of each latent channel, [dim].
+        std: likewise.
+        heads: attention heads.
+        tokens: special token ids.
+        decoder: "identity" or "upper".
+        length: positions of a caption.
+        source: the checkpoint's name, for messages.
+
+    Raises:
+        InputError: tensors are missing, unknown or of sizes that do not belong together.
+    """
+    renaming = Renaming(state, source)
+    config = _config(renaming, heads, tokens, decoder, length)
+    split = config.text["split"]
+    named = _text(renaming, split, decoder) | _vision(renaming) | _denoiser(renaming)
+    renaming.finish()
+    captioner = Captioner(config)
+    null_image, special = captioner.denoiser.null_image, captioner.text.special
+    named |= {"text.mean": mean, "text.std": std, "text.special": special, "denoiser.null_image": null_image}
+    load_strictly(captioner, named, source)
+    captioner.text.set_special_latent("raw" if decoder == "identity" else "zero", _period(tokens))
+    with torch.no_grad():
+        zeros = torch.zeros(1, 3, captioner.vision.image_size, captioner.vision.image_size)
+        null_image.copy_(captioner.vision.encode(zeros)[0])  # the authors' "no photo" is a normalised photo of zeros
+    return captioner.eval(), renaming
+
+
+def _config(
+    renaming: Renaming, heads: Heads, tokens: TokenIds, decoder: str, length: int
+) -> CaptionerConfig:
+    vocab, dim = renaming.shape("space_encoder.embeddings.word_embeddings.weight")
+    width = renaming.shape("diffuser.embeddings.position_embeddings.weight")[1]
+    image_dim, _, patch, _ = renaming.shape("visual_encoder.patch_embed.proj.weight")
+    image_tokens = renaming.shape("visual_encoder.pos_embed")[1]
+    side = math.isqrt(image_tokens - 1) * patch
+    split = renaming.layers("space_encoder.encoder.layer.{}.output.dense.weight")
+    for name, size, count in (
+        ("text", dim, heads.text),
+        ("denoiser", width, heads.denoiser),
+        ("vision", image_dim, heads.vision),
+    ):
+        if size % count:
+            raise InputError(f"{renaming.source}: {name} width {size} is not a multiple of {count} heads; pass heads")
+    if width != 2 * dim:
+        raise InputError(f"{renaming.source}: a denoiser {width} wide does not fit a text space of {dim} channels")
+    preset = load_preset("ladic-base-authors" if decoder == "identity" else "ladic-base")
+    return CaptionerConfig(
+        text=dataclasses.asdict(preset.text) | {"split": split, "decoder": decoder, "length": length, "source": ""},
+        vision=dataclasses.asdict(preset.vision)
+        | {"source": "", "tokens": image_tokens, "dim": image_dim, "image_size": side},
+        denoiser=dataclasses.asdict(preset.denoiser)
+        | {
+            "width": width,
+            "depth": renaming.layers("diffuser.encoder.layer.{}.output.dense.weight"),
+            "heads": heads.denoiser,
+            "hidden": renaming.shape("diffuser.encoder.layer.0.intermediate.dense.weight")[0],
+            "positions": renaming.shape("diffuser.embeddings.position_embeddings.weight")[0],
+            "time_head": "norm" if "time_layer_norm.weight" in renaming else "none",
+        },
+        diffusion=dataclasses.asdict(preset.diffusion),
+        sampling=dataclasses.asdict(preset.sampling),
+        bert={
+            "vocab_size": vocab,
+            "hidden_size": dim,
+            "num_hidden_layers": renaming.layers("space_decoder.encoder.layer.{}.output.dense.weight"),
+            "num_attention_heads": heads.text,
+            "intermediate_size": renaming.shape("space_encoder.encoder.layer.0.intermediate.dense.weight")[0],
+            "hidden_act": "gelu",
+            "max_position_embeddings": renaming.shape("space_encoder.embeddings.position_embeddings.weight")[0],
+            "type_vocab_size": renaming.shape("space_encoder.embeddings.token_type_embeddings.weight")[0],
+            "layer_norm_eps": 1e-12,
+            "pad_token_id": tokens.pad,
+        },
+        tower={
+            "architecture": "BlipVisionModel",
+            "config": {
+                "hidden_size": image_dim,
+                "intermediate_size": renaming.shape("visual_encoder.blocks.0.mlp.fc1.weight")[0],
+                "num_hidden_layers": renaming.layers("visual_encoder.blocks.{}.mlp.fc1.weight"),
+                "num_attention_heads": heads.vision,
+                "image_size": side,
+                "patch_size": patch,
+                "layer_norm_eps": 1e-6,  # timm's, which transformers' default (1e-5) is not
+            },
+            "projection": None,
+            "mode": "patches",
+            "image_size": side,
+            "mean": list(PIXEL_MEAN),
+            "std": list(PIXEL_STD),
+        },
+        tokens=dataclasses.asdict(tokens),
+    )
+
+
+def _text(renaming: Renaming, split: int, decoder: str) -> dict[str, Tensor]:
+    renaming.drop("space_encoder.embeddings.position_ids", "0, 1, 2, ...")
+    named = renaming.prefixed("space_encoder.", "text.encoder.")
+    named |= renaming.pair("lm_head.predictions.decoder", "text.lm_head.predictions.decoder")
+    renaming.drop_twin("lm_head.predictions.bias", named["text.lm_head.predictions.decoder.bias"])
+    named |= renaming.prefixed("lm_head.predictions.transform.", "text.lm_head.predictions.transform.")
+    if decoder == "upper":
+        layers = renaming.layers("space_decoder.encoder.layer.{}.output.dense.weight")
+        for i in range(split, layers):
+            named |= renaming.prefixed(f"space_decoder.encoder.layer.{i}.", f"text.upper.{i - split}.")
+    for known in ("embeddings.", "encoder.layer.", "cls.predictions."):
+        renaming.drop(f"space_decoder.{known}", "no part of the authors' forward pass")
+    return named
+
+
+def _vision(renaming: Renaming) -> dict[str, Tensor]:
+    mine = "vision.tower."
+    named = {
+        f"{mine}embeddings.class_embedding": renaming.take("visual_encoder.cls_token"),
+        f"{mine}embeddings.position_embedding": renaming.take("visual_encoder.pos_embed"),
+    }
+    named |= renaming.pair("visual_encoder.patch_embed.proj", f"{mine}embeddings.patch_embedding")
+    for i in range(renaming.layers("visual_encoder.blocks.{}.mlp.fc1.weight")):
+        block, layer = f"visual_encoder.blocks.{i}.", f"{mine}encoder.layers.{i}."
+        for theirs, ours in (
+            ("norm1", "layer_norm1"),
+            ("attn.qkv", "self_attn.qkv"),
+            ("attn.proj", "self_attn.projection"),
+            ("norm2", "layer_norm2"),
+            ("mlp.fc1", "mlp.fc1"),
+            ("mlp.fc2", "mlp.fc2"),
+        ):
+            named |= renaming.pair(block + theirs, layer + ours)
+    return named | renaming.pair("visual_encoder.norm", f"{mine}post_layernorm")
+
+
+def _denoiser(renaming: Renaming) -> dict[str, Tensor]:
+    renaming.drop("diffuser.embeddings.position_ids", "0, 1, 2, ...")
+    renaming.drop("diffuser.embeddings.word_embeddings.weight", "latents enter without a word embedding")
+    named = {"denoiser.position": renaming.take("diffuser.embeddings.position_embeddings.weight")}
+    named |= renaming.pair("diffuser.embeddings.LayerNorm", "denoiser.norm")
+    for i in range(renaming.layers("diffuser.encoder.layer.{}.output.dense.weight")):
+        named |= _block(renaming, f"diffuser.encoder.layer.{i}.", f"denoiser.blocks.{i}.")
+    if "time_layer_norm.weight" in renaming:
+        named |= renaming.pair("time_layer_norm", "denoiser.time.head")
+    return named
+
+
+def _block(renaming: Renaming, theirs: str, mine: str) -> dict[str, Tensor]:
+    own, other = f"{theirs}attention.", f"{theirs}crossattention."
+    named = renaming.joined_pair([f"{own}self.{x}" for x in ("query", "key", "value")], f"{mine}attend_self.qkv")
+    named |= renaming.joined_pair([f"{other}self.{x}" for x in ("key", "value")], f"{mine}attend_image.kv")
+    for theirs_, ours in (
+        (f"{own}output.dense", "attend_self.out"),
+        (f"{own}output.LayerNorm", "norm_self"),
+        (f"{other}self.query", "attend_image.q"),
+        (f"{other}output.dense", "attend_image.out"),
+        (f"{other}output.LayerNorm", "norm_image"),
+        (f"{theirs}intermediate.dense", "up"),
+        (f"{theirs}output.dense", "down"),
+        (f"{theirs}output.LayerNorm", "norm_out"),
+    ):
+        named |= renaming.pair(theirs_, mine + ours)
+    return named
+
+
+def _period(tokens: TokenIds) -> Tensor:
+    return torch.tensor([[tokens.cls, tokens.filler, tokens.sep]])
+
+
+def dead_numbers(dropped: Iterable[Dropped]) -> int:
+    """How many numbers a checkpoint carried for nothing."""
+    return sum(d.numbers for d in dropped)
+
+
+__all__: list[Any] = ["ConversionReport", "Heads", "TokenIds", "build_ladic", "convert_ladic", "dead_numbers"]
