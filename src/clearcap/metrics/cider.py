@@ -120,21 +120,22 @@ def pairwise(
             over the candidates themselves would silence exactly the n-grams they agree on.
     """
     counted = count(tokenize(candidates))
-    if frequency is None:
-        weights = [np.ones(rows.grams) for rows in counted.rows]
-    else:
-        weights = [
-            np.log(frequency.photos) - np.log(np.maximum(1, df)) for df in _looked_up(counted, frequency)
-        ]
     lengths = np.maximum(0, counted.lengths - 1)
     total = np.zeros((len(candidates), len(candidates)))
-    for table, weight in zip(counted.dense(), weights, strict=True):
+    for table, weight in zip(counted.dense(), weights_of(counted, frequency), strict=True):
         vectors = table * weight
         norms = np.linalg.norm(vectors, axis=1)
         dot = (np.minimum(vectors[:, None], vectors[None]) * vectors[None]).sum(-1)
         products = norms[:, None] * norms[None]
         total += np.divide(dot, products, out=dot, where=products != 0)
     return SCALE * total * _length_penalty(lengths[:, None], lengths[None]) / len(ORDERS)
+
+
+def weights_of(counted: Counted, frequency: DocumentFrequency | None) -> list[Float[np.ndarray, " grams"]]:
+    """Per order, the inverse document frequency of every n-gram; 1 for all without a document frequency."""
+    if frequency is None:
+        return [np.ones(rows.grams) for rows in counted.rows]
+    return [np.log(frequency.photos) - np.log(np.maximum(1, df)) for df in _looked_up(counted, frequency)]
 
 
 def _length_penalty(a: Int[np.ndarray, "..."], b: Int[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
