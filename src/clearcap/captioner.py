@@ -15,9 +15,10 @@ from clearcap.config import DenoiserConfig, DiffusionConfig, SamplingConfig, Tex
 from clearcap.denoiser import Denoiser, build_denoiser
 from clearcap.diffusion import Noise, make_noise
 from clearcap.errors import InputError
-from clearcap.guidance import Denoise, guided
+from clearcap.guidance import Denoise, Wrap, guided_in_part, unwrapped, view_rows, without_memory
 from clearcap.layers import KeysValues
-from clearcap.sampling import Watch, ignore, randn_rows, row_generators, solver
+from clearcap.refine import Back, refined
+from clearcap.sampling import Settling, Watch, ignore, randn_rows, row_generators, solver
 from clearcap.schedule import times
 from clearcap.text.spaces import SplitBertSpace, build_split_bert
 
@@ -122,7 +123,7 @@ class Captioner(PreTrainedModel):
         self,
         pixel_values: Float[Tensor, "photos 3 height width"] | None = None,
         *,
-        image: Float[Tensor, "photos tokens dim"] | None = None,
+        image: Float[Tensor, "photos tokens image_dim"] | None = None,
         seed: int = 0,
         names: list[int] | None = None,
         sampling: SamplingConfig | None = None,
@@ -142,44 +143,70 @@ class Captioner(PreTrainedModel):
         Returns:
             Candidates in drawing order, not yet chosen among.
         """
-        how = sampling or self.defaults
         if image is None:
             if pixel_values is None:
                 raise InputError("nothing to caption; pass pixel_values or image")
             image = self.encode_image(pixel_values)
-        photos, copies = image.shape[0], how.candidates
-        noise = self.noise(how.factor)
-        rows = [name * 1000 + copy for name in (names or [0] * photos) for copy in range(copies)]
-        randn = randn_rows(row_generators(seed, rows, self.device), self.length, self.text.dim)
-        denoise = guided(self.denoiser, noise, self.see(image), how.guidance)
-        if not how.self_condition:
-            denoise = without_memory(denoise)
-        options = {"eta": how.eta} if how.solver == "ddim" else {}
-        x0 = solver(how.solver)(
-            denoise,
+        x0 = self.draw(image, seed=seed, names=names, sampling=sampling, watch=watch)
+        confidence, ids = self.text.decode(x0).float().softmax(-1).max(-1)
+        photos = image.shape[0]
+        return Drawn(ids.unflatten(0, (photos, -1)), confidence.unflatten(0, (photos, -1)))
+
+    @torch.inference_mode()
+    def draw(
+        self,
+        image: Float[Tensor, "photos tokens image_dim"],
+        *,
+        seed: int = 0,
+        names: list[int] | None = None,
+        sampling: SamplingConfig | None = None,
+        watch: Watch = ignore,
+        wrap: Wrap = unwrapped,
+    ) -> Float[Tensor, "captions length dim"]:
+        """Draw caption latents, photo-major: what ``generate`` decodes.
+
+        Args:
+            image: image tokens; everything that depends on a photo alone is computed once.
+            seed, names, sampling, watch: as for ``generate``.
+            wrap: puts a constraint around the denoiser (see ``clearcap.infill``).
+        """
+        how = sampling or self.defaults
+        noise, view, copies = self.noise(how.factor), self.see(image), how.candidates
+
+        def build(rows: Tensor | None) -> Denoise:
+            seen = view if rows is None else view_rows(view, rows // copies)
+            denoise = guided_in_part(
+                self.denoiser, noise, seen, how.guidance, how.guidance_low, how.guidance_high
+            )
+            return wrap(denoise if how.self_condition else without_memory(denoise), rows)
+
+        captions = [name * 1000 + copy for name in (names or [0] * len(image)) for copy in range(copies)]
+        randn = randn_rows(row_generators(seed, captions, self.device), self.length, self.text.dim)
+        back = Back(
+            rounds=how.refine,
+            time=how.refine_time,
+            share=how.refine_share,
+            threshold=how.refine_threshold,
+            level=how.refine_level,
+        )
+        solve = refined(solver(how.solver, how.eta), self.confidence, back, how.start)
+        return solve(
+            Settling(build, self.text.decode, how.early_exit) if how.early_exit else build(None),
             how.start * randn(),
             times(how.spacing, noise.steps, how.steps),
             noise,
             randn,
             time_offset=how.time_offset,
             watch=watch,
-            **options,
         )
-        confidence, ids = self.text.decode(x0).float().softmax(-1).max(-1)
-        return Drawn(ids.unflatten(0, (photos, copies)), confidence.unflatten(0, (photos, copies)))
+
+    def confidence(self, x0: Float[Tensor, "batch length dim"]) -> Float[Tensor, "batch length"]:
+        """The probability of each position's most probable token."""
+        return self.text.decode(x0).float().softmax(-1).amax(-1)
 
     def forward(self, pixel_values: Tensor, **how: Any) -> Drawn:
         """As ``generate``: a captioner has no other forward pass worth a name."""
         return self.generate(pixel_values, **how)
-
-
-def without_memory(denoise: Denoise) -> Denoise:
-    """The same denoiser, never shown its previous prediction."""
-
-    def forgetful(x_t: Tensor, x_self: Tensor, t: Tensor) -> Tensor:
-        return denoise(x_t, torch.zeros_like(x_self), t)
-
-    return forgetful
 
 
 def build_text(text: TextConfig, config: CaptionerConfig) -> SplitBertSpace:

@@ -176,7 +176,9 @@ class TrainConfig:
     photos: int = knob(32, "photos a step (of each process)")
     copies: int = knob(12, "noised captions per photo and step; they share the photo's keys and values")
     optimizer: str = knob(
-        "adamw", "muon orthogonalises the matrices' updates, adamw the rest", ("adamw", "muon")
+        "adamw",
+        "muon orthogonalises the matrices' updates, adamw the rest; plain-adamw has torch's defaults for everything",
+        ("adamw", "muon", "plain-adamw"),
     )
     lr: float = knob(1e-3, "peak learning rate of AdamW")
     muon_lr: float = knob(0.01, "peak learning rate of Muon")

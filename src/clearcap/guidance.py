@@ -1,10 +1,11 @@
-"""Classifier-free guidance: the photo's branch and the null branch, run as one batch."""
+"""Wrappers of the denoiser, classifier-free guidance first: the photo's and the null branch run as one batch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from clearcap.denoiser import Denoiser, join_views
@@ -13,6 +14,19 @@ from clearcap.layers import KeysValues
 
 Denoise = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(x_t, x_self, t [batch]) -> predicted x0."""
+
+Wrap = Callable[[Denoise, Tensor | None], Denoise]
+"""Puts something around the denoiser of some rows of the batch (``None``: of all)."""
+
+
+def unwrapped(denoise: Denoise, rows: Tensor | None) -> Denoise:
+    """The wrap that adds nothing."""
+    return denoise
+
+
+def view_rows(view: list[KeysValues], photos: Int[Tensor, " rows"]) -> list[KeysValues]:
+    """The view of one caption per row, each looking at the given photo."""
+    return [(k[photos], v[photos]) for k, v in view]
 
 
 def conditioned(denoiser: Denoiser, noise: Noise, view: list[KeysValues]) -> Denoise:
@@ -44,3 +58,40 @@ def guided(denoiser: Denoiser, noise: Noise, view: list[KeysValues], scale: floa
         return with_photo + scale * (with_photo - without)
 
     return denoise
+
+
+def guided_in_part(
+    denoiser: Denoiser, noise: Noise, view: list[KeysValues], scale: float, low: float, high: float
+) -> Denoise:
+    """``guided`` at levels from ``low`` to ``high``, given as shares of T; elsewhere one branch runs."""
+    everywhere = guided(denoiser, noise, view, scale)
+    if scale == 0 or (low <= 0 and high >= 1):
+        return everywhere
+    last = noise.steps - 1
+    return guided_between(
+        everywhere, conditioned(denoiser, noise, view), round(low * last), round(high * last)
+    )
+
+
+def guided_between(guided: Denoise, plain: Denoise, low: int, high: int) -> Denoise:
+    """Guidance at noise levels ``low <= t <= high`` only (Kynkäänniemi et al. 2024); elsewhere one branch runs.
+
+    Args:
+        guided: the denoiser with guidance.
+        plain: the same without.
+        low, high: levels; all captions of a call are at the same one.
+    """
+
+    def denoise(x_t: Tensor, x_self: Tensor, t: Tensor) -> Tensor:
+        return (guided if low <= int(t[0]) <= high else plain)(x_t, x_self, t)
+
+    return denoise
+
+
+def without_memory(denoise: Denoise) -> Denoise:
+    """The same denoiser, never shown its previous prediction."""
+
+    def forgetful(x_t: Tensor, x_self: Tensor, t: Tensor) -> Tensor:
+        return denoise(x_t, torch.zeros_like(x_self), t)
+
+    return forgetful

@@ -58,6 +58,13 @@ def quadratic_times(train_steps: int, steps: int) -> list[int]:
     return _strictly_falling(times)
 
 
+def trailing_times(train_steps: int, steps: int) -> list[int]:
+    """Every T/steps-th level counted down from T (Lin et al. 2023, table 2): the first is T-1, the last T/steps - 1."""
+    check_steps(train_steps, steps)
+    times = [round(train_steps * (1 - i / steps)) - 1 for i in range(steps)] + [0]
+    return _strictly_falling(times)
+
+
 def strided_times(train_steps: int, stride: int) -> list[int]:
     """LaDiC's own code: T-1, T-1-stride, ... while above 0; "30 steps" is stride 30 and makes 34 calls."""
     if not 0 < stride < train_steps:
@@ -68,6 +75,7 @@ def strided_times(train_steps: int, stride: int) -> list[int]:
 SPACINGS: dict[str, Callable[[int, int], list[int]]] = {
     "uniform": uniform_times,
     "quadratic": quadratic_times,
+    "trailing": trailing_times,
     "stride": strided_times,
 }
 

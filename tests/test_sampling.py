@@ -1,0 +1,295 @@
+"""Solvers against diffusers' schedulers fed the same predictions, and the laws a seed must keep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
+from tiny_captioner import photos, tiny_captioner
+from torch import Tensor
+
+from clearcap.diffusion import Noise
+from clearcap.errors import InputError
+from clearcap.sampling import SOLVERS, Settling, Step, plain, randn_rows, renoise, row_generators, solver
+
+TIMES = [990, 801, 640, 333, 200, 71]
+SHAPE = (2, 5, 8)
+SETTINGS = {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "sample"}
+
+
+class Recorded:
+    """A denoiser that answers from a list drawn beforehand and notes what it was asked."""
+
+    def __init__(self, calls: int) -> None:
+        self.answers = torch.randn(
+            calls, *SHAPE, generator=torch.Generator().manual_seed(1), dtype=torch.float64
+        )
+        self.asked: list[Tensor] = []
+        self.remembered: list[Tensor] = []
+        self.told: list[int] = []
+
+    def __call__(self, x: Tensor, x_self: Tensor, t: Tensor) -> Tensor:
+        self.asked.append(x)
+        self.remembered.append(x_self)
+        self.told.append(int(t[0]))
+        return self.answers[len(self.asked) - 1]
+
+
+def stream(seed: int) -> Callable[[], Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return lambda: torch.randn(SHAPE, generator=generator, dtype=torch.float64)
+
+
+def run(name: str, noise: Noise, **options: float) -> Recorded:
+    recorded = Recorded(len(TIMES))
+    randn = stream(2)
+    solver(name, **options)(recorded, noise.factor * randn(), [*TIMES, 0], noise, randn)
+    return recorded
+
+
+def scheduled(scheduler, step: Callable[[Tensor, int, Tensor], Tensor]) -> list[Tensor]:
+    """What diffusers feeds the network at each of our times, given the same predictions."""
+    recorded, randn = Recorded(len(TIMES)), stream(2)
+    x, seen = randn(), []
+    for i, t in enumerate(TIMES):
+        seen.append(x)
+        x = step(x, t, recorded.answers[i])
+    return seen
+
+
+def the_noise(scheduler) -> Noise:
+    return Noise(scheduler.alphas_cumprod.double())
+
+
+def test_ddpm_is_diffusers_ddpm(monkeypatch: pytest.MonkeyPatch) -> None:
+    scheduler = DDPMScheduler(**SETTINGS, clip_sample=False)
+    scheduler.alphas_cumprod = scheduler.alphas_cumprod.double()
+    scheduler.set_timesteps(timesteps=TIMES)
+    randn = stream(2)
+    randn()  # the start
+    monkeypatch.setattr("diffusers.schedulers.scheduling_ddpm.randn_tensor", lambda *args, **kwargs: randn())
+    seen = scheduled(scheduler, lambda x, t, x0: scheduler.step(x0, t, x).prev_sample)
+    ours = run("ddpm", the_noise(scheduler))
+    torch.testing.assert_close(torch.stack(ours.asked), torch.stack(seen), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.6, 1.0])
+def test_ddim_is_diffusers_ddim(eta: float) -> None:
+    spaced = [999, 799, 599, 399, 199]
+    scheduler = DDIMScheduler(**SETTINGS, clip_sample=False, timestep_spacing="trailing")
+    scheduler.alphas_cumprod = scheduler.alphas_cumprod.double()
+    scheduler.set_timesteps(5)
+    assert scheduler.timesteps.tolist() == spaced
+    randn, recorded, theirs = stream(2), Recorded(5), []
+    x = randn()
+    for i, t in enumerate(spaced):
+        theirs.append(x)
+        fresh = randn() if eta and i < 4 else torch.zeros_like(x)
+        x = scheduler.step(recorded.answers[i], t, x, eta=eta, variance_noise=fresh).prev_sample
+    randn = stream(2)
+    solver("ddim", eta)(recorded, randn(), [*spaced, 0], the_noise(scheduler), randn)
+    torch.testing.assert_close(torch.stack(recorded.asked), torch.stack(theirs), rtol=1e-6, atol=1e-6)
+
+
+def test_dpm_solver_is_diffusers_second_order_multistep() -> None:
+    scheduler = DPMSolverMultistepScheduler(**SETTINGS, solver_order=2, final_sigmas_type="zero")
+    scheduler.alphas_cumprod = scheduler.alphas_cumprod.double()
+    scheduler.set_timesteps(timesteps=TIMES)
+    seen = scheduled(scheduler, lambda x, t, x0: scheduler.step(x0, t, x).prev_sample)
+    ours = run("dpm-solver", the_noise(scheduler))
+    torch.testing.assert_close(torch.stack(ours.asked), torch.stack(seen), rtol=2e-6, atol=1e-6)
+
+
+def test_renoise_and_plain_are_their_closed_forms() -> None:
+    noise, randn = Noise(torch.linspace(1, 0.01, 1000, dtype=torch.float64)), stream(2)
+    ours = run("renoise", noise)
+    expected = [randn()]
+    for i, s in enumerate(TIMES[1:]):
+        ab = noise.alpha_bar[s]
+        expected.append(ab.sqrt() * ours.answers[i] + (1 - ab).sqrt() * randn())
+    torch.testing.assert_close(torch.stack(ours.asked), torch.stack(expected))
+    fed_back = run("plain", noise)
+    torch.testing.assert_close(torch.stack(fed_back.asked[1:]), fed_back.answers[:-1])
+
+
+@pytest.mark.parametrize("name", [n for n in SOLVERS if n != "plain"])
+def test_the_noise_factor_stretches_the_noise_only(name: str) -> None:
+    """With the truth as every prediction, x_t - a x0 at factor k is k times that at factor 1."""
+    truth = torch.randn(SHAPE, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+
+    def noises(factor: float) -> Tensor:
+        noise = Noise(torch.linspace(0.99, 0.01, 1000, dtype=torch.float64), factor)
+        randn, seen = stream(2), []
+
+        def know(x: Tensor, x_self: Tensor, t: Tensor) -> Tensor:
+            seen.append(x - noise.scales(t)[0] * truth)
+            return truth
+
+        start = noise.add(truth, torch.full((2,), TIMES[0]), randn())
+        solver(name)(know, start, [*TIMES, 0], noise, randn)
+        return torch.stack(seen)
+
+    torch.testing.assert_close(noises(3.0), 3 * noises(1.0))
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_each_call_gets_its_time_and_the_last_prediction(name: str) -> None:
+    recorded, randn, steps = Recorded(len(TIMES)), stream(0), []
+    first = randn()
+    last = solver(name)(
+        recorded,
+        randn(),
+        [*TIMES, 0],
+        Noise(torch.linspace(0.99, 0.01, 1000, dtype=torch.float64)),
+        randn,
+        x0=first,
+        time_offset=15,
+        watch=steps.append,
+    )
+    assert recorded.told == [999, 816, 655, 348, 215, 86]
+    assert [(step.index, step.t) for step in steps] == list(enumerate(TIMES))
+    torch.testing.assert_close(torch.stack(recorded.remembered), torch.stack([first, *recorded.answers[:-1]]))
+    assert torch.equal(last, recorded.answers[-1])
+
+
+def test_ddim_of_eta_one_has_the_variance_of_ddpm() -> None:
+    noise = Noise(torch.linspace(0.99, 0.01, 1000))
+
+    def spread(name: str, eta: float = 0.0) -> Tensor:
+        generator, seen = torch.Generator().manual_seed(0), []
+
+        def ignorant(x: Tensor, x_self: Tensor, t: Tensor) -> Tensor:
+            seen.append(x)
+            return torch.zeros_like(x)
+
+        def randn() -> Tensor:
+            return torch.randn(200, 10, 10, generator=generator)
+
+        solver(name, eta)(ignorant, torch.zeros(200, 10, 10), [900, 500, 0], noise, randn)
+        return seen[1].std()
+
+    torch.testing.assert_close(spread("ddim", 1.0), spread("ddpm"), rtol=1e-5, atol=0)
+
+
+def test_unknown_solver_and_eta_without_ddim() -> None:
+    with pytest.raises(InputError, match="renoise, ddpm, ddim, dpm-solver, plain"):
+        solver("euler")
+    with pytest.raises(InputError, match="solver=ddim"):
+        solver("ddpm", eta=0.5)
+
+
+# The same seed gives the same captions, whatever else is drawn with them.
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize("extra", [{}, {"early_exit": 1}, {"refine": 1}], ids=["", "early-exit", "refine"])
+def test_same_seed_same_captions(name: str, extra: dict[str, int]) -> None:
+    captioner, _ = tiny_captioner()
+    image = photos(4)
+    how = replace(captioner.defaults, solver=name, candidates=3, **extra)
+    ids = captioner.generate(image=image, sampling=how, seed=7).ids
+    assert torch.equal(ids, captioner.generate(image=image, sampling=how, seed=7).ids)
+    for i in range(4):  # a batch of one
+        assert torch.equal(captioner.generate(image=image[i : i + 1], sampling=how, seed=7).ids[0], ids[i])
+    fewer = captioner.generate(image=image, sampling=replace(how, candidates=1), seed=7).ids
+    assert torch.equal(fewer[:, 0], ids[:, 0])
+    if name != "plain":  # which forgets where it began
+        assert not torch.equal(captioner.generate(image=image, sampling=how, seed=8).ids, ids)
+
+
+def test_names_make_draws_differ_between_photos() -> None:
+    captioner, _ = tiny_captioner()
+    image = photos(1).expand(2, -1, -1)
+    same = captioner.generate(image=image).ids
+    named = captioner.generate(image=image, names=[1, 2]).ids
+    assert torch.equal(same[0], same[1])
+    assert not torch.equal(named[0], named[1])
+    assert torch.equal(captioner.generate(image=image[:1], names=[2]).ids[0], named[1])
+
+
+def test_row_generators_are_independent_of_the_batch() -> None:
+    both = randn_rows(row_generators(3, [4, 5]), 6, 7)
+    alone = randn_rows(row_generators(3, [5]), 6, 7)
+    for _ in range(3):
+        assert torch.equal(both()[1], alone()[0])
+
+
+# Early exit.
+
+
+def words(x0: Tensor) -> Tensor:
+    """Logits of a two-word vocabulary: the sign of the first channel."""
+    return torch.stack((x0[..., 0], -x0[..., 0]), -1)
+
+
+def test_early_exit_shrinks_the_batch_and_keeps_what_settled() -> None:
+    noise = Noise(torch.linspace(0.99, 0.01, 1000))
+    calls: list[list[int]] = []
+    count = 0
+
+    def build(rows: Tensor | None):
+        def denoise(x: Tensor, x_self: Tensor, t: Tensor) -> Tensor:
+            nonlocal count
+            mine = torch.arange(3) if rows is None else rows
+            calls.append(mine.tolist())
+            signs = torch.tensor([[1, 1, 1, 1, 1], [1, -1, -1, 1, 1], [1, -1, 1, -1, 1]])[mine, count]
+            count += 1
+            return (signs * count)[:, None, None].expand(-1, 2, 4).float()
+
+        return denoise
+
+    steps: list[Step] = []
+    x0 = renoise(
+        Settling(build, words),
+        torch.zeros(3, 2, 4),
+        [900, 700, 500, 300, 100, 0],
+        noise,
+        lambda: torch.zeros(3, 2, 4),
+        watch=steps.append,
+    )
+    assert calls == [[0, 1, 2], [0, 1, 2], [1, 2], [2], [2]]
+    assert x0[:, 0, 0].tolist() == [2, -3, 5]
+    assert len(steps) == 5
+
+
+def test_nothing_is_called_once_all_settled_and_a_rising_time_wakes_everyone() -> None:
+    calls: list[int] = []
+
+    def build(rows: Tensor | None):
+        def denoise(x: Tensor, x_self: Tensor, t: Tensor) -> Tensor:
+            calls.append(len(x))
+            return torch.ones_like(x)
+
+        return denoise
+
+    denoise = Settling(build, words, patience=2)
+    noise = Noise(torch.linspace(0.99, 0.01, 1000))
+    for _ in range(2):
+        plain(denoise, torch.zeros(4, 2, 3), [9, 7, 5, 3, 1, 0], noise, lambda: torch.zeros(4, 2, 3))
+    assert calls == [4, 4, 4] * 2
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_early_exit_gives_what_waiting_would_where_the_words_had_settled(name: str) -> None:
+    captioner, _ = tiny_captioner()
+    how = replace(captioner.defaults, solver=name, candidates=4, steps=12)
+    history: list[Tensor] = []
+    full = captioner.generate(
+        image=photos(5), sampling=how, watch=lambda s: history.append(captioner.text.decode(s.x0).argmax(-1))
+    ).ids.flatten(0, 1)
+    ids = torch.stack(history)
+    early = captioner.generate(image=photos(5), sampling=replace(how, early_exit=1)).ids.flatten(0, 1)
+    repeated = (ids[1:] == ids[:-1]).all(-1)
+    for row in range(20):
+        settled = np.flatnonzero(repeated[:, row].numpy())
+        expected = ids[settled[0] + 1, row] if len(settled) else full[row]
+        assert torch.equal(early[row], expected)
+
+
+def test_patience_must_be_positive() -> None:
+    with pytest.raises(InputError, match="at least 1"):
+        Settling(lambda rows: lambda x, x_self, t: x, words, 0)

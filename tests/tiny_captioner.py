@@ -1,0 +1,58 @@
+"""A real captioner of a few thousand random weights, with its tokenizer, for tests that need all parts at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from clearcap.captioner import Captioner, CaptionerConfig
+from clearcap.text.tokens import train_tokenizer
+
+CAPTIONS = [
+    "a brown dog runs on the green grass .",
+    "two men ride horses near a river .",
+    "a little girl in a red dress jumps over the water .",
+    "the man is holding a tennis racket , and a ball .",
+]
+
+
+def tiny_captioner(length: int = 10, seed: int = 0) -> tuple[Captioner, Any]:
+    """The captioner, whose random weights say different things about different photos, and its tokenizer."""
+    tokenizer = train_tokenizer(CAPTIONS, size=120, min_count=1)
+    torch.manual_seed(seed)
+    captioner = Captioner(
+        CaptionerConfig(
+            text={"length": length, "split": 1},
+            vision={"kind": "compact", "tokens": 4, "dim": 16, "image_size": 64},
+            denoiser={"width": 32, "depth": 2, "heads": 2, "hidden": 48},
+            diffusion={"schedule": "cosine"},
+            sampling={"steps": 6},
+            tower={"widths": [8, 8, 8, 16], "depths": [0, 1, 1, 1], "mixers": 1, "heads": 2},
+            bert={
+                "vocab_size": len(tokenizer),
+                "hidden_size": 24,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 2,
+                "intermediate_size": 32,
+                "max_position_embeddings": 32,
+            },
+            tokens={
+                "pad": tokenizer.pad_token_id,
+                "cls": tokenizer.cls_token_id,
+                "sep": tokenizer.sep_token_id,
+                "filler": tokenizer.pad_token_id,
+            },
+        )
+    ).eval()
+    with torch.no_grad():  # untrained weights of std 0.02 would say one word for every photo
+        for name, weight in captioner.named_parameters():
+            if weight.ndim > 1 and not name.startswith("vision"):
+                weight.mul_(8)
+        captioner.text.special.normal_(generator=torch.Generator().manual_seed(1))
+    return captioner, tokenizer
+
+
+def photos(count: int, seed: int = 0) -> torch.Tensor:
+    """Image tokens of unrelated photos."""
+    return 3 * torch.randn(count, 4, 16, generator=torch.Generator().manual_seed(seed))
