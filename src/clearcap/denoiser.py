@@ -146,7 +146,7 @@ def build_denoiser(
     return Denoiser(
         look=adapter,
         embed=nn.Linear(2 * dim, width) if projected else nn.Identity(),
-        time=TimeEmbedding(width, heads_of_time[time_head]),
+        time=TimeEmbedding(width, heads_of_time[time_head], torch.float64 if projected else torch.float32),
         blocks=[Block(width, heads, hidden, image_dim, dropout) for _ in range(depth)],
         head=nn.Linear(width, dim) if projected else FirstChannels(dim),
         null_image=torch.zeros(image_tokens, image_dim),

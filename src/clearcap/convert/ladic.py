@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,11 +14,25 @@ from clearcap.captioner import Captioner, CaptionerConfig
 from clearcap.config import load_preset
 from clearcap.convert.folder import load_strictly, load_tokenizer, write_folder
 from clearcap.convert.reading import read_state, read_vector
-from clearcap.convert.renaming import ConversionReport, Dropped, Renaming
+from clearcap.convert.renaming import ConversionReport, Renaming
 from clearcap.errors import InputError
 
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)  # the authors' image normalisation, RGB in 0..1
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+BLOCK: tuple[tuple[tuple[str, ...], str], ...] = (  # a layer of the denoiser: their parts, joined, are ours
+    (tuple(f"attention.self.{part}" for part in ("query", "key", "value")), "attend_self.qkv"),
+    (("attention.output.dense",), "attend_self.out"),
+    (("attention.output.LayerNorm",), "norm_self"),
+    (("crossattention.self.query",), "attend_image.q"),
+    (("crossattention.self.key", "crossattention.self.value"), "attend_image.kv"),
+    (("crossattention.output.dense",), "attend_image.out"),
+    (("crossattention.output.LayerNorm",), "norm_image"),
+    (("intermediate.dense",), "up"),
+    (("output.dense",), "down"),
+    (("output.LayerNorm",), "norm_out"),
+)
 
 
 @dataclass(frozen=True)
@@ -108,6 +120,7 @@ def build_ladic(
     tokens: TokenIds = TokenIds(),
     decoder: str = "identity",
     length: int = 24,
+    dropout: float = 0.1,
     source: str = "checkpoint",
 ) -> tuple[Captioner, Renaming]:
     """A captioner with the weights of an authors' state dict, and what became of each of its tensors.
@@ -120,13 +133,14 @@ def build_ladic(
         tokens: special token ids.
         decoder: "identity" or "upper".
         length: positions of a caption.
+        dropout: of the denoiser, for training on.
         source: the checkpoint's name, for messages.
 
     Raises:
         InputError: tensors are missing, unknown or of sizes that do not belong together.
     """
     renaming = Renaming(state, source)
-    config = _config(renaming, heads, tokens, decoder, length)
+    config = _config(renaming, heads, tokens, decoder, length, dropout)
     split = config.text["split"]
     named = _text(renaming, split, decoder) | _vision(renaming) | _denoiser(renaming)
     renaming.finish()
@@ -142,7 +156,7 @@ def build_ladic(
 
 
 def _config(
-    renaming: Renaming, heads: Heads, tokens: TokenIds, decoder: str, length: int
+    renaming: Renaming, heads: Heads, tokens: TokenIds, decoder: str, length: int, dropout: float
 ) -> CaptionerConfig:
     vocab, dim = renaming.shape("space_encoder.embeddings.word_embeddings.weight")
     width = renaming.shape("diffuser.embeddings.position_embeddings.weight")[1]
@@ -169,6 +183,7 @@ def _config(
             "width": width,
             "depth": renaming.layers("diffuser.encoder.layer.{}.output.dense.weight"),
             "heads": heads.denoiser,
+            "dropout": dropout,
             "hidden": renaming.shape("diffuser.encoder.layer.0.intermediate.dense.weight")[0],
             "positions": renaming.shape("diffuser.embeddings.position_embeddings.weight")[0],
             "time_head": "norm" if "time_layer_norm.weight" in renaming else "none",
@@ -257,30 +272,41 @@ def _denoiser(renaming: Renaming) -> dict[str, Tensor]:
 
 
 def _block(renaming: Renaming, theirs: str, mine: str) -> dict[str, Tensor]:
-    own, other = f"{theirs}attention.", f"{theirs}crossattention."
-    named = renaming.joined_pair([f"{own}self.{x}" for x in ("query", "key", "value")], f"{mine}attend_self.qkv")
-    named |= renaming.joined_pair([f"{other}self.{x}" for x in ("key", "value")], f"{mine}attend_image.kv")
-    for theirs_, ours in (
-        (f"{own}output.dense", "attend_self.out"),
-        (f"{own}output.LayerNorm", "norm_self"),
-        (f"{other}self.query", "attend_image.q"),
-        (f"{other}output.dense", "attend_image.out"),
-        (f"{other}output.LayerNorm", "norm_image"),
-        (f"{theirs}intermediate.dense", "up"),
-        (f"{theirs}output.dense", "down"),
-        (f"{theirs}output.LayerNorm", "norm_out"),
-    ):
-        named |= renaming.pair(theirs_, mine + ours)
+    named: dict[str, Tensor] = {}
+    for parts, ours in BLOCK:
+        named |= renaming.joined_pair([theirs + part for part in parts], mine + ours)
     return named
+
+
+def authors_names(named: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Trained tensors (parameters or gradients) of a captioner under the authors' names, q, k and v apart.
+
+    Args:
+        named: by our names; what the authors do not train is left out.
+    """
+    theirs: dict[str, Tensor] = {}
+    for ours, tensor in named.items():
+        part = ours.rsplit(".", 1)[-1]
+        if ours.startswith("denoiser.blocks."):
+            _, _, layer, module = ours.split(".", 3)
+            names = next(names for names, mine in BLOCK if mine == module.removesuffix(f".{part}"))
+            for name, piece in zip(names, tensor.chunk(len(names)), strict=True):
+                theirs[f"diffuser.encoder.layer.{layer}.{name}.{part}"] = piece
+        elif ours == "denoiser.position":
+            theirs["diffuser.embeddings.position_embeddings.weight"] = tensor
+        elif ours.startswith("denoiser.norm."):
+            theirs[f"diffuser.embeddings.LayerNorm.{part}"] = tensor
+        elif ours.startswith("denoiser.time.head."):
+            theirs[f"time_layer_norm.{part}"] = tensor
+        elif ours == "text.lm_head.predictions.decoder.bias":
+            theirs["lm_head.predictions.bias"] = tensor  # one parameter of two names
+        elif ours.startswith("text.lm_head."):
+            theirs[ours.removeprefix("text.")] = tensor
+    return theirs
 
 
 def _period(tokens: TokenIds) -> Tensor:
     return torch.tensor([[tokens.cls, tokens.filler, tokens.sep]])
 
 
-def dead_numbers(dropped: Iterable[Dropped]) -> int:
-    """How many numbers a checkpoint carried for nothing."""
-    return sum(d.numbers for d in dropped)
-
-
-__all__: list[Any] = ["ConversionReport", "Heads", "TokenIds", "build_ladic", "convert_ladic", "dead_numbers"]
+__all__ = ["Heads", "TokenIds", "authors_names", "build_ladic", "convert_ladic"]

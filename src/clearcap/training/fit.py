@@ -146,6 +146,8 @@ def take_batch(
 def make_optimizers(objective: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
     """AdamW, or Muon for the matrices inside the blocks and AdamW for everything else."""
     named = [(name, p) for name, p in objective.named_parameters() if p.requires_grad]
+    if config.optimizer == "plain-adamw":  # both papers': betas 0.9 and 0.999, decay on vectors too
+        return [torch.optim.AdamW([p for _, p in named], lr=config.lr, weight_decay=config.weight_decay)]
     inner = [p for name, p in named if config.optimizer == "muon" and ".blocks." in name and p.ndim == 2]
     held = {id(p) for p in inner}
     matrices = [p for _, p in named if id(p) not in held and p.ndim >= 2]
