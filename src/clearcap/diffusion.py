@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn import functional as F
 
 from clearcap.errors import InputError
 from clearcap.schedule import alpha_bars
@@ -131,7 +131,27 @@ def caption_loss(
     logits: Float[Tensor, "batch length vocab"], targets: Int[Tensor, "batch length"]
 ) -> Float[Tensor, ""]:
     """Mean cross-entropy of every position's token, in nats."""
-    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+    return CrossEntropy.apply(logits.flatten(0, 1).float(), targets.flatten())
+
+
+class CrossEntropy(torch.autograd.Function):
+    """Mean cross-entropy whose backward is one exponential over the logits, in place.
+
+    torch's own takes two further passes and a zeroed copy of the logits, 5 times the time on a CPU (LOG.md).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
+        norm = logits.logsumexp(-1)
+        ctx.save_for_backward(logits, norm, targets)
+        return (norm - logits.gather(-1, targets[:, None])[:, 0]).mean()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        logits, norm, targets = ctx.saved_tensors
+        slope = (logits - norm[:, None]).exp_()
+        slope[torch.arange(len(targets), device=targets.device), targets] -= 1
+        return slope.mul_(grad / len(targets)), None
 
 
 @dataclass(frozen=True)

@@ -29,13 +29,15 @@ def load_captioner(source: str) -> tuple[Captioner, Any]:
     if folder.exists():
         raise InputError(f"{source} is a file; pass the folder that holds config.json and model.safetensors")
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         found = Path(snapshot_download(source, allow_patterns=["*.json", "*.safetensors", "*.txt"]))
     except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as fault:
         reason = str(fault).splitlines()[0]
-        raise InputError(f"{source}: no such folder, and the hub does not give it ({reason}); pass a folder") from fault
+        raise InputError(
+            f"{source}: no such folder, and the hub does not give it ({reason}); pass a folder"
+        ) from fault
     return load_folder(found), BertTokenizer.from_pretrained(found)
 
 
@@ -50,7 +52,9 @@ def load_folder(folder: Path) -> Captioner:
     except (OSError, ValueError) as fault:
         raise InputError(f"{file}: cannot be read ({fault}); pass the folder of a saved captioner") from fault
     if settings.get("model_type") != CaptionerConfig.model_type:
-        raise InputError(f"{file}: model_type is {settings.get('model_type')!r}, not a captioner; see clearcap convert")
+        raise InputError(
+            f"{file}: model_type is {settings.get('model_type')!r}, not a captioner; see clearcap convert"
+        )
     with no_init_weights():  # about to be read; drawing them would take most of the loading time
         captioner = Captioner(CaptionerConfig.from_dict(settings))
     weights = folder / "model.safetensors"
@@ -61,10 +65,14 @@ def load_folder(folder: Path) -> Captioner:
     mine = captioner.state_dict()
     for kind, names in (("missing", mine.keys() - state.keys()), ("unexpected", state.keys() - mine.keys())):
         if names:
-            raise InputError(f"{weights}: {len(names)} tensors {kind}, {min(names)} first; it belongs to another model")
+            raise InputError(
+                f"{weights}: {len(names)} tensors {kind}, {min(names)} first; it belongs to another model"
+            )
     for name, tensor in state.items():
         if tensor.shape != mine[name].shape:
             shapes = f"{tuple(tensor.shape)}, not {tuple(mine[name].shape)}"
-            raise InputError(f"{weights}: {name} has shape {shapes}; config.json and weights do not belong together")
+            raise InputError(
+                f"{weights}: {name} has shape {shapes}; config.json and weights do not belong together"
+            )
     captioner.load_state_dict({k: v.to(mine[k].dtype) for k, v in state.items()}, strict=True)
     return captioner.eval()

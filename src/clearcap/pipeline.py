@@ -126,7 +126,9 @@ class CaptionPipeline:
         known = {field.name for field in dataclasses.fields(SamplingConfig)}
         unknown = sorted(set(how) - known)
         if unknown:
-            raise InputError(f"unknown sampling setting {unknown[0]!r}; choose among {', '.join(sorted(known))}")
+            raise InputError(
+                f"unknown sampling setting {unknown[0]!r}; choose among {', '.join(sorted(known))}"
+            )
         return dataclasses.replace(self.captioner.defaults, **{k: v for k, v in how.items() if v is not None})
 
     def _caption(
@@ -135,7 +137,9 @@ class CaptionPipeline:
         drawn = self.captioner.generate(self.pixels([p for _, p in photos]), seed=seed, sampling=sampling)
         return [
             self._result(name, ids, confidence, sampling)
-            for (name, _), ids, confidence in zip(photos, drawn.ids.cpu(), drawn.confidence.cpu(), strict=True)
+            for (name, _), ids, confidence in zip(
+                photos, drawn.ids.cpu(), drawn.confidence.cpu(), strict=True
+            )
         ]
 
     def pixels(self, photos: Sequence[np.ndarray]) -> Tensor:
@@ -145,13 +149,18 @@ class CaptionPipeline:
 
     def _result(self, name: str, ids: Tensor, confidence: Tensor, sampling: SamplingConfig) -> CaptionResult:
         special = self.captioner.text.special_ids
-        read = [words_of(self.tokenizer, i, c, special) for i, c in zip(ids.tolist(), confidence.tolist(), strict=True)]
+        read = [
+            words_of(self.tokenizer, i, c, special)
+            for i, c in zip(ids.tolist(), confidence.tolist(), strict=True)
+        ]
         captions = [join_words(words) for words, _ in read]
         confidences = [trust for _, trust in read]
         best = choose(captions, sampling.select, confidences=confidences) if len(captions) > 1 else 0
         words, trust = read[best]
         mean = float(np.mean(trust)) if trust else 0.0
-        return CaptionResult(name, captions[best], mean, tuple(zip(words, trust, strict=True)), tuple(captions))
+        return CaptionResult(
+            name, captions[best], mean, tuple(zip(words, trust, strict=True)), tuple(captions)
+        )
 
 
 def bundled_model() -> str:

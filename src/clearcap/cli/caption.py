@@ -18,7 +18,9 @@ def caption(
     select: Annotated[str | None, typer.Option(help="choice among candidates: mbr or confidence")] = None,
     seed: Annotated[int, typer.Option(help="same seed, same captions")] = 0,
     batch_size: Annotated[int, typer.Option(help="photos at once")] = 16,
-    as_json: Annotated[bool, typer.Option("--json", help="one JSON object a line on standard output")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="one JSON object a line on standard output")
+    ] = False,
 ) -> None:
     """Caption photos. A photo that cannot be read is one line on standard error; the others still finish."""
     from rich.console import Console
@@ -51,7 +53,9 @@ def caption(
 
 
 def info(
-    model: Annotated[str, typer.Argument(help="folder or hub name; default is the bundled model")] = "default",
+    model: Annotated[
+        str, typer.Argument(help="folder or hub name; default is the bundled model")
+    ] = "default",
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object")] = False,
 ) -> None:
     """Describe a model: its parts, their sizes, how it was made and how it draws captions."""

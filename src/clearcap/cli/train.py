@@ -38,8 +38,12 @@ def show_knobs(config: type) -> None:
 def train(
     preset: Annotated[str, typer.Argument(help="preset name or TOML file")] = "compact",
     overrides: Overrides = None,
-    out: Annotated[Path, typer.Option(help="folder of the run; a killed run goes on from here")] = Path("runs/train"),
-    settings: Annotated[bool, typer.Option("--settings", help="print every setting and its default, then stop")] = False,
+    out: Annotated[Path, typer.Option(help="folder of the run; a killed run goes on from here")] = Path(
+        "runs/train"
+    ),
+    settings: Annotated[
+        bool, typer.Option("--settings", help="print every setting and its default, then stop")
+    ] = False,
 ) -> None:
     """Train a captioner. Settings are dotted, for example ``train.lr=1e-4``; ``--settings`` lists them all."""
     if settings:
@@ -52,7 +56,9 @@ def train(
 
 def distill(
     overrides: Overrides = None,
-    settings: Annotated[bool, typer.Option("--settings", help="print every setting and its default, then stop")] = False,
+    settings: Annotated[
+        bool, typer.Option("--settings", help="print every setting and its default, then stop")
+    ] = False,
 ) -> None:
     """Distil the compact image encoder from a teacher (``teacher=FILE photos=FOLDER,FOLDER ...``)."""
     from clearcap.vision.distill import DistillConfig
@@ -94,7 +100,9 @@ def pretrain_text(
 def compute_stats(
     model: Annotated[Path, typer.Argument(help="folder of a saved captioner; its statistics are replaced")],
     data: Annotated[str, typer.Option(help="corpus as NAME:ROOT:SPLIT")],
-    words_only: Annotated[bool, typer.Option(help="over words; --no-words-only counts every position")] = True,
+    words_only: Annotated[
+        bool, typer.Option(help="over words; --no-words-only counts every position")
+    ] = True,
 ) -> None:
     """Compute the text space's mean and deviation on a new corpus and store them in the model."""
     from clearcap.assemble import compute_statistics, tokenize_for
@@ -134,7 +142,11 @@ def _from_overrides(kind: type, overrides: list[str]) -> Any:
         if not equals or key not in types:
             raise InputError(f"setting {override!r} is not KEY=VALUE with a known key; see --settings")
         values[key] = _parse(text, types[key])
-    return kind(**values) if any(isinstance(v, tuple) for v in values.values()) else make(kind, values, kind.__name__)
+    return (
+        kind(**values)
+        if any(isinstance(v, tuple) for v in values.values())
+        else make(kind, values, kind.__name__)
+    )
 
 
 def _parse(text: str, kind: str) -> Any:

@@ -61,6 +61,12 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | 
         ) from fault
 
 
+def reached_step(folder: Path) -> int:
+    """The step of the checkpoint at ``folder``; 0 where there is none."""
+    found = load_checkpoint(folder)
+    return int(found[1]["step"]) if found else 0
+
+
 def optimizer_tensors(optimizer: torch.optim.Optimizer, name: str) -> dict[str, Tensor]:
     """An optimizer's state as named tensors (scalars become 0-d tensors)."""
     return {

@@ -21,8 +21,10 @@ from clearcap.config import DataConfig, Preset
 from clearcap.data.corpus import CaptionedPhoto, Corpus, open_corpus
 from clearcap.data.features import Features, make_features, open_features
 from clearcap.errors import InputError
+from clearcap.loading import load_folder
 from clearcap.metrics import score
 from clearcap.text.tokens import join_words, words_of
+from clearcap.training.checkpoint import reached_step
 from clearcap.training.fit import StepReport, fit, prepare_examples
 
 
@@ -49,6 +51,10 @@ def train(preset: Preset, out: Path, console: Console | None = None) -> Captione
     corpus = open_corpus(data.name, data.root, data.split)
     watched = open_corpus(data.name, data.root, data.watch).photos[: data.watch_photos]
     captioner, tokenizer = assemble(preset, seed=config.seed)
+    if config.init:
+        start = load_folder(Path(config.init))
+        captioner.denoiser.load_state_dict(start.denoiser.state_dict(), strict=True)
+        captioner.text.load_state_dict(start.text.state_dict(), strict=True)
     features = _features(captioner, data, corpus, watched, console)
     tokenize = tokenize_for(preset.text, tokenizer)
     ids, mask = tokenize([caption for photo in corpus for caption in photo.captions])
@@ -73,7 +79,12 @@ def train(preset: Preset, out: Path, console: Console | None = None) -> Captione
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not accelerator.is_main_process) as progress:
         task = progress.add_task("training", total=config.steps)
-        curves = _Curves(out, accelerator, lambda r: progress.update(task, completed=r.step, description=_line(r)))
+        curves = _Curves(
+            out,
+            reached_step(out / "checkpoint"),
+            accelerator,
+            lambda r: progress.update(task, completed=r.step, description=_line(r)),
+        )
         fit(
             captioner,
             examples,
@@ -86,7 +97,10 @@ def train(preset: Preset, out: Path, console: Console | None = None) -> Captione
             self_condition=preset.diffusion.self_condition,
             report=curves.write,
             evaluate=lambda step: curves.sample(
-                step, sample(captioner, tokenizer, features, watched), console, lambda: _save(captioner, tokenizer, out)
+                step,
+                sample(captioner, tokenizer, features, watched),
+                console,
+                lambda: _save(captioner, tokenizer, out),
             ),
             accelerator=accelerator,
         )
@@ -97,7 +111,11 @@ def train(preset: Preset, out: Path, console: Console | None = None) -> Captione
 
 
 def sample(
-    captioner: Captioner, tokenizer: Any, features: Features, photos: Sequence[CaptionedPhoto], batch: int = 100
+    captioner: Captioner,
+    tokenizer: Any,
+    features: Features,
+    photos: Sequence[CaptionedPhoto],
+    batch: int = 100,
 ) -> tuple[dict[str, str], dict[str, float]]:
     """Captions of photos in the cache with the model's default sampling, and their scores."""
     captions: dict[str, str] = {}
@@ -116,15 +134,19 @@ def sample(
 
 def special_ids(tokenizer: Any) -> torch.Tensor:
     """``[CLS] . [SEP]``."""
-    return torch.tensor([[tokenizer.cls_token_id, tokenizer.convert_tokens_to_ids("."), tokenizer.sep_token_id]])
+    return torch.tensor(
+        [[tokenizer.cls_token_id, tokenizer.convert_tokens_to_ids("."), tokenizer.sep_token_id]]
+    )
 
 
 class _Curves:
     """Appends measures and samples to the run's files and to the tracker."""
 
-    def __init__(self, out: Path, accelerator: Any, show: Callable[[StepReport], None]) -> None:
+    def __init__(self, out: Path, reached: int, accelerator: Any, show: Callable[[StepReport], None]) -> None:
         self.out, self.accelerator, self.show = out, accelerator, show
         self.started = time.monotonic()
+        for file in (out / "curves.jsonl", out / "samples.jsonl"):  # a resumed run repeats what came after
+            _keep_until(file, reached)
 
     def write(self, report: StepReport) -> None:
         if not math.isfinite(report.latent + report.caption):
@@ -135,7 +157,11 @@ class _Curves:
         self.show(report)
 
     def sample(
-        self, step: int, sampled: tuple[dict[str, str], dict[str, float]], console: Console, save: Callable[[], None]
+        self,
+        step: int,
+        sampled: tuple[dict[str, str], dict[str, float]],
+        console: Console,
+        save: Callable[[], None],
     ) -> None:
         captions, scores = sampled
         some = dict(list(captions.items())[:8])
@@ -148,6 +174,14 @@ class _Curves:
 
 def _line(report: StepReport) -> str:
     return f"latent {report.latent:.3f}  caption {report.caption:.3f}  lr {report.lr:.1e}"
+
+
+def _keep_until(file: Path, step: int) -> None:
+    if file.is_file():
+        lines = file.read_text().splitlines(keepends=True)
+        file.write_text(
+            "".join(line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step)
+        )
 
 
 def _append(file: Path, line: dict[str, Any]) -> None:
@@ -202,5 +236,7 @@ def _features(
     features = open_features(folder)
     expected = (captioner.config.vision["tokens"], captioner.config.vision["dim"])
     if tuple(np.shape(features.tokens)[2:]) != expected:
-        raise InputError(f"{folder} holds tokens of another encoder; choose another data.features or delete it")
+        raise InputError(
+            f"{folder} holds tokens of another encoder; choose another data.features or delete it"
+        )
     return features
