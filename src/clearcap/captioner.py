@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +64,19 @@ class Drawn:
 
     ids: Int[Tensor, "photos candidates length"]
     confidence: Float[Tensor, "photos candidates length"]
+
+
+@dataclass(frozen=True)
+class Caption:
+    """One caption to be drawn.
+
+    Attributes:
+        photo: row of the photo it is about.
+        stream: number that its random draws depend on, besides the seed.
+    """
+
+    photo: int
+    stream: int = 0
 
 
 class Captioner(PreTrainedModel):
@@ -147,41 +161,54 @@ class Captioner(PreTrainedModel):
             if pixel_values is None:
                 raise InputError("nothing to caption; pass pixel_values or image")
             image = self.encode_image(pixel_values)
-        x0 = self.draw(image, seed=seed, names=names, sampling=sampling, watch=watch)
-        confidence, ids = self.text.decode(x0).float().softmax(-1).max(-1)
-        photos = image.shape[0]
+        how = sampling or self.defaults
+        photos = len(image)
+        captions = [
+            Caption(i, name * 1000 + copy)
+            for i, name in enumerate(names or [0] * photos)
+            for copy in range(how.candidates)
+        ]
+        x0 = self.draw(image, captions, seed=seed, sampling=how, watch=watch)
+        confidence, ids = self.logits(x0).softmax(-1).max(-1)
         return Drawn(ids.unflatten(0, (photos, -1)), confidence.unflatten(0, (photos, -1)))
 
     @torch.inference_mode()
     def draw(
         self,
         image: Float[Tensor, "photos tokens image_dim"],
+        captions: Sequence[Caption],
         *,
         seed: int = 0,
-        names: list[int] | None = None,
         sampling: SamplingConfig | None = None,
         watch: Watch = ignore,
         wrap: Wrap = unwrapped,
     ) -> Float[Tensor, "captions length dim"]:
-        """Draw caption latents, photo-major: what ``generate`` decodes.
+        """Draw caption latents: what ``generate`` decodes.
 
         Args:
             image: image tokens; everything that depends on a photo alone is computed once.
-            seed, names, sampling, watch: as for ``generate``.
+            captions: what is drawn, grouped by photo.
+            seed, sampling, watch: as for ``generate`` (the number of candidates is that of ``captions``).
             wrap: puts a constraint around the denoiser (see ``clearcap.infill``).
         """
         how = sampling or self.defaults
-        noise, view, copies = self.noise(how.factor), self.see(image), how.candidates
+        noise, view = self.noise(how.factor), self.see(image)
+        photo = torch.tensor([caption.photo for caption in captions], device=self.device)
+        shared = torch.equal(
+            photo, torch.arange(len(image), device=self.device).repeat_interleave(len(photo) // len(image))
+        )  # equally many of each photo can share its keys and values
 
         def build(rows: Tensor | None) -> Denoise:
-            seen = view if rows is None else view_rows(view, rows // copies)
+            seen = (
+                view if rows is None and shared else view_rows(view, photo if rows is None else photo[rows])
+            )
             denoise = guided_in_part(
                 self.denoiser, noise, seen, how.guidance, how.guidance_low, how.guidance_high
             )
             return wrap(denoise if how.self_condition else without_memory(denoise), rows)
 
-        captions = [name * 1000 + copy for name in (names or [0] * len(image)) for copy in range(copies)]
-        randn = randn_rows(row_generators(seed, captions, self.device), self.length, self.text.dim)
+        streams = row_generators(seed, [caption.stream for caption in captions], self.device)
+        randn = randn_rows(streams, self.length, self.text.dim)
         back = Back(
             rounds=how.refine,
             time=how.refine_time,
@@ -191,7 +218,7 @@ class Captioner(PreTrainedModel):
         )
         solve = refined(solver(how.solver, how.eta), self.confidence, back, how.start)
         return solve(
-            Settling(build, self.text.decode, how.early_exit) if how.early_exit else build(None),
+            Settling(build, self.logits, how.early_exit) if how.early_exit else build(None),
             how.start * randn(),
             times(how.spacing, noise.steps, how.steps),
             noise,
@@ -200,9 +227,13 @@ class Captioner(PreTrainedModel):
             watch=watch,
         )
 
+    def logits(self, x0: Float[Tensor, "batch length dim"]) -> Float[Tensor, "batch length vocab"]:
+        """Token logits of clean latents, in float32."""
+        return self.text.decode(x0.to(self.dtype)).float()
+
     def confidence(self, x0: Float[Tensor, "batch length dim"]) -> Float[Tensor, "batch length"]:
         """The probability of each position's most probable token."""
-        return self.text.decode(x0).float().softmax(-1).amax(-1)
+        return self.logits(x0).softmax(-1).amax(-1)
 
     def forward(self, pixel_values: Tensor, **how: Any) -> Drawn:
         """As ``generate``: a captioner has no other forward pass worth a name."""
@@ -238,4 +269,4 @@ def build_vision(vision: VisionConfig, config: CaptionerConfig) -> nn.Module:
     return encoder.requires_grad_(False).eval()
 
 
-__all__ = ["Captioner", "CaptionerConfig", "Denoiser", "Drawn"]
+__all__ = ["Caption", "Captioner", "CaptionerConfig", "Denoiser", "Drawn"]

@@ -30,10 +30,12 @@ def view_rows(view: list[KeysValues], photos: Int[Tensor, " rows"]) -> list[Keys
 
 
 def conditioned(denoiser: Denoiser, noise: Noise, view: list[KeysValues]) -> Denoise:
-    """The denoiser looking at its photos."""
+    """The denoiser looking at its photos; latents stay in float32, whatever the network computes in."""
+    dtype = view[0][0].dtype
 
     def denoise(x_t: Tensor, x_self: Tensor, t: Tensor) -> Tensor:
-        return noise.x0(denoiser(x_t, x_self, t, view), x_t, t)
+        output = denoiser(x_t.to(dtype), x_self.to(dtype), t, view)
+        return noise.x0(output.to(x_t.dtype), x_t, t)
 
     return denoise
 
@@ -50,11 +52,11 @@ def guided(denoiser: Denoiser, noise: Noise, view: list[KeysValues], scale: floa
     if scale == 0:
         return conditioned(denoiser, noise, view)
     photos = view[0][0].shape[0]
-    both = join_views(view, denoiser.see_nothing(), photos=photos)
+    twice = conditioned(denoiser, noise, join_views(view, denoiser.see_nothing(), photos=photos))
 
     def denoise(x_t: Tensor, x_self: Tensor, t: Tensor) -> Tensor:
-        output = denoiser(torch.cat((x_t, x_t)), torch.cat((x_self, x_self)), torch.cat((t, t)), both)
-        with_photo, without = noise.x0(output, torch.cat((x_t, x_t)), torch.cat((t, t))).chunk(2)
+        both = twice(torch.cat((x_t, x_t)), torch.cat((x_self, x_self)), torch.cat((t, t)))
+        with_photo, without = both.chunk(2)
         return with_photo + scale * (with_photo - without)
 
     return denoise
