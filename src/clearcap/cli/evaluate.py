@@ -1,0 +1,235 @@
+"""``clearcap evaluate``: a captioner's scores on a corpus, or the difference between two evaluations."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from clearcap.evaluation.run import Evaluation
+    from clearcap.metrics.scoring import Scores
+    from clearcap.metrics.significance import Comparison
+
+
+def evaluate(
+    model: Annotated[str, typer.Option(help="folder or hub name; default is the bundled model")] = "default",
+    data: Annotated[str, typer.Option(help="corpus: flickr8k, coco-karpathy, coco, folder ...")] = "flickr8k",
+    root: Annotated[str, typer.Option(help="its folder (file, or data set name)")] = "",
+    split: Annotated[str, typer.Option(help="split of the corpus; default dev, or all of a folder")] = "",
+    option: Annotated[
+        list[str] | None, typer.Option(help="KEY=VALUE the corpus's reader knows, such as photos=DIR")
+    ] = None,
+    subset: Annotated[
+        bool, typer.Option("--subset", help="the split need not have its published size")
+    ] = False,
+    steps: Annotated[int | None, typer.Option(help="calls of the denoiser")] = None,
+    guidance: Annotated[float | None, typer.Option(help="classifier-free guidance scale")] = None,
+    candidates: Annotated[int | None, typer.Option(help="captions drawn per photo")] = None,
+    select: Annotated[str | None, typer.Option(help="choice among candidates: mbr or confidence")] = None,
+    seed: Annotated[int, typer.Option(help="same seed, same captions")] = 0,
+    limit: Annotated[int | None, typer.Option(help="only the first photos of the split")] = None,
+    batch_size: Annotated[int, typer.Option(help="photos at once")] = 16,
+    out: Annotated[
+        Path | None, typer.Option(help="folder for captions and scores; an interrupted run resumes")
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="folder for the HTML report and pictures (and OUT's files)")
+    ] = None,
+    curves: Annotated[
+        Path | None, typer.Option(help="curves.jsonl of the training run; found beside the model")
+    ] = None,
+    shuffle_photos: Annotated[
+        bool, typer.Option("--shuffle-photos", help="also score against other photos' references")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object on standard output")] = False,
+    compare: Annotated[
+        tuple[Path, Path] | None, typer.Option(help="test two OUT folders against each other")
+    ] = None,
+) -> None:
+    """Caption every photo of a split and score the captions: BLEU, ROUGE-L, CIDEr-D, with intervals."""
+    from clearcap.errors import InputError
+
+    if compare is not None:
+        _compare(compare, as_json)
+        return
+    if not root:
+        raise InputError("no --root; pass the corpus's folder, as in --data flickr8k --root DIR")
+    from clearcap.data.corpus import open_corpus
+
+    options = key_values(option)
+    corpus = open_corpus(
+        data, root, split or _usual_split(data), expected=None if subset else "official", **options
+    )
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    from clearcap.evaluation.run import evaluate as run
+
+    columns = (
+        TextColumn("captioning"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    console = Console(stderr=True)
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("captioning", total=None)
+        found = run(
+            model,
+            corpus,
+            out=out or report,
+            limit=limit,
+            batch_size=batch_size,
+            seed=seed,
+            shuffle=shuffle_photos,
+            progress=lambda done, total: progress.update(task, completed=done, total=total),
+            steps=steps,
+            guidance=guidance,
+            candidates=candidates,
+            select=select,
+        )
+    if as_json:
+        print(json.dumps(found.to_json(), ensure_ascii=False))
+    else:
+        _print(found)
+    if report is not None:
+        from clearcap.evaluation.report import write_report
+
+        for path in write_report(found, corpus, report, curves=curves or _curves_beside(model)):
+            console.print(f"wrote {path}", highlight=False, markup=False, soft_wrap=True)
+
+
+def key_values(texts: list[str] | None) -> dict[str, Any]:
+    """Options of a corpus's reader, each KEY=VALUE. Raises InputError."""
+    from clearcap.errors import InputError
+
+    options: dict[str, Any] = {}
+    for text in texts or []:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise InputError(f"--option {text!r} is not of the form KEY=VALUE")
+        options[key] = value
+    return options
+
+
+def _usual_split(data: str) -> str:
+    from clearcap.data.corpus import SPLITS
+
+    return next((name for name in SPLITS.get(data, ()) if name in ("dev", "val")), "all")
+
+
+def _curves_beside(model: str) -> Path | None:
+    """The curves of the run that made a model: in its folder, or in the one above it."""
+    from clearcap.errors import InputError
+    from clearcap.pipeline import bundled_model
+
+    try:
+        folder = Path(bundled_model() if model == "default" else model).resolve()
+    except InputError:
+        return None
+    return next(
+        (file for file in (folder / "curves.jsonl", folder.parent / "curves.jsonl") if file.is_file()), None
+    )
+
+
+def _print(found: Evaluation) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    manifest, scored = found.manifest, found.scored
+    drawn = f"{manifest['steps']} steps, guidance {manifest['guidance']:g}, seed {manifest['seed']}"
+    if manifest["candidates"] > 1:
+        drawn += f", {manifest['candidates']} candidates by {manifest['select']}"
+    table = Table(title=f"{manifest['model']} on {manifest['corpus']} {manifest['split']}", caption=drawn)
+    table.add_column("metric")
+    table.add_column("score", justify="right")
+    table.add_column("95% interval", justify="right")
+    if found.shuffled is not None:
+        table.add_column("other photos' references", justify="right")
+    for name, value in scored.scores.corpus.items():
+        low, high = scored.intervals[name]  # METEOR, which has none, is not among an evaluation's metrics
+        other = [f"{found.shuffled[name]:.4f}"] if found.shuffled is not None else []
+        table.add_row(name, f"{value:.4f}", f"{low:.4f} to {high:.4f}", *other)
+    console = Console()
+    console.print(table)
+    diversity, length = scored.diversity, scored.diversity["length"]
+    console.print(
+        f"{manifest['photos']:,} photos, {manifest['references']:,} references. "
+        f"{diversity['distinct']:,} distinct captions ({diversity['distinct_share']:.1%}), "
+        f"{diversity['vocabulary']:,} words, {length['mean']:.1f} ± {length['deviation']:.1f} "
+        f"words a caption. Captioning took {found.seconds:.1f} s.",
+        highlight=False,
+    )
+
+
+def _compare(folders: tuple[Path, Path], as_json: bool) -> None:
+    from clearcap.errors import InputError
+    from clearcap.evaluation.run import load_evaluation
+    from clearcap.metrics.significance import compare as paired
+
+    a, b = (load_evaluation(folder) for folder in folders)
+    if a.references != b.references:
+        raise InputError(
+            f"{folders[0]} and {folders[1]} have other photos or references; evaluate on the same split"
+        )
+    scores = (a.scored.scores, b.scored.scores)
+    print_comparison(paired(*scores), scores, (str(folders[0]), str(folders[1])), as_json)
+
+
+def print_comparison(
+    found: dict[str, Comparison], scores: tuple[Scores, Scores], names: tuple[str, str], as_json: bool
+) -> None:
+    """A table of differences on standard output, or one JSON object."""
+    a, b = (one.corpus for one in scores)
+    if as_json:
+        rows = {
+            name: {
+                "A": a[name],
+                "B": b[name],
+                "difference": row.difference.estimate,
+                "interval": [row.difference.low, row.difference.high],
+                "p_bootstrap": row.p_bootstrap,
+                "p_permutation": row.p_permutation,
+            }
+            for name, row in found.items()
+        }
+        print(
+            json.dumps(
+                {"A": names[0], "B": names[1], "photos": len(scores[0].photos), **rows}, ensure_ascii=False
+            )
+        )
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(
+        title=f"A: {names[0]}\nB: {names[1]}",
+        caption=f"{len(scores[0].photos):,} photos, paired bootstrap and permutation tests",
+    )
+    table.add_column("metric")
+    for heading in ("A", "B", "A - B", "95% interval", "p boot.", "p perm."):
+        table.add_column(heading, justify="right")
+    for name, row in found.items():
+        interval = f"{row.difference.low:+.4f} to {row.difference.high:+.4f}"
+        difference = f"{row.difference.estimate:+.4f}"
+        table.add_row(
+            name,
+            f"{a[name]:.4f}",
+            f"{b[name]:.4f}",
+            difference,
+            interval,
+            f"{row.p_bootstrap:.4f}",
+            f"{row.p_permutation:.4f}",
+        )
+    Console().print(table)

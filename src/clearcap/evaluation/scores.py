@@ -1,0 +1,110 @@
+"""The figures of an evaluation: scores with intervals, how varied the captions are, and a control."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from clearcap.errors import InputError
+from clearcap.metrics.diversity import diversity
+from clearcap.metrics.scoring import NAMES, Scores, score
+from clearcap.metrics.significance import intervals
+
+# What a score means, for manifests: the conventions of pycocoevalcap 1.2 that the figures equal.
+METRICS = {
+    "tokenizer": "Stanford PTB 3.4.1, lower case, no punctuation",
+    "BLEU": "closest reference length, orders 1 to 4, not smoothed",
+    "ROUGE-L": "beta 1.2, best recall and best precision over the references",
+    "CIDEr-D": "n 1 to 4, sigma 6, document frequency of the references scored",
+    "intervals": "95%, percentiles of 1,000 bootstrap samples of photos",
+}
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Scores of one set of captions.
+
+    Attributes:
+        scores: corpus and per caption, unrounded.
+        intervals: metric -> lower and upper end of the 95% bootstrap interval (METEOR has none).
+        diversity: distinct captions and their share, vocabulary, words a caption; self-CIDEr and mBLEU-4 of the
+            candidates where several were drawn.
+    """
+
+    scores: Scores
+    intervals: dict[str, tuple[float, float]]
+    diversity: dict[str, Any]
+
+
+def score_captions(
+    captions: Mapping[str, str],
+    references: Mapping[str, Sequence[str]],
+    *,
+    drawn: Mapping[str, Sequence[str]] | None = None,
+    metrics: Sequence[str] = NAMES,
+    seed: int = 0,
+) -> Scored:
+    """Score captions.
+
+    Args:
+        captions: photo -> caption.
+        references: photo -> references, for the same photos.
+        drawn: photo -> all its candidates, where several were drawn.
+        metrics: as for `clearcap.metrics.score`.
+        seed: of the bootstrap.
+
+    Raises:
+        InputError: as `clearcap.metrics.score`.
+    """
+    scores = score(captions, references, metrics)  # type: ignore[arg-type]  # Mapping's keys are invariant
+    found = intervals(scores, seed=seed)
+    said = diversity([[caption] for caption in captions.values()])
+    figures: dict[str, Any] = {
+        "distinct": said.distinct_corpus,
+        "distinct_share": said.distinct_corpus / said.captions,
+        "vocabulary": said.vocabulary,
+        "length": dataclasses.asdict(said.lengths),
+    }
+    if drawn:
+        among = diversity(list(drawn.values()))
+        figures["candidates"] = {
+            "distinct_share": among.distinct,
+            "self_cider": among.self_cider,
+            "m_bleu": among.m_bleu,
+        }
+    return Scored(scores, {name: (one.low, one.high) for name, one in found.items()}, figures)
+
+
+def shuffled_scores(
+    captions: Mapping[str, str], references: Mapping[str, Sequence[str]], *, seed: int = 0
+) -> dict[str, float]:
+    """Corpus scores of the captions against other photos' references.
+
+    What is left of a score then is what a caption earns without its photo.
+
+    Args:
+        captions: photo -> caption.
+        references: photo -> references, for the same photos.
+        seed: of the exchange; no photo keeps its own.
+
+    Raises:
+        InputError: fewer than two photos.
+    """
+    photos = list(captions)
+    if len(photos) < 2:
+        raise InputError("one photo has no other photo's references; shuffle two or more")
+    other = derangement(len(photos), seed)
+    exchanged = {photo: references[photos[place]] for photo, place in zip(photos, other, strict=True)}
+    return score(captions, exchanged).corpus  # type: ignore[arg-type]
+
+
+def derangement(count: int, seed: int) -> list[int]:
+    """A random cycle through all places, so that none is mapped to itself."""
+    order = np.random.default_rng(seed).permutation(count)
+    following = np.empty(count, int)
+    following[order] = np.roll(order, -1)
+    return following.tolist()
