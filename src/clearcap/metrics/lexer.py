@@ -173,11 +173,13 @@ class Scanner:
             self._rule_at[end] = place
         self._membership: dict[str, int] = {}  # character -> bit per set of characters
         self._states: dict[frozenset[int], int] = {}
+        self._entered: dict[frozenset[int], int] = {}
+        self._reached: dict[int, frozenset[int]] = {}
         self._moves: list[list[tuple[int, int]]] = []
         self._by_membership: list[dict[int, int]] = []
         self._accepts: list[int] = []
         self._tables: list[dict[str, int]] = []
-        self._state({start})
+        self._state(frozenset({start}))
 
     def match(self, text: str, start: int) -> Match | None:
         """The longest match at a position, or None where no rule matches."""
@@ -227,24 +229,33 @@ class Scanner:
             if r.follow
         }
 
-    def _state(self, nodes: set[int]) -> int:
+    def _state(self, nodes: frozenset[int]) -> int:
         """The number of the state that stands for these nodes and all they reach without a character."""
-        reached, waiting = set(nodes), list(nodes)
-        while waiting:
-            for node in self._nodes.free[waiting.pop()]:
-                if node not in reached:
-                    reached.add(node)
-                    waiting.append(node)
-        moves = [edge for node in reached if (edge := self._nodes.edges[node])]
-        rules = [self._rule_at[node] for node in reached if node in self._rule_at]
-        key = frozenset(node for node in reached if self._nodes.edges[node] or node in self._rule_at)
-        if key not in self._states:
-            self._states[key] = len(self._states)
-            self._moves.append(moves)
-            self._accepts.append(min(rules, default=DEAD))
-            self._tables.append({})
-            self._by_membership.append({})
-        return self._states[key]
+        if nodes not in self._entered:
+            key = frozenset().union(*map(self._reach, nodes))
+            if key not in self._states:
+                self._states[key] = len(self._states)
+                self._moves.append([edge for node in key if (edge := self._nodes.edges[node])])
+                self._accepts.append(
+                    min((self._rule_at[node] for node in key if node in self._rule_at), default=DEAD)
+                )
+                self._tables.append({})
+                self._by_membership.append({})
+            self._entered[nodes] = self._states[key]
+        return self._entered[nodes]
+
+    def _reach(self, start: int) -> frozenset[int]:
+        """The nodes with an edge or the end of a rule that a node leads to without a character."""
+        if start not in self._reached:
+            seen, waiting = {start}, [start]
+            while waiting:
+                for node in self._nodes.free[waiting.pop()]:
+                    if node not in seen:
+                        seen.add(node)
+                        waiting.append(node)
+            useful = (node for node in seen if self._nodes.edges[node] or node in self._rule_at)
+            self._reached[start] = frozenset(useful)
+        return self._reached[start]
 
     def _step(self, state: int, character: str) -> int:
         table = self._tables[state]
@@ -252,7 +263,7 @@ class Scanner:
             membership = self._member_of(character)
             known = self._by_membership[state]
             if membership not in known:
-                nodes = {node for characters, node in self._moves[state] if membership >> characters & 1}
+                nodes = frozenset(to for characters, to in self._moves[state] if membership >> characters & 1)
                 known[membership] = self._state(nodes) if nodes else DEAD
             table[character] = known[membership]
         return table[character]

@@ -27,10 +27,11 @@ _AMPERSAND = re.compile("&amp;", re.IGNORECASE)
 _BEYOND_BASIC_PLANE = re.compile("[\U00010000-\U0010ffff]")
 _OTHER_SPACES = "\t\xa0\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u3000"
 _ANY_OTHER_SPACE = re.compile(f"[{_OTHER_SPACES}]")
-_SIGMA_WORD = re.compile(r"\w+(?:(?<=[^\W\d_])['’.:·](?=[^\W\d_])\w+)*")
+_SIGMA_WORD = re.compile(r"[\w\u0300-\u036f]+(?:(?<=[^\W\d_])['’.:·](?=[^\W\d_])[\w\u0300-\u036f]+)*")
 _HALF = re.compile("[\ud800-\udfff]")
 
-_memory: dict[str, tuple[str, ...]] = {}  # chunk with the blank after it -> its tokens, whatever comes next
+_EMPTY: dict[str, tuple[str, ...]] = {" ": (), "\n": ()}
+_memory = dict(_EMPTY)  # chunk with the blank after it -> its tokens, whatever comes next
 
 
 def tokenize(captions: Sequence[str]) -> list[list[str]]:
@@ -91,10 +92,14 @@ def _scan_line(text: str, start: int, stop: int) -> Iterator[str]:
                 raise AssertionError(f"no rule matches {text[at]!r}")
             token, at = _token(match.rule, text[at : match.end], at)
             seen = max(seen, match.seen)
-            tokens += [part for part in token.split(" ") if part]
+            if " " in token:
+                tokens += filter(None, token.split(" "))
+            elif token:
+                tokens.append(token)
         if at == end and seen <= end + 1:
             if len(_memory) >= KEPT_CHUNKS:
                 _memory.clear()
+                _memory.update(_EMPTY)
             _memory[chunk] = tuple(tokens)
         yield from tokens
         start = _after_spaces(text, at) if at == end else at
