@@ -172,6 +172,7 @@ class SamplingConfig:
 class TrainConfig:
     """How the denoiser is fitted."""
 
+    init: str = knob("", "saved captioner whose denoiser and text space training starts from")
     steps: int = knob(20000, "optimiser steps")
     photos: int = knob(32, "photos a step (of each process)")
     copies: int = knob(12, "noised captions per photo and step; they share the photo's keys and values")
@@ -215,6 +216,7 @@ class DataConfig:
     name: str = knob("flickr8k", "corpus")
     root: str = knob("", "its folder")
     split: str = knob("train", "split that is trained on")
+    expected: bool = knob(True, "insist on the published number of photos; false trains on a subset")
     watch: str = knob("dev", "split of the periodic evaluation")
     watch_photos: int = knob(200, "photos of the periodic evaluation")
     features: str = knob("cache/features", "folder of the image-feature cache; made where missing")

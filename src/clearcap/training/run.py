@@ -20,6 +20,7 @@ from clearcap.captioner import Captioner
 from clearcap.config import DataConfig, Preset
 from clearcap.data.corpus import CaptionedPhoto, Corpus, open_corpus
 from clearcap.data.features import Features, make_features, open_features
+from clearcap.data.records import Expected
 from clearcap.errors import InputError
 from clearcap.loading import load_folder
 from clearcap.metrics import score
@@ -48,8 +49,9 @@ def train(preset: Preset, out: Path, console: Console | None = None) -> Captione
     data, config = preset.data, preset.train
     if not data.root:
         raise InputError("data.root is empty; pass data.root=<the corpus's folder>")
-    corpus = open_corpus(data.name, data.root, data.split)
-    watched = open_corpus(data.name, data.root, data.watch).photos[: data.watch_photos]
+    count: Expected = "official" if data.expected else None
+    corpus = open_corpus(data.name, data.root, data.split, expected=count)
+    watched = open_corpus(data.name, data.root, data.watch, expected=count).photos[: data.watch_photos]
     captioner, tokenizer = assemble(preset, seed=config.seed)
     if config.init:
         start = load_folder(Path(config.init))

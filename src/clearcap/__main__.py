@@ -1,0 +1,5 @@
+"""``python -m clearcap``."""
+
+from clearcap.cli import main
+
+main()

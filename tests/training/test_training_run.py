@@ -1,0 +1,130 @@
+"""Training for real: a tiny corpus, real processes, a real kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from clearcap.config import load_preset
+from clearcap.pipeline import CaptionPipeline
+from clearcap.training.text import PretrainTextConfig, pretrain_text
+
+CAPTIONS = ["a red square on a wall", "the red wall", "a blue circle in the sky", "blue sky and sea", "a dog runs left"]
+STEPS = 40
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A corpus of eight photos in two splits, and a text space trained on its captions."""
+    root = tmp_path_factory.mktemp("workshop")
+    (root / "flickr" / "Images").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    lines, names = ["image,caption"], [f"photo{i}.jpg" for i in range(8)]
+    for i, name in enumerate(names):
+        Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(root / "flickr" / "Images" / name)
+        lines += [f"{name},{CAPTIONS[(i + j) % len(CAPTIONS)]}" for j in range(5)]
+    (root / "flickr" / "captions.txt").write_text("\n".join(lines) + "\n")
+    (root / "flickr" / "Flickr_8k.trainImages.txt").write_text("\n".join(names[:6]) + "\n")
+    (root / "flickr" / "Flickr_8k.devImages.txt").write_text("\n".join(names[6:]) + "\n")
+    config = PretrainTextConfig(
+        vocab_size=200, min_count=1, length=10, width=16, depth=2, split=1, heads=2, hidden=32, steps=20, batch=8, warmup=2
+    )
+    pretrain_text(CAPTIONS * 4, root / "text", config)
+    (root / "tiny.toml").write_text(
+        f"""
+[text]
+source = "{root}/text"
+split = 1
+length = 10
+[vision]
+tokens = 4
+dim = 16
+image_size = 64
+[denoiser]
+width = 32
+depth = 2
+heads = 2
+hidden = 48
+dropout = 0.1
+[sampling]
+steps = 3
+[data]
+root = "{root}/flickr"
+views = 2
+[train]
+steps = {STEPS}
+photos = 3
+copies = 2
+warmup = 4
+log_every = 1
+save_every = 5
+sample_every = 20
+optimizer = "muon"
+tracker = "none"
+"""
+    )
+    return root
+
+
+def run_train(root: Path, out: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "clearcap", "train", str(root / "tiny.toml"), f"data.features={root}/{out}-features"]
+    log = (root / f"{out}.log").open("ab")
+    return subprocess.Popen(
+        [*command, "data.expected=false", "--out", str(root / out)],
+        stdout=log,
+        stderr=log,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def test_killed_and_resumed_equals_never_killed(workshop: Path) -> None:
+    whole = run_train(workshop, "whole")
+    assert whole.wait(300) == 0, (workshop / "whole.log").read_text()
+    killed = run_train(workshop, "killed")
+    deadline = time.monotonic() + 300
+    while not (workshop / "killed" / "checkpoint" / "progress.json").is_file():
+        assert time.monotonic() < deadline and killed.poll() is None, (workshop / "killed.log").read_text()
+        time.sleep(0.01)
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.wait()
+    reached = json.loads((workshop / "killed" / "checkpoint" / "progress.json").read_text())["step"]
+    assert 0 < reached < STEPS
+    assert run_train(workshop, "killed").wait(300) == 0, (workshop / "killed.log").read_text()
+    expected = load_file(workshop / "whole" / "checkpoint" / "state.safetensors")
+    actual = load_file(workshop / "killed" / "checkpoint" / "state.safetensors")
+    assert expected.keys() == actual.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(tensor, actual[name]), name
+
+    def losses(out: str) -> list[tuple[float, float]]:
+        lines = (workshop / out / "curves.jsonl").read_text().splitlines()
+        return [(line["latent"], line["caption"]) for line in map(json.loads, lines)]
+
+    assert losses("whole") == losses("killed")
+    assert len(losses("whole")) == STEPS
+    assert losses("whole")[-1][1] < losses("whole")[0][1]
+    photo = workshop / "flickr" / "Images" / "photo7.jpg"
+    captions = [CaptionPipeline.from_pretrained(workshop / out / "model")(str(photo)) for out in ("whole", "killed")]
+    assert captions[0] == captions[1]
+
+
+def test_preset_of_the_wrong_shape_names_the_setting(workshop: Path) -> None:
+    with pytest.raises(ValueError, match="denoiser.width=30 is not a multiple of heads=4"):
+        load_preset("compact", ["denoiser.width=30"])
+    with pytest.raises(ValueError, match="unknown setting 'lrr'"):
+        load_preset("compact", ["train.lrr=1"])
+    with pytest.raises(ValueError, match="must be of type float"):
+        load_preset("compact", ['train.lr="fast"'])
+    with pytest.raises(ValueError, match="no preset 'compakt'"):
+        load_preset("compakt")
