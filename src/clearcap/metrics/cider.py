@@ -99,7 +99,7 @@ def cider_d(
         norm_r = np.sqrt(np.bincount(rows_r.owner, tfidf_r**2, len(photo)))
         found, at = rows_h.locate(photo[rows_r.owner], rows_r.gram)
         clipped = np.minimum(tfidf_h[at], tfidf_r[found]) * tfidf_r[found]
-        dot = np.bincount(rows_r.owner[found], clipped, len(photo))
+        dot = np.bincount(rows_r.owner[found], clipped, len(photo)).astype(np.float64)  # of nothing: integers
         norms = norm_h * norm_r
         similarity += np.divide(dot, norms, out=dot, where=norms != 0)
     similarity *= _length_penalty(lengths_h[photo], lengths_r) / len(ORDERS)
