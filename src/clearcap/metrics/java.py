@@ -30,8 +30,8 @@ def meteor(hypotheses: Tokens, references: Sequence[Tokens]) -> Scored:
     Raises:
         InputError: Java, pycocoevalcap or one of its files is missing, or the program failed.
     """
-    jar = _files("METEOR")[0]
-    command = [_java("METEOR"), "-Xmx2G", "-jar", str(jar), "-", "-", "-stdio", "-l", "en", "-norm"]
+    runtime, jar = _java("METEOR"), _files("METEOR")[0]
+    command = [runtime, "-Xmx2G", "-jar", str(jar), "-", "-", "-stdio", "-l", "en", "-norm"]
     lines = [
         " ||| ".join(["SCORE", *(_meteor_text(ref) for ref in refs), _meteor_text(hypothesis)])
         for hypothesis, refs in zip(hypotheses, references, strict=True)
@@ -55,7 +55,7 @@ def spice(hypotheses: Tokens, references: Sequence[Tokens]) -> Scored:
     Raises:
         InputError: Java, pycocoevalcap or the Stanford models are missing, or the program failed.
     """
-    jar = _files("SPICE")[0]
+    runtime, jar = _java("SPICE"), _files("SPICE")[0]
     with tempfile.TemporaryDirectory() as scratch:
         asked, answered = Path(scratch, "captions.json"), Path(scratch, "scores.json")
         photos = [
@@ -63,7 +63,7 @@ def spice(hypotheses: Tokens, references: Sequence[Tokens]) -> Scored:
             for i, (hypothesis, refs) in enumerate(zip(hypotheses, references, strict=True))
         ]
         asked.write_text(json.dumps(photos))
-        command = [_java("SPICE"), "-Xmx8G", "-jar", str(jar), str(asked), "-out", str(answered), "-silent"]
+        command = [runtime, "-Xmx8G", "-jar", str(jar), str(asked), "-out", str(answered), "-silent"]
         done = subprocess.run(command, cwd=jar.parent, capture_output=True, text=True)
         if done.returncode or not answered.exists():
             raise InputError(f"SPICE failed: {(done.stderr.strip() or 'no message').splitlines()[-1]}")

@@ -191,11 +191,13 @@ class Scanner:
                 following = self._step(state, text[at])
             at += 1
             if following == DEAD:
+                seen = at
                 break
             state = following
             if accepts[state] != DEAD:
                 rule, end = accepts[state], at
-        seen = at + (at == len(text) and bool(moves[state]))  # the end of the text mattered, too
+        else:
+            seen = at + bool(moves[state])  # where more could have matched, the end of the text mattered, too
         if rule == DEAD:
             return None
         if self.rules[rule].follow:

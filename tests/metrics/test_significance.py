@@ -1,0 +1,111 @@
+"""Bootstrap and tests against naive resampling and cases with known answers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from clearcap.errors import InputError
+from clearcap.metrics import bleu, score
+from clearcap.metrics.significance import compare, intervals, over_seeds
+
+WORDS = ["dog", "cat", "man", "runs", "sits", "on", "grass", "the", "red", "ball"]
+
+
+def corpus(seed: int, noise: float, photos: int = 60) -> tuple[dict, dict]:
+    """References of six words; candidates that repeat the first one with some words replaced."""
+    rng, plain = np.random.default_rng(seed), np.random.default_rng(1)
+    references = {p: [" ".join(plain.choice(WORDS, 6)) for _ in range(2)] for p in range(photos)}
+    hypotheses = {}
+    for photo, (first, _) in references.items():
+        words = [str(rng.choice(WORDS)) if rng.random() < noise else word for word in first.split()]
+        hypotheses[photo] = " ".join(words)
+    return hypotheses, references
+
+
+def test_resampled_bleu_is_bleu_of_the_resampled_photos() -> None:
+    hypotheses, references = corpus(0, 0.4)
+    table = score(hypotheses, references).bleu_statistics
+    drawn = np.random.default_rng(3).integers(0, 60, 60)
+    weights = np.bincount(drawn, minlength=60)
+    renamed = {i: int(p) for i, p in enumerate(drawn)}
+    again = score(
+        {i: hypotheses[p] for i, p in renamed.items()},
+        {i: references[p] for i, p in renamed.items()},
+        ("BLEU",),
+    )
+    np.testing.assert_allclose(bleu.from_statistics(weights @ table), list(again.corpus.values()), atol=1e-12)
+
+
+def test_intervals_hold_the_estimate_and_are_seeded() -> None:
+    scores = score(*corpus(0, 0.4))
+    found = intervals(scores, samples=300, seed=5)
+    assert set(found) == set(scores.corpus)
+    for name, interval in found.items():
+        assert interval.low < interval.estimate == scores.corpus[name] < interval.high
+    assert found == intervals(scores, samples=300, seed=5)
+    assert found != intervals(scores, samples=300, seed=6)
+
+
+def test_interval_of_a_mean_agrees_with_the_normal_approximation() -> None:
+    scores = score(*corpus(0, 0.4, photos=400), ("ROUGE-L",))
+    values = np.array(list(scores.per_caption["ROUGE-L"].values()))
+    interval = intervals(scores, samples=4000)["ROUGE-L"]
+    expected = 2 * 1.96 * values.std() / np.sqrt(400)
+    assert interval.high - interval.low == pytest.approx(expected, rel=0.08)
+
+
+def test_a_better_system_is_significant_and_an_equal_one_is_not() -> None:
+    good, bad, alike = (score(*corpus(seed, noise)) for seed, noise in ((0, 0.1), (1, 0.7), (2, 0.1)))
+    for comparison in compare(good, bad, samples=500).values():
+        assert comparison.difference.low > 0
+        assert comparison.p_permutation < 0.01
+        assert comparison.p_bootstrap < 0.01
+    for comparison in compare(good, alike, samples=500).values():
+        assert comparison.difference.low < 0 < comparison.difference.high
+        assert comparison.p_permutation > 0.05
+
+
+def test_a_system_against_itself_differs_by_nothing() -> None:
+    scores = score(*corpus(0, 0.4))
+    for comparison in compare(scores, scores, samples=50).values():
+        assert comparison.difference.low == comparison.difference.high == 0
+        assert comparison.p_permutation == comparison.p_bootstrap == 1
+
+
+def test_swapping_the_systems_swaps_the_sign_and_keeps_the_p_value() -> None:
+    a, b = score(*corpus(0, 0.3)), score(*corpus(1, 0.5))
+    one, other = compare(a, b, samples=200), compare(b, a, samples=200)
+    for name in one:
+        assert one[name].difference.estimate == -other[name].difference.estimate
+        assert one[name].difference.low == pytest.approx(-other[name].difference.high)
+        assert one[name].p_permutation == other[name].p_permutation
+
+
+def test_photos_may_come_in_any_order() -> None:
+    hypotheses, references = corpus(1, 0.5)
+    a, b = score(*corpus(0, 0.3)), score(hypotheses, references)
+    backwards = score(dict(reversed(hypotheses.items())), references)
+    one, other = compare(a, b, samples=100), compare(a, backwards, samples=100)
+    assert one["BLEU-4"].difference.low == pytest.approx(other["BLEU-4"].difference.low)
+
+
+def test_different_photos_are_refused() -> None:
+    with pytest.raises(InputError, match="different photos"):
+        compare(score({1: "a"}, {1: ["a"]}), score({2: "a"}, {2: ["a"]}))
+
+
+def test_mean_and_deviation_over_seeds() -> None:
+    found = over_seeds([{"BLEU-4": 0.1, "SPICE": 1.0}, {"BLEU-4": 0.2}, {"BLEU-4": 0.6}])
+    assert set(found) == {"BLEU-4"}
+    assert found["BLEU-4"].mean == pytest.approx(0.3)
+    assert found["BLEU-4"].deviation == pytest.approx(np.std([0.1, 0.2, 0.6], ddof=1))
+    assert over_seeds([{"BLEU-4": 0.1}])["BLEU-4"].deviation == 0
+    with pytest.raises(InputError, match="at least one"):
+        over_seeds([])
+
+
+@pytest.mark.parametrize("settings", [{"samples": 0}, {"level": 1.0}])
+def test_bad_settings_are_named(settings) -> None:
+    with pytest.raises(InputError, match=f"{next(iter(settings))}="):
+        intervals(score({1: "a"}, {1: ["a"]}), **settings)
