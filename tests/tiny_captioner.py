@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ CAPTIONS = [
 ]
 
 
+@functools.cache
 def tiny_captioner(length: int = 10, seed: int = 0) -> tuple[Captioner, Any]:
     """The captioner, whose random weights say different things about different photos, and its tokenizer."""
     tokenizer = train_tokenizer(CAPTIONS, size=120, min_count=1)
