@@ -215,7 +215,7 @@ def print_comparison(
 
     table = Table(
         title=f"A: {names[0]}\nB: {names[1]}",
-        caption=f"{len(scores[0].photos):,} photos, paired bootstrap and permutation tests",
+        caption=f"{len(scores[0].photos):,} photos, paired",
     )
     table.add_column("metric")
     for heading in ("A", "B", "A - B", "95% interval", "p boot.", "p perm."):
