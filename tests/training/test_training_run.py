@@ -20,7 +20,13 @@ from clearcap.config import load_preset
 from clearcap.pipeline import CaptionPipeline
 from clearcap.training.text import PretrainTextConfig, pretrain_text
 
-CAPTIONS = ["a red square on a wall", "the red wall", "a blue circle in the sky", "blue sky and sea", "a dog runs left"]
+CAPTIONS = [
+    "a red square on a wall",
+    "the red wall",
+    "a blue circle in the sky",
+    "blue sky and sea",
+    "a dog runs left",
+]
 STEPS = 40
 
 
@@ -32,13 +38,25 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(0)
     lines, names = ["image,caption"], [f"photo{i}.jpg" for i in range(8)]
     for i, name in enumerate(names):
-        Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(root / "flickr" / "Images" / name)
+        Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(
+            root / "flickr" / "Images" / name
+        )
         lines += [f"{name},{CAPTIONS[(i + j) % len(CAPTIONS)]}" for j in range(5)]
     (root / "flickr" / "captions.txt").write_text("\n".join(lines) + "\n")
     (root / "flickr" / "Flickr_8k.trainImages.txt").write_text("\n".join(names[:6]) + "\n")
     (root / "flickr" / "Flickr_8k.devImages.txt").write_text("\n".join(names[6:]) + "\n")
     config = PretrainTextConfig(
-        vocab_size=200, min_count=1, length=10, width=16, depth=2, split=1, heads=2, hidden=32, steps=20, batch=8, warmup=2
+        vocab_size=200,
+        min_count=1,
+        length=10,
+        width=16,
+        depth=2,
+        split=1,
+        heads=2,
+        hidden=32,
+        steps=20,
+        batch=8,
+        warmup=2,
     )
     pretrain_text(CAPTIONS * 4, root / "text", config)
     (root / "tiny.toml").write_text(
@@ -78,7 +96,14 @@ tracker = "none"
 
 
 def run_train(root: Path, out: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "clearcap", "train", str(root / "tiny.toml"), f"data.features={root}/{out}-features"]
+    command = [
+        sys.executable,
+        "-m",
+        "clearcap",
+        "train",
+        str(root / "tiny.toml"),
+        f"data.features={root}/{out}-features",
+    ]
     log = (root / f"{out}.log").open("ab")
     return subprocess.Popen(
         [*command, "data.expected=false", "--out", str(root / out)],
@@ -115,7 +140,9 @@ def test_killed_and_resumed_equals_never_killed(workshop: Path) -> None:
     assert len(losses("whole")) == STEPS
     assert losses("whole")[-1][1] < losses("whole")[0][1]
     photo = workshop / "flickr" / "Images" / "photo7.jpg"
-    captions = [CaptionPipeline.from_pretrained(workshop / out / "model")(str(photo)) for out in ("whole", "killed")]
+    captions = [
+        CaptionPipeline.from_pretrained(workshop / out / "model")(str(photo)) for out in ("whole", "killed")
+    ]
     assert captions[0] == captions[1]
 
 

@@ -1,0 +1,155 @@
+"""Photos of every kind through the real pipeline and the real command line, with a tiny saved model."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_captioner import tiny_captioner
+
+from clearcap.errors import InputError
+from clearcap.loading import load_captioner
+from clearcap.pipeline import CaptionPipeline
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    captioner, tokenizer = tiny_captioner()
+    captioner.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def album(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Good photos of awkward kinds and bad files of likely kinds."""
+    folder = tmp_path_factory.mktemp("album")
+    rng = np.random.default_rng(0)
+    for i in range(6):
+        Image.fromarray(rng.integers(0, 256, (48, 80, 3), dtype=np.uint8)).save(folder / f"plain{i}.jpg")
+    Image.fromarray(rng.integers(0, 256, (48, 80, 4), dtype=np.uint8)).save(folder / "alpha.png")
+    Image.fromarray(rng.integers(0, 256, (48, 80, 4), dtype=np.uint8), "CMYK").save(folder / "cmyk.jpg")
+    upright = Image.open(folder / "plain0.jpg")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown after a quarter turn clockwise
+    upright.transpose(Image.Transpose.ROTATE_90).save(folder / "rotated.png", exif=exif)
+    (folder / "corrupt.jpg").write_bytes((folder / "plain1.jpg").read_bytes()[:200])
+    (folder / "text.jpg").write_text("not a photo")
+    return folder
+
+
+BAD = {"corrupt.jpg", "text.jpg"}
+
+
+def clearcap(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "clearcap", *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        timeout=300,
+    )
+
+
+def test_folder_with_bad_files_captions_every_good_one(model: Path, album: Path) -> None:
+    done = clearcap("caption", str(album), "--model", str(model), "--json", "--batch-size", "4")
+    assert done.returncode == 1
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    names = {Path(line["image"]).name for line in lines}
+    assert names == {path.name for path in album.iterdir()} - BAD
+    assert all(set(line) == {"image", "caption", "confidence", "words"} for line in lines)
+    for bad in BAD:
+        naming = [line for line in done.stderr.splitlines() if bad in line]
+        assert len(naming) == 1, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_upright_and_rotated_by_exif_get_the_same_caption(model: Path, album: Path) -> None:
+    pipeline = CaptionPipeline.from_pretrained(model)
+    png = Image.open(album / "plain0.jpg")
+    assert pipeline(str(album / "rotated.png")).caption == pipeline(png).caption
+
+
+def test_batch_of_one_equals_its_row_in_a_batch_of_many(model: Path, album: Path) -> None:
+    pipeline = CaptionPipeline.from_pretrained(model)
+    paths = sorted(str(path) for path in album.iterdir() if path.name not in BAD)
+    together = pipeline(paths, batch_size=9, candidates=3)
+    assert len({result.caption for result in together}) > 1
+    for path, result in zip(paths, together, strict=True):
+        alone = pipeline(path, candidates=3)
+        assert (alone.caption, alone.candidates) == (result.caption, result.candidates)
+        assert alone.confidence == pytest.approx(result.confidence, abs=1e-5)
+
+
+def test_paths_arrays_images_and_tensors_agree(model: Path, album: Path) -> None:
+    pipeline = CaptionPipeline.from_pretrained(model)
+    image = Image.open(album / "alpha.png").convert("RGB")
+    array = np.asarray(image)
+    tensor = torch.from_numpy(array.copy()).permute(2, 0, 1)
+    assert len({pipeline(photo).caption for photo in (image, array, tensor)}) == 1
+
+
+def test_seed_decides(model: Path, album: Path) -> None:
+    pipeline = CaptionPipeline.from_pretrained(model)
+    photo = str(album / "plain2.jpg")
+    one = pipeline(photo, candidates=8, seed=3)
+    assert one == pipeline(photo, candidates=8, seed=3)
+    assert one.candidates != pipeline(photo, candidates=8, seed=4).candidates
+
+
+def test_saved_and_loaded_model_is_the_same(model: Path) -> None:
+    captioner, tokenizer = tiny_captioner()
+    again, vocabulary = load_captioner(str(model))
+    assert vocabulary.get_vocab() == tokenizer.get_vocab()
+    for (name, mine), (other, theirs) in zip(
+        captioner.state_dict().items(), again.state_dict().items(), strict=True
+    ):
+        assert name == other
+        assert torch.equal(mine, theirs), name
+
+
+@pytest.mark.parametrize("fault", ["truncated", "missing tensor", "foreign", "nothing"])
+def test_bad_checkpoints_name_file_and_fault(model: Path, tmp_path: Path, fault: str) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for path in model.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    weights = folder / "model.safetensors"
+    if fault == "truncated":
+        weights.write_bytes(weights.read_bytes()[:-100])
+    elif fault == "missing tensor":
+        state = load_file(weights)
+        state.pop("denoiser.position")
+        save_file(state, weights)
+    elif fault == "foreign":
+        (folder / "config.json").write_text('{"model_type": "blip"}')
+    else:
+        weights.unlink()
+    with pytest.raises(InputError, match=r"model\.safetensors|config\.json") as caught:
+        load_captioner(str(folder))
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_setting_and_impossible_steps(model: Path, album: Path) -> None:
+    pipeline = CaptionPipeline.from_pretrained(model)
+    with pytest.raises(InputError, match="unknown sampling setting 'step'"):
+        pipeline(str(album / "plain0.jpg"), step=3)
+    with pytest.raises(InputError, match="1000 noise levels"):
+        pipeline(str(album / "plain0.jpg"), steps=2000)
+
+
+def test_missing_model_is_one_line() -> None:
+    done = clearcap("caption", "x.jpg", "--model", "/no/such/folder")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "/no/such/folder" in done.stderr
