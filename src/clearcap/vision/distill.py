@@ -7,7 +7,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +24,18 @@ from clearcap.vision.targets import build_targets, list_photos
 
 REPLAN_STEPS = 50  # steps between two looks at the clock
 LOG_STEPS = 50
-CHANGEABLE = ("out", "cache", "views", "workers", "checkpoint_minutes", "validate_steps")  # on resuming
+CHANGEABLE = (  # in a resumed run
+    "out",
+    "cache",
+    "views",
+    "workers",
+    "checkpoint_minutes",
+    "validate_steps",
+    "class_weight",
+    "word_weight",
+    "sizes",
+    "switches",
+)
 
 
 @dataclass(frozen=True)
@@ -77,19 +88,19 @@ class DistillConfig:
     widths: tuple[int, ...] = (48, 64, 160, 256)
     depths: tuple[int, ...] = (0, 2, 2, 2)
     mixers: int = 1
-    views: int = 8
+    views: int = 5
     words: int = 500
     steps: int = 0
-    minutes: float = 80.0
+    minutes: float = 68.0
     batch: int = 64
     sizes: tuple[int, ...] = (128, 160, 0)
-    switches: tuple[float, ...] = (0.45, 0.7)
+    switches: tuple[float, ...] = (0.65, 0.8)
     lr: float = 2e-3
     weight_decay: float = 0.03
     warmup: float = 0.04
     ema: float = 0.998
     class_weight: float = 1.0
-    word_weight: float = 0.05
+    word_weight: float = 0.02
     temperature: float = 2.0
     bf16: bool = True
     checkpoint_minutes: float = 4.0
@@ -356,7 +367,7 @@ def _train(run: Run, data: Data, checkpoint: Path, report: Callable[[str], None]
             step_seconds, planned = (time.monotonic() - planned) / REPLAN_STEPS, time.monotonic()
             run.rate = planned_rate(run.progress, step_seconds, 60 * config.minutes - run.seconds)
         run.progress = run.step / config.steps if config.steps else min(1.0, run.progress + run.rate)
-        if run.step % LOG_STEPS == 0:
+        if run.step == 1 or run.step % LOG_STEPS == 0:
             report(f"step {run.step} loss {terms['loss']:.3f}")
             _log(
                 checkpoint.parent,
@@ -400,7 +411,7 @@ def validate(model: nn.ModuleDict, data: Data, batch: int) -> dict[str, float]:
     return metrics
 
 
-def _log(folder: Path, record: dict[str, float]) -> None:
+def _log(folder: Path, record: Mapping[str, float | int]) -> None:
     with (folder / "metrics.jsonl").open("a") as file:
         file.write(json.dumps({k: round(v, 5) for k, v in record.items()}) + "\n")
 

@@ -37,8 +37,10 @@ class AuxiliaryHeads(nn.Module):
 def feature_loss(
     tokens: Float[Tensor, "batch tokens dim"], targets: Float[Tensor, "batch tokens dim"]
 ) -> Float[Tensor, ""]:
-    """Squared error plus one minus cosine similarity, both averaged over tokens."""
-    return F.mse_loss(tokens, targets) + 1 - F.cosine_similarity(tokens, targets, dim=-1).mean()
+    """Squared error, and one minus cosine similarity, of the tokens and of each photo's mean token."""
+    each = F.cosine_similarity(tokens, targets, dim=-1).mean()
+    pooled = F.cosine_similarity(tokens.mean(1), targets.mean(1), dim=-1).mean()
+    return F.mse_loss(tokens, targets) + (1 - each) + (1 - pooled)
 
 
 def class_loss(
@@ -150,7 +152,7 @@ def augment(
     images[mirrored] = images[mirrored].flip(-1)
     targets = targets.clone()
     rows = targets[mirrored]
-    targets[mirrored] = rows.view(len(rows), grid, grid, -1).flip(2).reshape(rows.shape)
+    targets[mirrored] = rows.view(len(rows), grid, grid, targets.shape[-1]).flip(2).reshape(rows.shape)
     gain = 1 + 0.15 * (2 * torch.rand(batch, 3, 1, 1, generator=generator) - 1)
     shift = 0.05 * (2 * torch.rand(batch, 3, 1, 1, generator=generator) - 1)
     images.mul_(gain).add_(shift).clamp_(0, 1)

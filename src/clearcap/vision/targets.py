@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -235,10 +235,9 @@ def build_targets(
     report(total - left, total)
     if not jobs:
         return store
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        for future in as_completed([pool.submit(_fill, *job) for job in jobs]):
-            left -= future.result()
-            report(total - left, total)
+    for filled in _run(jobs, workers):
+        left -= filled
+        report(total - left, total)
     return TargetStore(folder)
 
 
@@ -249,8 +248,17 @@ def _fit_basis_on(photos: Sequence[Path], teacher: Teacher, dim: int, seed: int,
     return fit_basis(np.concatenate([teacher.features(image[None])[0] for image in images]), dim)
 
 
+def _run(jobs: Sequence[tuple[str, str, int, list[int]]], workers: int) -> Iterator[int]:
+    """Fill every job's rows, here or in worker processes; yields how many, job by job."""
+    if workers == 1:
+        yield from (_fill(*job) for job in jobs)
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        yield from (future.result() for future in as_completed([pool.submit(_fill, *job) for job in jobs]))
+
+
 def _fill(folder: str, teacher: str, view: int, rows: list[int]) -> int:
-    """Fill one view of some photos; runs in a worker process."""
+    """Fill one view of some photos; returns how many."""
     store, network = TargetStore(folder, writable=True), load_teacher(teacher)
     for row in rows:
         image = draw_view(read_photo(store.photos[row]), store.size, view, seed=store.seed * 1_000_003 + row)

@@ -138,7 +138,7 @@ class PretrainedTeacher:
         """Patch tokens (class and register tokens dropped) and no logits."""
         import torch
 
-        pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+        pixels = torch.tensor(images).permute(0, 3, 1, 2).float() / 255
         with torch.inference_mode():
             tokens = self._encoder(pixels)[:, self._encoder.prefix_tokens :]
         return TeacherOutput(tokens.numpy(), np.empty((len(images), 0), np.float32))
