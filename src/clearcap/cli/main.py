@@ -18,13 +18,14 @@ app = typer.Typer(
 
 
 def _register() -> None:
-    from clearcap.cli import caption, data, evaluate, score, train
+    from clearcap.cli import bench, caption, data, evaluate, score, train
 
     for command in (caption.caption, caption.info, train.train, train.distill, train.pretrain_text):
         app.command()(command)
     app.command("compute-stats")(train.compute_stats)
     app.command()(evaluate.evaluate)
     app.command()(score.score)
+    app.command()(bench.bench)
     app.add_typer(data.app, name="data")
 
 
