@@ -124,7 +124,8 @@ class BertScorer:
         layer: which layer's output to compare (17 for roberta-large, as the paper selects).
         idf: weigh tokens by their rarity in the references.
         baseline: precision, recall and F of unrelated captions; when given, scores are rescaled so that these
-            become 0 (the paper's package lists -- for roberta-large, layer 17, English: 0.8315, 0.8315, 0.8312).
+            become 0. For roberta-large, layer 17, English, the authors publish
+            (0.83150584, 0.8314941, 0.83122575).
     """
 
     model: Any

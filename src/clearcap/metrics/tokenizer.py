@@ -27,7 +27,10 @@ _AMPERSAND = re.compile("&amp;", re.IGNORECASE)
 _BEYOND_BASIC_PLANE = re.compile("[\U00010000-\U0010ffff]")
 _OTHER_SPACES = "\t\xa0\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u3000"
 _ANY_OTHER_SPACE = re.compile(f"[{_OTHER_SPACES}]")
-_SIGMA_WORD = re.compile(r"[\w\u0300-\u036f]+(?:(?<=[^\W\d_])['’.:·](?=[^\W\d_])[\w\u0300-\u036f]+)*")
+_SIGMA_LETTERS = r"(?:(?![\u3400-\u9fff\uf900-\ufaff])[\w\u0300-\u036f])+"
+_SIGMA_WORD = re.compile(
+    rf"{_SIGMA_LETTERS}(?:(?<!\d)[-'\".\xad\u058a\u2010-\u2015\u2027](?=[^\W\d_]){_SIGMA_LETTERS})*"
+)
 _HALF = re.compile("[\ud800-\udfff]")
 
 _EMPTY: dict[str, tuple[str, ...]] = {" ": (), "\n": ()}
