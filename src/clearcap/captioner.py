@@ -16,11 +16,22 @@ from clearcap.config import DenoiserConfig, DiffusionConfig, SamplingConfig, Tex
 from clearcap.denoiser import Denoiser, build_denoiser
 from clearcap.diffusion import Noise, make_noise
 from clearcap.errors import InputError
+from clearcap.fused import FEATURES, FusedDenoiser, build_fused
 from clearcap.guidance import Denoise, Wrap, guided_in_part, unwrapped, view_rows, without_memory
 from clearcap.layers import KeysValues
 from clearcap.refine import Back, refined
-from clearcap.sampling import Settling, Watch, ignore, randn_rows, row_generators, solver
+from clearcap.sampling import (
+    Callback,
+    Settling,
+    Watch,
+    called_back,
+    ignore,
+    randn_rows,
+    row_generators,
+    solver,
+)
 from clearcap.schedule import times
+from clearcap.text.embedding import EmbeddingSpace
 from clearcap.text.spaces import SplitBertSpace, build_split_bert
 
 
@@ -86,6 +97,9 @@ class Captioner(PreTrainedModel):
     base_model_prefix = ""
     main_input_name = "pixel_values"
     config: CaptionerConfig
+    text: Any  # a TextSpace; nn.Module's own typing would make each part "Tensor or Module"
+    vision: Any  # an ImageEncoder
+    denoiser: Any  # a Denoiser or a FusedDenoiser
 
     def __init__(self, config: CaptionerConfig) -> None:
         super().__init__(config)
@@ -96,22 +110,7 @@ class Captioner(PreTrainedModel):
         self.length = text.length
         self.text = build_text(text, config)
         self.vision = build_vision(vision, config)
-        self.denoiser = build_denoiser(
-            dim=self.text.dim,
-            width=sizes.width,
-            depth=sizes.depth,
-            heads=sizes.heads,
-            hidden=sizes.hidden,
-            image_dim=vision.dim,
-            image_tokens=vision.tokens,
-            length=sizes.positions or text.length,
-            projected=sizes.projected,
-            time_head=sizes.time_head,
-            adapter_depth=sizes.adapter_depth,
-            image_dropout=sizes.image_dropout,
-            dropout=sizes.dropout,
-            learned_null=sizes.null == "learned",
-        )
+        self.denoiser = make_denoiser(sizes, text, vision, self.text.dim)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -142,6 +141,7 @@ class Captioner(PreTrainedModel):
         names: list[int] | None = None,
         sampling: SamplingConfig | None = None,
         watch: Watch = ignore,
+        callback_on_step_end: Callback | None = None,
     ) -> Drawn:
         """Draw captions.
 
@@ -153,6 +153,8 @@ class Captioner(PreTrainedModel):
                 captions do not depend on its place in the batch).
             sampling: how; default the model's own.
             watch: sees every step.
+            callback_on_step_end: as in diffusers: ``callback(step, time, {"latents": x0, "noisy": x_t})`` after
+                every prediction; the "latents" of the dictionary it returns replace it.
 
         Returns:
             Candidates in drawing order, not yet chosen among.
@@ -168,7 +170,9 @@ class Captioner(PreTrainedModel):
             for i, name in enumerate(names or [0] * photos)
             for copy in range(how.candidates)
         ]
-        x0 = self.draw(image, captions, seed=seed, sampling=how, watch=watch)
+        x0 = self.draw(
+            image, captions, seed=seed, sampling=how, watch=watch, callback_on_step_end=callback_on_step_end
+        )
         confidence, ids = self.logits(x0).softmax(-1).max(-1)
         return Drawn(ids.unflatten(0, (photos, -1)), confidence.unflatten(0, (photos, -1)))
 
@@ -181,6 +185,7 @@ class Captioner(PreTrainedModel):
         seed: int = 0,
         sampling: SamplingConfig | None = None,
         watch: Watch = ignore,
+        callback_on_step_end: Callback | None = None,
         wrap: Wrap = unwrapped,
     ) -> Float[Tensor, "captions length dim"]:
         """Draw caption latents: what ``generate`` decodes.
@@ -188,7 +193,8 @@ class Captioner(PreTrainedModel):
         Args:
             image: image tokens; everything that depends on a photo alone is computed once.
             captions: what is drawn, grouped by photo.
-            seed, sampling, watch: as for ``generate`` (the number of candidates is that of ``captions``).
+            seed, sampling, watch, callback_on_step_end: as for ``generate``; the number of candidates is that
+                of ``captions``.
             wrap: puts a constraint around the denoiser (see ``clearcap.infill``).
         """
         how = sampling or self.defaults
@@ -217,8 +223,9 @@ class Captioner(PreTrainedModel):
             level=how.refine_level,
         )
         solve = refined(solver(how.solver, how.eta), self.confidence, back, how.start)
+        denoise: Denoise = Settling(build, self.logits, how.early_exit) if how.early_exit else build(None)
         return solve(
-            Settling(build, self.logits, how.early_exit) if how.early_exit else build(None),
+            called_back(denoise, callback_on_step_end) if callback_on_step_end else denoise,
             how.start * randn(),
             times(how.spacing, noise.steps, how.steps),
             noise,
@@ -240,8 +247,56 @@ class Captioner(PreTrainedModel):
         return self.generate(pixel_values, **how)
 
 
-def build_text(text: TextConfig, config: CaptionerConfig) -> SplitBertSpace:
+def make_denoiser(sizes: DenoiserConfig, text: TextConfig, vision: VisionConfig, dim: int) -> Denoiser | FusedDenoiser:
+    """The denoiser of a configuration, untrained.
+
+    Raises:
+        InputError: sizes that do not fit each other.
+    """
+    if sizes.kind == "cross-attention":
+        return build_denoiser(
+            dim=dim,
+            width=sizes.width,
+            depth=sizes.depth,
+            heads=sizes.heads,
+            hidden=sizes.hidden,
+            image_dim=vision.dim,
+            image_tokens=vision.tokens,
+            length=sizes.positions or text.length,
+            projected=sizes.projected,
+            time_head=sizes.time_head,
+            adapter_depth=sizes.adapter_depth,
+            image_dropout=sizes.image_dropout,
+            dropout=sizes.dropout,
+            learned_null=sizes.null == "learned",
+        )
+    if sizes.width != dim or vision.tokens != 1:
+        raise InputError(
+            f"a denoiser of kind {sizes.kind} needs denoiser.width={dim} (the latent's) and vision.tokens=1 (one "
+            f"vector a photo), not {sizes.width} and {vision.tokens}; set vision.mode='global' and those sizes"
+        )
+    return build_fused(
+        sizes.kind,
+        width=sizes.width,
+        depth=sizes.depth,
+        heads=sizes.heads,
+        hidden=sizes.hidden,
+        feature_dim=vision.dim,
+        length=sizes.positions or text.length + FEATURES,
+        dropout=sizes.dropout,
+    )
+
+
+def build_text(text: TextConfig, config: CaptionerConfig) -> SplitBertSpace | EmbeddingSpace:
     """The text space of a configuration, with random weights."""
+    if text.kind == "embedding":
+        return EmbeddingSpace(
+            vocab=config.bert["vocab_size"],
+            dim=config.bert["dim"],
+            pad_id=config.tokens["pad"],
+            cls_id=config.tokens["cls"],
+            sep_id=config.tokens["sep"],
+        )
     return build_split_bert(
         config.bert,
         split=text.split,

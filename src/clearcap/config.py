@@ -100,13 +100,20 @@ class DenoiserConfig:
 class DiffusionConfig:
     """Corruption and objective."""
 
-    schedule: str = knob("cosine", "noise schedule", ("linear", "cosine", "sqrt"))
+    schedule: str = knob("cosine", "noise schedule", ("linear", "cosine", "cosine-float32", "sqrt"))
     steps: int = knob(1000, "noise levels")
     factor: float = knob(2.0, "noise factor k while training")
     predicts: str = knob("x0", "what the network outputs", ("x0", "epsilon", "v"))
     caption_weight: float = knob(0.2, "lambda of the caption loss")
     drop_image: float = knob(0.1, "probability of hiding the photo, for guidance")
     self_condition: float = knob(0.5, "probability of conditioning on a first prediction")
+    objective: str = knob(
+        "ladic", "losses: LaDiC's, or CLIP-Diffusion-LM's at many levels at once", ("ladic", "diffusion-lm")
+    )
+    levels: int = knob(100, "diffusion-lm: noise levels of a caption in one step; they share one noise draw")
+    distance: str = knob("l1", "diffusion-lm: distance of latents", ("l1", "frobenius"))
+    lag: int = knob(0, "diffusion-lm: predict the latent this many levels cleaner; 0 predicts x0")
+    dynamic_weight: float = knob(0.0, "keep lambda * caption loss at this multiple of the latent loss; 0: fixed lambda")
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -115,6 +122,9 @@ class DiffusionConfig:
         require(
             self.caption_weight >= 0, f"diffusion.caption_weight={self.caption_weight} must not be negative"
         )
+        require(self.levels >= 1, f"diffusion.levels={self.levels} must be at least 1")
+        require(0 <= self.lag < self.steps, f"diffusion.lag={self.lag} must lie below diffusion.steps={self.steps}")
+        require(self.dynamic_weight >= 0, f"diffusion.dynamic_weight={self.dynamic_weight} must not be negative")
         for name in ("drop_image", "self_condition"):
             require(
                 0 <= getattr(self, name) <= 1, f"diffusion.{name}={getattr(self, name)} is not a probability"
@@ -185,7 +195,8 @@ class TrainConfig:
     muon_lr: float = knob(0.01, "peak learning rate of Muon")
     weight_decay: float = knob(0.01, "weight decay of matrices")
     warmup: int = knob(300, "warm-up steps")
-    decay: str = knob("cosine", "learning-rate decay", ("constant", "linear", "cosine"))
+    decay: str = knob("cosine", "learning-rate decay", ("constant", "linear", "cosine", "log"))
+    end: float = knob(0.0, "learning rate at the end, as a share of the peak")
     clip: float = knob(1.0, "greatest gradient norm; 0 never clips")
     ema: float = knob(0.999, "decay of the averaged weights; 0 keeps none")
     text_only: float = knob(0.0, "share of photos in a step that are text-only captions from data.text")
@@ -206,6 +217,8 @@ class TrainConfig:
         )
         require(0 <= self.ema < 1, f"train.ema={self.ema} must lie in [0, 1)")
         require(self.lr > 0, f"train.lr={self.lr} must be positive")
+        require(0 <= self.end <= 1, f"train.end={self.end} must lie in [0, 1]")
+        require(self.decay != "log" or self.end > 0, "train.decay=log never reaches 0; set train.end, say to 0.5")
         require(0 <= self.text_only < 1, f"train.text_only={self.text_only} must lie in [0, 1)")
 
 

@@ -25,13 +25,25 @@ def cosine(steps: int, shift: float = 0.008) -> Float[Tensor, " steps"]:
     return (f / f[0]).float()
 
 
+def cosine_float32(steps: int, shift: float = 0.008) -> Float[Tensor, " steps"]:
+    """``cosine`` as both papers' code computes it; float32 moves sqrt(1 - alpha-bar) by up to 5e-6."""
+    t = torch.arange(steps, dtype=torch.float32)
+    f = torch.cos(math.pi / 2 * (t / steps + shift) / (1 + shift)) ** 2
+    return f / f[0]
+
+
 def sqrt(steps: int, shift: float = 1e-4) -> Float[Tensor, " steps"]:
     """alpha-bar = 1 - sqrt(t/T + s) (Diffusion-LM, Li et al. 2022, appendix A)."""
     t = torch.arange(steps, dtype=torch.float64) / steps
     return (1 - torch.sqrt(t + shift)).clamp_min(1e-5).float()
 
 
-SCHEDULES: dict[str, Callable[[int], Tensor]] = {"linear": linear, "cosine": cosine, "sqrt": sqrt}
+SCHEDULES: dict[str, Callable[[int], Tensor]] = {
+    "linear": linear,
+    "cosine": cosine,
+    "cosine-float32": cosine_float32,
+    "sqrt": sqrt,
+}
 
 
 def alpha_bars(name: str, steps: int) -> Float[Tensor, " steps"]:

@@ -151,7 +151,9 @@ def build_ladic(
     captioner.text.set_special_latent("raw" if decoder == "identity" else "zero", _period(tokens))
     with torch.no_grad():
         zeros = torch.zeros(1, 3, captioner.vision.image_size, captioner.vision.image_size)
-        null_image.copy_(captioner.vision.encode(zeros)[0])  # the authors' "no photo" is a normalised photo of zeros
+        null_image.copy_(
+            captioner.vision.encode(zeros)[0]
+        )  # the authors' "no photo" is a normalised photo of zeros
     return captioner.eval(), renaming
 
 
@@ -170,12 +172,17 @@ def _config(
         ("vision", image_dim, heads.vision),
     ):
         if size % count:
-            raise InputError(f"{renaming.source}: {name} width {size} is not a multiple of {count} heads; pass heads")
+            raise InputError(
+                f"{renaming.source}: {name} width {size} is not a multiple of {count} heads; pass heads"
+            )
     if width != 2 * dim:
-        raise InputError(f"{renaming.source}: a denoiser {width} wide does not fit a text space of {dim} channels")
+        raise InputError(
+            f"{renaming.source}: a denoiser {width} wide does not fit a text space of {dim} channels"
+        )
     preset = load_preset("ladic-base-authors" if decoder == "identity" else "ladic-base")
     return CaptionerConfig(
-        text=dataclasses.asdict(preset.text) | {"split": split, "decoder": decoder, "length": length, "source": ""},
+        text=dataclasses.asdict(preset.text)
+        | {"split": split, "decoder": decoder, "length": length, "source": ""},
         vision=dataclasses.asdict(preset.vision)
         | {"source": "", "tokens": image_tokens, "dim": image_dim, "image_size": side},
         denoiser=dataclasses.asdict(preset.denoiser)
@@ -197,7 +204,9 @@ def _config(
             "num_attention_heads": heads.text,
             "intermediate_size": renaming.shape("space_encoder.encoder.layer.0.intermediate.dense.weight")[0],
             "hidden_act": "gelu",
-            "max_position_embeddings": renaming.shape("space_encoder.embeddings.position_embeddings.weight")[0],
+            "max_position_embeddings": renaming.shape("space_encoder.embeddings.position_embeddings.weight")[
+                0
+            ],
             "type_vocab_size": renaming.shape("space_encoder.embeddings.token_type_embeddings.weight")[0],
             "layer_norm_eps": 1e-12,
             "pad_token_id": tokens.pad,

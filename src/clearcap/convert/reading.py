@@ -43,7 +43,9 @@ def read_vector(path: Path, dim: int) -> Tensor:
     vector = read_pickle(_file_in(path))
     if not isinstance(vector, Tensor) or vector.shape != (dim,):
         found = tuple(vector.shape) if isinstance(vector, Tensor) else type(vector).__name__
-        raise InputError(f"{path}: expected a tensor of shape ({dim},), found {found}; pass the matching file")
+        raise InputError(
+            f"{path}: expected a tensor of shape ({dim},), found {found}; pass the matching file"
+        )
     if not bool(torch.isfinite(vector).all()):
         raise InputError(f"{path}: holds a value that is not finite; the file is damaged, fetch it again")
     return vector.float()
@@ -90,7 +92,9 @@ def read_module(path: Path) -> dict[str, Tensor]:
     if isinstance(content, _StandIn):
         content = dict(_tensors_of(content, ""))
     if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
-        raise InputError(f"{file}: holds neither a module nor a state dict; pass the training run's checkpoint")
+        raise InputError(
+            f"{file}: holds neither a module nor a state dict; pass the training run's checkpoint"
+        )
     return _without_wrapper(content)
 
 

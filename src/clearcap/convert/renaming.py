@@ -113,7 +113,9 @@ class Renaming:
             InputError: it holds others.
         """
         if name in self.left and not torch.equal(self.left[name].float(), twin):
-            raise InputError(f"{self.source}: {name} differs from its twin; the file was altered, pass the original")
+            raise InputError(
+                f"{self.source}: {name} differs from its twin; the file was altered, pass the original"
+            )
         self.drop(name, "second name of a parameter that is kept")
 
     def finish(self) -> tuple[Dropped, ...]:
@@ -144,5 +146,7 @@ class Renaming:
             InputError: it is not there.
         """
         if name not in self.left:
-            raise InputError(f"{self.source}: {name} is missing; this is not a checkpoint of the model asked for")
+            raise InputError(
+                f"{self.source}: {name} is missing; this is not a checkpoint of the model asked for"
+            )
         return self.left[name].shape

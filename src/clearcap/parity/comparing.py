@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from clearcap.errors import InputError
 
-TOLERANCE = 2e-5  # float32, absolute (relative where the recorded value exceeds 1)
+TOLERANCE = 2e-5  # float32, absolute
 STEPS_TOLERANCE = 1e-5  # parameters after a few AdamW steps
 
 
@@ -53,13 +52,14 @@ class Comparison:
         if mine.shape != theirs.shape:
             self._count(name, float("inf"), tolerance)
             return
-        error = (mine.detach() - theirs).abs() / theirs.abs().clamp_min(1)
+        error = (mine.detach() - theirs).abs()
         worst = float(error.max()) if error.numel() else 0.0
         self._count(name, worst if worst == worst else float("inf"), tolerance)
 
     def number(self, name: str, mine: Tensor | float, theirs: float, tolerance: float = TOLERANCE) -> None:
-        """Compare a scalar."""
-        self.close(name, torch.as_tensor(mine, dtype=torch.float64), torch.tensor(theirs, dtype=torch.float64), tolerance)
+        """Compare a sum over many numbers, relative to it where it exceeds 1."""
+        scale = max(1.0, abs(theirs))
+        self._count(name, abs(float(mine) - theirs) / scale, tolerance)
 
     def same(self, name: str, mine: Any, theirs: Any) -> None:
         """Compare what must be identical: token ids, captions, times."""
@@ -69,7 +69,21 @@ class Comparison:
             equal = mine == theirs
         self._count(name, 0.0 if equal else float("inf"), TOLERANCE)
 
-    def tensors(self, prefix: str, mine: Mapping[str, Tensor], theirs: Mapping[str, Tensor], tolerance: float) -> None:
+    def gradients(self, mine: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> None:
+        """Compare gradients, each tensor's relative to its largest element: sums over a batch round by that."""
+        for name, value in theirs.items():
+            scale = float(value.abs().max().clamp_min(1))
+            self.tensors(
+                "gradient of ", {k: v / scale for k, v in mine.items() if k == name}, {name: value / scale}
+            )
+
+    def tensors(
+        self,
+        prefix: str,
+        mine: Mapping[str, Tensor],
+        theirs: Mapping[str, Tensor],
+        tolerance: float = TOLERANCE,
+    ) -> None:
         """Compare every recorded tensor of a group."""
         for name, value in theirs.items():
             if name in mine:
@@ -112,7 +126,9 @@ class Injected:
 
     def __call__(self) -> Tensor:
         if self.given == len(self.draws):
-            raise InputError(f"the replay asks for more than the {self.given} recorded draws; it has too many steps")
+            raise InputError(
+                f"the replay asks for more than the {self.given} recorded draws; it has too many steps"
+            )
         self.given += 1
         return self.draws[self.given - 1]
 

@@ -24,6 +24,7 @@ from clearcap.training.checkpoint import (
     restore_optimizer,
     save_checkpoint,
 )
+from clearcap.training.levels import LevelsObjective
 from clearcap.training.schedules import generator_at, learning_rate
 
 _SIDED = re.compile(r"\b(left|right)\b")
@@ -80,6 +81,25 @@ class Objective(nn.Module):
 
         losses = training_losses(predict, self.text, self.noise, x0=x0, ids=ids, draws=draws)
         return losses.latent, losses.caption
+
+
+    def draw(self, **sizes: Any) -> Draws:
+        """A step's randomness; arguments of ``clearcap.diffusion.draw``."""
+        return draw(**sizes)
+
+    def weight(self, caption_weight: float, latent: Tensor, caption: Tensor) -> float:
+        """lambda, fixed."""
+        return caption_weight
+
+
+def make_objective(captioner: Any, noise: Noise) -> Objective | LevelsObjective:
+    """The losses that the captioner's settings ask for."""
+    asked = captioner.objective
+    if asked.objective == "diffusion-lm":
+        return LevelsObjective(
+            captioner, noise, asked.distance, asked.lag, levels=asked.levels, dynamic=asked.dynamic_weight
+        )
+    return Objective(captioner, noise)
 
 
 def hide_photos(
@@ -245,7 +265,7 @@ def fit(
     device, rank, world = accelerator.device, accelerator.process_index, accelerator.num_processes
     captioner.to(device)
     noise = captioner.noise(factor)
-    objective = Objective(captioner, noise)
+    objective = make_objective(captioner, noise)
     optimizers = make_optimizers(objective, config)
     peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
     average = Averaged.of(objective, config.ema)
@@ -256,7 +276,7 @@ def fit(
     while step < config.steps:
         objective.train()
         batch = take_batch(examples, features, config, step, rank, world)
-        draws = draw(
+        draws = objective.draw(
             photos=config.photos,
             copies=config.copies,
             length=length,
@@ -270,11 +290,16 @@ def fit(
         for optimizer, peak in zip(optimizers, peaks, strict=True):
             for group, lr in zip(optimizer.param_groups, peak, strict=True):
                 group["lr"] = learning_rate(
-                    step, peak=lr, steps=config.steps, warmup=config.warmup, decay=config.decay
+                    step,
+                    peak=lr,
+                    steps=config.steps,
+                    warmup=config.warmup,
+                    decay=config.decay,
+                    end=config.end,
                 )
         with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
             latent, caption = run(*_to(device, batch), _draws_to(device, draws))
-        accelerator.backward(latent + caption_weight * caption)
+        accelerator.backward(latent + objective.weight(caption_weight, latent, caption) * caption)
         trained = [p for p in objective.parameters() if p.grad is not None]
         norm = nn.utils.clip_grad_norm_(trained, config.clip or float("inf"))
         for optimizer in optimizers:
@@ -296,7 +321,7 @@ def fit(
 
 
 def _evaluate(
-    captioner: Any, objective: Objective, average: Averaged, config: TrainConfig, evaluate: Callable[[], None]
+    captioner: Any, objective: nn.Module, average: Averaged, config: TrainConfig, evaluate: Callable[[], None]
 ) -> None:
     captioner.eval()
     if config.ema:
@@ -312,19 +337,18 @@ def _to(device: torch.device, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Ten
     return tuple(x.to(device, non_blocking=True) for x in (batch.image, batch.has_image, batch.x0, batch.ids))  # type: ignore[return-value]
 
 
-def _draws_to(device: torch.device, draws: Draws) -> Draws:
-    return dataclasses.replace(
-        draws, t=draws.t.to(device), eps=draws.eps.to(device), keep_image=draws.keep_image.to(device)
-    )
+def _draws_to(device: torch.device, draws: Any) -> Any:
+    held = {field.name: getattr(draws, field.name) for field in dataclasses.fields(draws)}
+    return dataclasses.replace(draws, **{k: v.to(device) for k, v in held.items() if isinstance(v, Tensor)})
 
 
-def _trained(objective: Objective) -> dict[str, Tensor]:
+def _trained(objective: nn.Module) -> dict[str, Tensor]:
     return {f"model.{k}": p for k, p in objective.named_parameters() if p.requires_grad}
 
 
 def _save(
     folder: Path,
-    objective: Objective,
+    objective: nn.Module,
     optimizers: list[torch.optim.Optimizer],
     average: Averaged,
     config: TrainConfig,
@@ -339,7 +363,7 @@ def _save(
 @torch.no_grad()
 def _resume(
     folder: Path,
-    objective: Objective,
+    objective: nn.Module,
     optimizers: list[torch.optim.Optimizer],
     average: Averaged,
     config: TrainConfig,
