@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import resources
@@ -20,8 +20,10 @@ from clearcap.captioner import Captioner
 from clearcap.config import SamplingConfig
 from clearcap.data.images import open_image, to_square
 from clearcap.errors import InputError
+from clearcap.infill import Filled, Template, fill_captions
 from clearcap.selection import choose
 from clearcap.text.tokens import join_words, words_of
+from clearcap.trajectory import Frame, trajectory
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,61 @@ class CaptionPipeline:
             captioned = iter(self._caption(good, sampling, seed) if good else [])
             for _, pixels in batch:
                 yield pixels if isinstance(pixels, InputError) else next(captioned)
+
+    def fill(
+        self, image: Any, template: str | Template | Sequence[Template], *, seed: int = 0, **how: Any
+    ) -> Filled:
+        """Fill the blanks of a caption of one photo: ``pipeline.fill(photo, "two ___ on a ___").text``.
+
+        Args:
+            image: a photo.
+            template: text with ``___`` (one word) or ``___{1,3}`` (a range), or templates from
+                ``clearcap.infill``: ``length_template``, ``edit_template``, ``keyword_templates``.
+            seed: same seed, same words.
+            how: fields of ``SamplingConfig``.
+
+        Raises:
+            InputError: the photo cannot be read or the template cannot be met.
+        """
+        return fill_captions(
+            self.captioner,
+            self.tokenizer,
+            self.encode(image),
+            [template],
+            seed=seed,
+            sampling=self.sampling(**how),
+        )[0]
+
+    def trajectory(
+        self,
+        image: Any,
+        *,
+        seed: int = 0,
+        show: Callable[[Sequence[Frame]], None] = lambda frames: None,
+        **how: Any,
+    ) -> list[Frame]:
+        """One photo's caption at each step, with each word's confidence; arguments as for a call."""
+        return trajectory(
+            self.captioner,
+            self.tokenizer,
+            self.encode(image),
+            seed=seed,
+            sampling=self.sampling(**how),
+            show=show,
+        )
+
+    @torch.inference_mode()
+    def encode(self, image: Any) -> Tensor:
+        """One photo's image tokens [1, tokens, dim].
+
+        Raises:
+            InputError: the photo cannot be read.
+        """
+        size = int(self.captioner.config.vision["image_size"])
+        _, pixels = _read(0, image, size)
+        if isinstance(pixels, InputError):
+            raise pixels
+        return self.captioner.encode_image(self.pixels([pixels]))
 
     def sampling(self, **how: Any) -> SamplingConfig:
         """The model's sampling settings with some of them changed (None leaves one as it is)."""

@@ -18,10 +18,12 @@ app = typer.Typer(
 
 
 def _register() -> None:
-    from clearcap.cli import bench, caption, data, evaluate, score, train
+    from clearcap.cli import bench, caption, control, data, evaluate, score, train
 
     for command in (caption.caption, caption.info, train.train, train.distill, train.pretrain_text):
         app.command()(command)
+    app.command()(control.fill)
+    app.command()(control.watch)
     app.command("compute-stats")(train.compute_stats)
     app.command()(evaluate.evaluate)
     app.command()(score.score)

@@ -1,0 +1,89 @@
+"""``clearcap fill`` and ``clearcap watch``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def fill(
+    photo: Annotated[str, typer.Argument(help="photo: path or URL")],
+    template: Annotated[
+        str, typer.Argument(help='caption with blanks: "two ___ on a ___"; ___{1,3} is a range of words')
+    ] = "",
+    contain: Annotated[
+        list[str] | None, typer.Option(help="word the caption must contain; may be repeated")
+    ] = None,
+    prefix: Annotated[str, typer.Option(help="how the caption begins")] = "",
+    words: Annotated[str, typer.Option(help="length in words: 8, or 6-10")] = "",
+    model: Annotated[str, typer.Option(help="folder or hub name; default is the bundled model")] = "default",
+    steps: Annotated[int | None, typer.Option(help="calls of the denoiser")] = None,
+    guidance: Annotated[float | None, typer.Option(help="classifier-free guidance scale")] = None,
+    candidates: Annotated[int | None, typer.Option(help="draws per placement; the surest wins")] = None,
+    seed: Annotated[int, typer.Option(help="same seed, same words")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object")] = False,
+) -> None:
+    """Caption a photo under constraints: blanks to fill, words to contain, a beginning, a length."""
+    from clearcap.errors import InputError
+    from clearcap.infill import keyword_templates, length_template
+    from clearcap.pipeline import CaptionPipeline
+
+    asked = [bool(template), bool(contain), bool(prefix)]
+    if sum(asked) > 1 or (template and words) or not (any(asked) or words):
+        raise InputError(
+            "ask for one thing: a template with ___, --contain WORD, --prefix TEXT, or --words N alone"
+        )
+    low, high = _range(words or "6-10")
+    wanted = (
+        template
+        or (keyword_templates(contain, low, high) if contain else None)
+        or length_template(low, high, prefix)
+    )
+    pipeline = CaptionPipeline.from_pretrained(model)
+    filled = pipeline.fill(photo, wanted, seed=seed, steps=steps, guidance=guidance, candidates=candidates)
+    if as_json:
+        print(
+            json.dumps(
+                {"image": photo, "text": filled.text, "words": filled.words, "confidence": filled.confidence}
+            )
+        )
+    else:
+        print(filled.text)
+
+
+def watch(
+    photo: Annotated[str, typer.Argument(help="photo: path or URL")],
+    out: Annotated[Path | None, typer.Option(help="picture (.png) or animation (.gif) to write")] = None,
+    model: Annotated[str, typer.Option(help="folder or hub name; default is the bundled model")] = "default",
+    steps: Annotated[int | None, typer.Option(help="calls of the denoiser")] = None,
+    seed: Annotated[int, typer.Option(help="same seed, same caption")] = 0,
+) -> None:
+    """Watch a caption come out of the noise, word by word of growing confidence."""
+    from rich.console import Console
+    from rich.live import Live
+
+    from clearcap.data.images import open_image
+    from clearcap.pipeline import CaptionPipeline
+    from clearcap.trajectory import save_picture, table
+
+    pipeline = CaptionPipeline.from_pretrained(model)
+    total = pipeline.sampling(steps=steps).steps
+    with Live(console=Console(), refresh_per_second=20) as live:
+        frames = pipeline.trajectory(
+            photo, seed=seed, steps=steps, show=lambda frames: live.update(table(frames, total), refresh=True)
+        )
+    if out is not None:
+        save_picture(frames, out, open_image(photo))
+
+
+def _range(text: str) -> tuple[int, int]:
+    from clearcap.errors import InputError
+
+    low, dash, high = text.partition("-")
+    try:
+        return int(low), int(high) if dash else int(low)
+    except ValueError as fault:
+        raise InputError(f"--words {text!r} is neither a number nor a range such as 6-10") from fault
