@@ -76,3 +76,24 @@ def load_folder(folder: Path) -> Captioner:
             )
     captioner.load_state_dict({k: v.to(mine[k].dtype) for k, v in state.items()}, strict=True)
     return captioner.eval()
+
+
+def export(source: str, out: Path) -> None:
+    """Write a captioner for distribution: weights in float16 (computed with in float32), statistics in float32.
+
+    Args:
+        source: folder or hub name of a captioner.
+        out: folder to write.
+    """
+    from safetensors.torch import save_file
+
+    captioner, tokenizer = load_captioner(source)
+    trained = {name for name, _ in captioner.named_parameters()}
+    state = {
+        name: (tensor.half() if name in trained and tensor.ndim > 1 else tensor).contiguous()
+        for name, tensor in captioner.state_dict().items()
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    captioner.config.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    save_file(state, out / "model.safetensors", metadata={"format": "pt"})

@@ -24,6 +24,7 @@ from clearcap.infill import Filled, Template, fill_captions
 from clearcap.selection import choose
 from clearcap.text.tokens import join_words, words_of
 from clearcap.trajectory import Frame, trajectory
+from clearcap.vision.compact import CompactEncoder, fold
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,8 @@ class CaptionPipeline:
         from clearcap.loading import load_captioner
 
         captioner, tokenizer = load_captioner(bundled_model() if model in (None, "default") else str(model))
+        if isinstance(captioner.vision, CompactEncoder):
+            captioner.vision = fold(captioner.vision)  # inference only: batch norms merged into convolutions
         place = device or ("cuda" if torch.cuda.is_available() else "cpu")
         return cls(captioner.to(place, dtype), tokenizer)
 

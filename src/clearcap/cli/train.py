@@ -119,6 +119,16 @@ def compute_stats(
     print(f"{len(ids)} captions: mean {mean.mean():.4f}, deviation {std.min():.4f} .. {std.max():.4f}")
 
 
+def export(
+    model: Annotated[str, typer.Argument(help="folder or hub name of a captioner")],
+    out: Annotated[Path, typer.Argument(help="folder to write")],
+) -> None:
+    """Write a captioner for distribution, at half the size."""
+    from clearcap.loading import export as run
+
+    run(model, out)
+
+
 def _corpus(spec: str) -> Any:
     from clearcap.data.corpus import open_corpus
     from clearcap.errors import InputError
