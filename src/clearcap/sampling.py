@@ -6,6 +6,7 @@ scales s and with it all fresh noise, and leaves the ratios of s, and so the mea
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -269,6 +270,33 @@ class Settling:
             self._active = rows[moving]
             self._denoise = self._build(self._active)
         return self._x0
+
+
+Callback = Callable[[int, int, dict[str, Tensor]], dict[str, Tensor]]
+"""(step, time, {"latents": predicted x0, "noisy": x_t}) -> what to change: {} or {"latents": another x0}."""
+
+
+def called_back(denoise: Denoise, callback: Callback) -> Denoise:
+    """Shows every prediction to ``callback``, which may change it (diffusers' ``callback_on_step_end``).
+
+    Raises:
+        InputError: the callback returns something else than a dictionary, or latents of another shape.
+    """
+    steps = itertools.count()
+
+    def denoise_and_call(x_t: Tensor, x_self: Tensor, t: Tensor) -> Tensor:
+        x0 = denoise(x_t, x_self, t)
+        changed = callback(next(steps), int(t[0]), {"latents": x0, "noisy": x_t})
+        if not isinstance(changed, dict):
+            raise InputError("callback_on_step_end returned no dictionary; return {} to change nothing")
+        latents = changed.get("latents", x0)
+        if latents.shape != x0.shape:
+            raise InputError(
+                f"callback_on_step_end returned latents of shape {tuple(latents.shape)}, not {tuple(x0.shape)}"
+            )
+        return latents
+
+    return denoise_and_call
 
 
 def row_generators(

@@ -1,0 +1,143 @@
+"""``Captioner.generate``: how settings reach the solvers, what is computed once, and the step callback."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny_captioner import photos, tiny_captioner
+
+from clearcap.captioner import Caption
+from clearcap.config import SamplingConfig
+from clearcap.errors import InputError
+
+
+def test_candidates_come_in_drawing_order_with_their_probabilities() -> None:
+    captioner, _ = tiny_captioner()
+    drawn = captioner.generate(image=photos(2), sampling=replace(captioner.defaults, candidates=3))
+    assert drawn.ids.shape == drawn.confidence.shape == (2, 3, 10)
+    assert ((drawn.confidence > 0) & (drawn.confidence <= 1)).all()
+    assert len({tuple(ids) for ids in drawn.ids[0].tolist()}) > 1
+
+
+@pytest.mark.parametrize("steps", [1, 30])
+def test_the_photo_is_projected_once_whatever_the_steps_and_candidates(steps: int) -> None:
+    captioner, _ = tiny_captioner()
+    calls: list[tuple[str, int]] = []
+    handles = [
+        captioner.denoiser.look.register_forward_hook(lambda m, a, o: calls.append(("look", len(a[0]))))
+    ]
+    for block in captioner.denoiser.blocks:
+        handles.append(
+            block.attend_image.kv.register_forward_hook(lambda m, a, o: calls.append(("kv", len(a[0]))))
+        )
+    handles.append(
+        captioner.vision.register_forward_hook(lambda m, a, o: calls.append(("vision", len(a[0]))))
+    )
+    how = SamplingConfig(steps=steps, candidates=4, guidance=1.5)
+    captioner.generate(torch.rand(3, 3, 64, 64), sampling=how)
+    for handle in handles:
+        handle.remove()
+    null = [("look", 1), ("kv", 1), ("kv", 1)]  # the null image of guidance, once for all photos
+    assert sorted(calls) == sorted([("vision", 3), ("look", 3), ("kv", 3), ("kv", 3), *null])
+
+
+def test_the_blocks_run_once_a_step_and_guidance_doubles_the_batch_on_its_share_only() -> None:
+    captioner, _ = tiny_captioner()
+    batches: list[int] = []
+    handle = captioner.denoiser.blocks[0].register_forward_hook(lambda m, a, o: batches.append(len(a[0])))
+    for low, high in ((0.0, 1.0), (0.3, 0.7)):
+        captioner.generate(
+            image=photos(2),
+            sampling=SamplingConfig(steps=5, guidance=1.0, guidance_low=low, guidance_high=high),
+        )
+    captioner.generate(image=photos(2), sampling=SamplingConfig(steps=2, guidance=0.0))
+    handle.remove()
+    assert batches == [4] * 5 + [2, 2, 4, 4, 2] + [2, 2]  # levels 999, 799, 599, 400, 200
+
+
+def test_the_network_is_not_called_for_captions_that_settled() -> None:
+    captioner, _ = tiny_captioner()
+    rows: list[int] = []
+    handle = captioner.denoiser.blocks[0].register_forward_hook(lambda m, a, o: rows.append(len(a[0])))
+    captioner.generate(
+        image=photos(6), sampling=SamplingConfig(solver="plain", steps=20, guidance=0.0, early_exit=1)
+    )
+    handle.remove()
+    assert rows[0] == 6
+    assert rows == sorted(rows, reverse=True)
+    assert sum(rows) < 6 * 20
+
+
+def test_without_self_conditioning_the_network_never_sees_its_last_prediction() -> None:
+    captioner, _ = tiny_captioner()
+    seen: list[torch.Tensor] = []
+    handle = captioner.denoiser.embed.register_forward_hook(lambda m, a, o: seen.append(a[0][..., 24:]))
+    captioner.generate(image=photos(1), sampling=SamplingConfig(steps=3, self_condition=False))
+    assert not torch.cat(seen).any()
+    seen.clear()
+    captioner.generate(image=photos(1), sampling=SamplingConfig(steps=3))
+    handle.remove()
+    assert [bool(x.any()) for x in seen] == [False, True, True]
+
+
+def test_captions_of_one_batch_may_be_unevenly_spread_over_photos() -> None:
+    captioner, _ = tiny_captioner()
+    image = photos(2)
+    x0 = captioner.draw(image, [Caption(0, 1), Caption(1, 1), Caption(1, 2)])
+    torch.testing.assert_close(x0[:1], captioner.draw(image[:1], [Caption(0, 1)]), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        x0[1:], captioner.draw(image[1:], [Caption(0, 1), Caption(0, 2)]), rtol=1e-3, atol=1e-3
+    )
+
+
+def test_the_callback_sees_each_step_and_can_change_the_prediction() -> None:
+    captioner, _ = tiny_captioner()
+    target = torch.randn(1, 10, 24, generator=torch.Generator().manual_seed(3))
+    seen: list[tuple[int, int]] = []
+
+    def callback(step: int, t: int, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        seen.append((step, t))
+        assert tensors["noisy"].shape == (1, 10, 24)
+        return {"latents": target} if step == 4 else {}
+
+    how = SamplingConfig(steps=5)
+    changed = captioner.generate(image=photos(1), sampling=how, callback_on_step_end=callback)
+    assert seen == list(enumerate([999, 799, 599, 400, 200]))
+    assert torch.equal(changed.ids[0], captioner.text.decode(target).argmax(-1))
+    unchanged = captioner.generate(image=photos(1), sampling=how, callback_on_step_end=lambda i, t, k: k)
+    assert torch.equal(unchanged.ids, captioner.generate(image=photos(1), sampling=how).ids)
+
+
+def test_bfloat16_weights_draw_captions() -> None:
+    captioner, _ = tiny_captioner()
+    half = type(captioner)(captioner.config)
+    half.load_state_dict(captioner.state_dict())
+    drawn = half.eval().to(torch.bfloat16).generate(image=photos(2).to(torch.bfloat16))
+    assert drawn.confidence.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda c: c.generate(), "pass pixel_values or image"),
+        (lambda c: c.generate(image=photos(1), callback_on_step_end=lambda *a: None), "return {}"),
+        (
+            lambda c: c.generate(
+                image=photos(1), callback_on_step_end=lambda *a: {"latents": torch.zeros(1, 2, 3)}
+            ),
+            r"\(1, 10, 24\)",
+        ),
+        (lambda c: SamplingConfig(early_exit=-1), "early_exit=-1"),
+        (lambda c: SamplingConfig(solver="euler"), "dpm-solver"),
+        (lambda c: SamplingConfig(solver="ddpm", eta=0.5), "solver=ddim"),
+        (lambda c: SamplingConfig(guidance_low=0.8, guidance_high=0.2), "swap"),
+        (lambda c: SamplingConfig(refine_share=1.5), "between 0 and 1"),
+        (lambda c: SamplingConfig(spacing="cubic"), "trailing"),
+    ],
+)
+def test_bad_requests(call, message: str) -> None:
+    captioner, _ = tiny_captioner()
+    with pytest.raises(InputError, match=message):
+        call(captioner)
