@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -22,6 +24,8 @@ class Denoiser(nn.Module):
         length: rows of the position table, which bound a caption's tokens.
         learned_null: whether ``null_image`` is trained (False: tokens of a photo of the mean colour, as LaDiC's).
     """
+
+    blocks: Any  # of Block; nn.Module's own typing would make its parts "Tensor or Module"
 
     def __init__(
         self,

@@ -87,7 +87,8 @@ class CaptionPipeline:
         if isinstance(captioner.vision, CompactEncoder):
             captioner.vision = fold(captioner.vision)  # inference only: batch norms merged into convolutions
         place = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        return cls(captioner.to(place, dtype), tokenizer)
+        placed: Any = captioner  # transformers' stub of .to() takes no device
+        return cls(placed.to(place, dtype), tokenizer)
 
     def __call__(self, images: Any, *, batch_size: int = 16, seed: int = 0, **how: Any) -> Any:
         """Caption photos.

@@ -21,7 +21,7 @@ def knobs_help(config: type, prefix: str = "") -> str:
     for field in dataclasses.fields(config):
         kind = field.default_factory if field.default is dataclasses.MISSING else None
         if dataclasses.is_dataclass(kind):
-            lines.append(knobs_help(kind, f"{prefix}{field.name}."))  # type: ignore[arg-type]
+            lines.append(knobs_help(kind, f"{prefix}{field.name}."))
             continue
         choices = field.metadata.get("choices") or ()
         among = f" ({', '.join(choices)})" if choices else ""

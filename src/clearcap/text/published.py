@@ -26,7 +26,8 @@ def ladic_captions(tokenizer: Any, ids: Int[Tensor, "batch length"]) -> list[str
         ids: most probable tokens.
     """
     decoded = [
-        tokenizer.decode(row, clean_up_tokenization_spaces=True) for row in drop_repeated_columns(ids).tolist()
+        tokenizer.decode(row, clean_up_tokenization_spaces=True)
+        for row in drop_repeated_columns(ids).tolist()
     ]
     said_once = [" ".join(word for word, _ in groupby(text.split())) for text in decoded]
     return [text.strip(".").strip() + "." for text in said_once]

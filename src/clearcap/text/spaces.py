@@ -48,6 +48,9 @@ class SplitBertSpace(TextSpace):
     decode.
     """
 
+    encoder: Any  # a BertModel; nn.Module's own typing would make its parts "Tensor or Module"
+    upper: nn.ModuleList
+    lm_head: Any  # a BertOnlyMLMHead
     mean: Tensor
     std: Tensor
     special: Tensor
@@ -198,7 +201,7 @@ def build_split_bert(
 
 
 @torch.no_grad()
-def copy_from_masked_lm(space: SplitBertSpace, masked_lm: nn.Module) -> None:
+def copy_from_masked_lm(space: SplitBertSpace, masked_lm: Any) -> None:
     """Fill a split BERT from a ``BertForMaskedLM``: lower and upper layers, and the LM head, untied.
 
     Args:
@@ -208,9 +211,11 @@ def copy_from_masked_lm(space: SplitBertSpace, masked_lm: nn.Module) -> None:
     bert = masked_lm.bert
     split = len(space.encoder.encoder.layer)
     space.encoder.embeddings.load_state_dict(bert.embeddings.state_dict())
-    for mine, theirs in zip(space.encoder.encoder.layer, bert.encoder.layer, strict=False):
-        mine.load_state_dict(theirs.state_dict())
-    for mine, theirs in zip(space.upper, bert.encoder.layer[split:], strict=bool(len(space.upper))):
-        mine.load_state_dict(theirs.state_dict())
+    halves = [(space.encoder.encoder.layer, bert.encoder.layer[:split])]
+    if len(space.upper):  # the identity decoder has no use for the upper half
+        halves.append((space.upper, bert.encoder.layer[split:]))
+    for half, layers in halves:
+        for mine, theirs in zip(half, layers, strict=True):
+            mine.load_state_dict(theirs.state_dict())
     head = {k: v for k, v in masked_lm.cls.state_dict().items() if k != "predictions.bias"}
     space.lm_head.load_state_dict(head)

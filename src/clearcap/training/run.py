@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from clearcap.assemble import assemble, compute_statistics, tokenize_for
+from clearcap.assemble import assemble, settle_text, tokenize_for
 from clearcap.captioner import Captioner
 from clearcap.config import DataConfig, Preset
 from clearcap.data.corpus import CaptionedPhoto, Corpus, open_corpus
@@ -60,8 +60,7 @@ def train(preset: Preset, out: Path, console: Console | None = None) -> Captione
     features = _features(captioner, data, corpus, watched, console)
     tokenize = tokenize_for(preset.text, tokenizer)
     ids, mask = tokenize([caption for photo in corpus for caption in photo.captions])
-    captioner.text.set_statistics(*compute_statistics(captioner.text, ids, mask, words_only=True))
-    captioner.text.set_special_latent(preset.text.special, special_ids(tokenizer))
+    settle_text(captioner.text, preset.text, tokenizer, ids, mask)
     examples = prepare_examples(
         captioner,
         tokenize,
@@ -118,9 +117,9 @@ def sample(
     features: Features,
     photos: Sequence[CaptionedPhoto],
     batch: int = 100,
-) -> tuple[dict[str, str], dict[str, float]]:
+) -> tuple[dict[str | int, str], dict[str, float]]:
     """Captions of photos in the cache with the model's default sampling, and their scores."""
-    captions: dict[str, str] = {}
+    captions: dict[str | int, str] = {}
     for start in range(0, len(photos), batch):
         group = photos[start : start + batch]
         rows = features.rows([photo.id for photo in group])
@@ -161,7 +160,7 @@ class _Curves:
     def sample(
         self,
         step: int,
-        sampled: tuple[dict[str, str], dict[str, float]],
+        sampled: tuple[dict[str | int, str], dict[str, float]],
         console: Console,
         save: Callable[[], None],
     ) -> None:

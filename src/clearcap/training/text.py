@@ -95,9 +95,9 @@ def pretrain_text(
             hidden_dropout_prob=0.1,
             attention_probs_dropout_prob=0.0,
             pad_token_id=tokenizer.pad_token_id,
-            attn_implementation="eager",  # 2x faster than the fused kernel in bf16 training on a CPU
         )
     )
+    model.set_attn_implementation("eager")  # 2x faster than the fused kernel in bf16 training on a CPU
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=config.lr, weight_decay=config.weight_decay, betas=(0.9, 0.98)
     )
