@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from clearcap.captioner import Captioner, CaptionerConfig
-from clearcap.config import Preset, TextConfig
+from clearcap.config import Preset, TextConfig, VisionConfig
 from clearcap.errors import InputError
-from clearcap.text.spaces import SplitBertSpace, copy_from_masked_lm, word_positions
+from clearcap.text.spaces import SplitBertSpace, TextSpace, copy_from_masked_lm, word_positions
 from clearcap.text.tokens import clean_caption, encode_captions
+from clearcap.vision.pretrained import PretrainedEncoder, load_pretrained
 
 BERT_FIELDS = (
     "vocab_size",
@@ -40,7 +41,8 @@ def assemble(preset: Preset, *, seed: int = 0) -> tuple[Captioner, Any]:
     Raises:
         InputError: a tower is missing or does not fit.
     """
-    masked_lm, tokenizer = load_masked_lm(preset.text.source)
+    masked_lm, tokenizer = load_masked_lm(preset.text.source, preset.text.kind)
+    tower = load_tower(preset.vision) if preset.vision.kind == "pretrained" else None
     filler = tokenizer.convert_tokens_to_ids(preset.text.filler)
     if filler == tokenizer.unk_token_id:
         raise InputError(
@@ -52,7 +54,8 @@ def assemble(preset: Preset, *, seed: int = 0) -> tuple[Captioner, Any]:
         denoiser=dataclasses.asdict(preset.denoiser),
         diffusion=dataclasses.asdict(preset.diffusion),
         sampling=dataclasses.asdict(preset.sampling),
-        bert={field: getattr(masked_lm.config, field) for field in BERT_FIELDS},
+        bert=text_sizes(masked_lm, preset.text.kind),
+        tower={} if tower is None else tower.settings(),
         tokens={
             "pad": tokenizer.pad_token_id,
             "cls": tokenizer.cls_token_id,
@@ -62,31 +65,80 @@ def assemble(preset: Preset, *, seed: int = 0) -> tuple[Captioner, Any]:
     )
     torch.manual_seed(seed)
     captioner = Captioner(config)
-    copy_from_masked_lm(captioner.text, masked_lm)
-    if preset.vision.kind == "compact" and preset.vision.source:
+    if preset.text.kind == "embedding":
+        captioner.text.set_words(masked_lm.get_input_embeddings().weight)
+    else:
+        copy_from_masked_lm(captioner.text, masked_lm)
+    if tower is not None:
+        captioner.vision.load_state_dict(tower.state_dict(), strict=True)
+        if preset.denoiser.null == "mean-colour":
+            set_null_photo(captioner)
+    elif preset.vision.source:
         load_compact_encoder(captioner, Path(preset.vision.source))
     return captioner, tokenizer
 
 
-def load_masked_lm(source: str) -> tuple[Any, Any]:
-    """A BERT-family masked language model and its tokenizer, by hub name or folder, safetensors only."""
-    from transformers import AutoTokenizer, BertForMaskedLM
+def text_sizes(masked_lm: Any, kind: str) -> dict[str, Any]:
+    """What rebuilds the text space's tower without its weights."""
+    if kind == "embedding":
+        vocab, dim = masked_lm.get_input_embeddings().weight.shape
+        return {"vocab_size": vocab, "dim": dim}
+    return {field: getattr(masked_lm.config, field) for field in BERT_FIELDS}
+
+
+def load_tower(vision: VisionConfig) -> PretrainedEncoder:
+    """A pretrained image encoder that fits the settings.
+
+    Raises:
+        InputError: it is missing, or gives other tokens than the settings say.
+    """
+    if not vision.source:
+        raise InputError("vision.source is empty; pass vision.source=<folder or hub name of a vision model>")
+    tower = load_pretrained(vision.source, "global" if vision.mode == "global" else "patches", vision.image_size)
+    if (tower.tokens, tower.dim) != (vision.tokens, vision.dim):
+        raise InputError(
+            f"{vision.source} gives {tower.tokens} tokens of {tower.dim} channels, not {vision.tokens} of {vision.dim}; "
+            f"pass vision.tokens={tower.tokens} vision.dim={tower.dim}"
+        )
+    return tower
+
+
+@torch.no_grad()
+def set_null_photo(captioner: Captioner) -> None:
+    """A photo of the mean colour stands for no photo: the authors' normalised photo of zeros (LaDiC's code)."""
+    side = captioner.vision.image_size
+    captioner.denoiser.null_image.copy_(captioner.vision.encode(torch.zeros(1, 3, side, side))[0])
+
+
+def load_masked_lm(source: str, kind: str = "bert-split") -> tuple[Any, Any]:
+    """A masked language model and its tokenizer, by hub name or folder, safetensors only.
+
+    Args:
+        source: a BERT for kind "bert-split", any with a word embedding (DistilBERT) for kind "embedding".
+        kind: the text space it is for.
+
+    Raises:
+        InputError: nothing loadable there, or tensors missing or unexpected.
+    """
+    from transformers import AutoModelForMaskedLM, AutoTokenizer, BertForMaskedLM
 
     if not source:
         raise InputError(
             "text.source is empty; pass text.source=<folder or hub name> (see clearcap pretrain-text)"
         )
+    loader: Any = BertForMaskedLM if kind == "bert-split" else AutoModelForMaskedLM
     try:
-        masked_lm, loading = BertForMaskedLM.from_pretrained(
+        masked_lm, loading = loader.from_pretrained(
             source, use_safetensors=True, output_loading_info=True, attn_implementation="sdpa"
         )
         tokenizer = AutoTokenizer.from_pretrained(source)
-    except OSError as fault:
+    except (OSError, ValueError) as fault:
         raise InputError(f"text.source={source!r} cannot be loaded ({str(fault).splitlines()[0]})") from fault
-    if loading["missing_keys"]:
-        raise InputError(
-            f"{source}: {sorted(loading['missing_keys'])[0]} is missing; is it a masked language model?"
-        )
+    unneeded = ("bert.pooler.", "cls.seq_relationship.")  # of next-sentence prediction, in Google's checkpoints
+    unexpected = [key for key in map(str, loading["unexpected_keys"]) if not key.startswith(unneeded)]
+    for fault_, keys in (("missing", sorted(loading["missing_keys"])), ("unexpected", sorted(unexpected))):
+        if keys:
+            raise InputError(f"{source}: {keys[0]} is {fault_}; is it a masked language model of BERT's kind?")
     return masked_lm.eval(), tokenizer
 
 
@@ -130,3 +182,20 @@ def compute_statistics(
         total, square, count = total + z.sum(0), square + (z * z).sum(0), count + len(z)
     mean = total / count
     return mean.float(), ((square - count * mean * mean) / (count - 1)).clamp_min(0).sqrt().float()
+
+
+def settle_text(space: TextSpace, text: TextConfig, tokenizer: Any, ids: Tensor, mask: Tensor) -> None:
+    """What a text space learns from its corpus before training: nothing, where latents are word embeddings.
+
+    Args:
+        space: gets its statistics and its special latent.
+        text: the preset's settings.
+        tokenizer: the space's.
+        ids, mask: the corpus, tokenised.
+    """
+    if not isinstance(space, SplitBertSpace):
+        return
+    # The authors' statistics cover every position; words are all that is normalised otherwise.
+    space.set_statistics(*compute_statistics(space, ids, mask, words_only=text.special != "raw"))
+    period = [tokenizer.cls_token_id, tokenizer.convert_tokens_to_ids("."), tokenizer.sep_token_id]
+    space.set_special_latent(text.special, torch.tensor([period]))

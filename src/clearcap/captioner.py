@@ -314,12 +314,13 @@ def build_vision(vision: VisionConfig, config: CaptionerConfig) -> nn.Module:
     from clearcap.vision.pretrained import build_pretrained
 
     if vision.kind == "compact":
-        encoder: nn.Module = CompactEncoder(dim=vision.dim, image_size=vision.image_size, **config.tower)
+        encoder: Any = CompactEncoder(dim=vision.dim, image_size=vision.image_size, **config.tower)
     else:
         encoder = build_pretrained(**config.tower)
-    if encoder.tokens != vision.tokens:
+    if (encoder.tokens, encoder.dim) != (vision.tokens, vision.dim):
         raise InputError(
-            f"vision.tokens={vision.tokens}, but the encoder makes {encoder.tokens}; set it to that"
+            f"vision.tokens={vision.tokens} and vision.dim={vision.dim}, but the encoder makes {encoder.tokens} tokens "
+            f"of {encoder.dim} channels; set them to that"
         )
     return encoder.requires_grad_(False).eval()
 

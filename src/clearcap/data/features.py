@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,5 +130,7 @@ def _crop(picture: Any, rng: np.random.Generator) -> Any:
 
 def flip(tokens: Float[Tensor, "photos tokens dim"]) -> Float[Tensor, "photos tokens dim"]:
     """Tokens of the mirrored photo, taken as the mirrored grid (exact for an encoder that treats sides alike)."""
-    side = round(tokens.shape[1] ** 0.5)
-    return tokens.unflatten(1, (side, side)).flip(2).flatten(1, 2)
+    side = math.isqrt(tokens.shape[1])
+    first = tokens.shape[1] - side * side  # class tokens stay
+    grid = tokens[:, first:].unflatten(1, (side, side)).flip(2).flatten(1, 2)
+    return torch.cat((tokens[:, :first], grid), 1) if first else grid

@@ -133,13 +133,6 @@ def sample(
     return captions, scores
 
 
-def special_ids(tokenizer: Any) -> torch.Tensor:
-    """``[CLS] . [SEP]``."""
-    return torch.tensor(
-        [[tokenizer.cls_token_id, tokenizer.convert_tokens_to_ids("."), tokenizer.sep_token_id]]
-    )
-
-
 class _Curves:
     """Appends measures and samples to the run's files and to the tracker."""
 
