@@ -145,11 +145,14 @@ def count_corpus(
 
 def count(captions: Iterable[Sequence[str]]) -> Counted:
     """Count the n-grams of tokenised captions."""
-    split = [words_of(tokens) for tokens in captions]
-    lengths = np.array([len(words) for words in split], np.int64)
-    ids: dict[str, int] = {}
-    stream = (ids.setdefault(word, len(ids)) for word in chain.from_iterable(split))
-    tokens = np.fromiter(stream, np.int64, int(lengths.sum()))
+    captions = list(captions)
+    flat = list(chain.from_iterable(captions))
+    if len(" ".join(flat).split()) != len(flat):  # some token holds a space: see `words_of`
+        captions = [words_of(tokens) for tokens in captions]
+        flat = list(chain.from_iterable(captions))
+    lengths = np.array([len(words) for words in captions], np.int64)
+    ids = {word: i for i, word in enumerate(dict.fromkeys(flat))}
+    tokens = np.fromiter(map(ids.__getitem__, flat), np.int64, len(flat))
     caption = np.repeat(np.arange(len(lengths)), lengths)
     left = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(tokens))  # tokens until the caption ends
     words = max(1, len(ids))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 
 from clearcap.metrics import ptb
 
@@ -26,15 +27,16 @@ _QUOTES = str.maketrans(
 _AMPERSAND = re.compile("&amp;", re.IGNORECASE)
 _BEYOND_BASIC_PLANE = re.compile("[\U00010000-\U0010ffff]")
 _OTHER_SPACES = "\t\xa0\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u3000"
-_ANY_OTHER_SPACE = re.compile(f"[{_OTHER_SPACES}]")
+_ODD_SPACE = re.compile(r"[^\S \n]")
 _SIGMA_LETTERS = r"(?:(?![\u3400-\u9fff\uf900-\ufaff])[\w\u0300-\u036f])+"
 _SIGMA_WORD = re.compile(
     rf"{_SIGMA_LETTERS}(?:(?<!\d)[-'\".\xad\u058a\u2010-\u2015\u2027](?=[^\W\d_]){_SIGMA_LETTERS})*"
 )
 _HALF = re.compile("[\ud800-\udfff]")
 
-_EMPTY: dict[str, tuple[str, ...]] = {" ": (), "\n": ()}
-_memory = dict(_EMPTY)  # chunk with the blank after it -> its tokens, whatever comes next
+Memory = dict[str, tuple[str, ...]]  # chunk between blanks -> its tokens without punctuation
+_inner: Memory = {}  # chunks before a space that are cut alike whatever comes after it
+_final: Memory = {}  # the same for chunks at the end of a caption
 
 
 def tokenize(captions: Sequence[str]) -> list[list[str]]:
@@ -54,37 +56,43 @@ def tokenize(captions: Sequence[str]) -> list[list[str]]:
     if _BEYOND_BASIC_PLANE.search(text):  # Java's characters are halves there
         text = _BEYOND_BASIC_PLANE.sub(_halves, text)
         lines = text.split("\n")[:-1]
+    if len(_inner) + len(_final) > KEPT_CHUNKS:
+        _inner.clear()
+        _final.clear()
+    odd = _ODD_SPACE.search(text) is not None
     start, tokens = 0, []
     for line in lines:
-        stop = start + len(line)
-        tokens.append(_without_punctuation(_line_tokens(text, line, start, stop)))
-        start = stop + 1
+        if odd and _ODD_SPACE.search(line):
+            found = _without_punctuation(list(_scan_line(text, start, start + len(line), {}, {})))
+        else:
+            found = _line_tokens(text, line, start)
+        tokens.append(found)
+        start += len(line) + 1
     return tokens
 
 
-def _line_tokens(text: str, line: str, start: int, stop: int) -> list[str]:
-    if _ANY_OTHER_SPACE.search(line):
-        return list(_scan_line(text, start, stop))
-    found: list[str] = []
-    chunks = [f"{chunk} " for chunk in line.split(" ")]
-    chunks[-1] = chunks[-1][:-1] + "\n"
+def _line_tokens(text: str, line: str, start: int) -> list[str]:
+    chunks = line.split(" ")
+    last = chunks.pop()
     try:
-        for chunk in chunks:
-            found += _memory[chunk]
+        return [*chain.from_iterable(map(_inner.__getitem__, chunks)), *_final[last]]
     except KeyError:
-        return list(_scan_line(text, start, stop))
-    return found
+        found = _scan_line(text, start, start + len(line), _inner, _final)
+        return [token for token in found if token not in PUNCTUATION]
 
 
-def _scan_line(text: str, start: int, stop: int) -> Iterator[str]:
-    """Cut one line, chunk by chunk; chunks that were cut without a look at what follows are remembered."""
+def _scan_line(text: str, start: int, stop: int, inner: Memory, final: Memory) -> Iterator[str]:
+    """Cut one line, chunk by chunk; chunks that were cut without a look at what follows are remembered.
+
+    Tokens that come from the memory lack punctuation, others have it.
+    """
     scanner = ptb.scanner()
-    while start < stop:
+    while start <= stop:
         end = text.find(" ", start, stop)
-        end = stop if end < 0 else end
-        chunk = text[start : end + 1]
-        if chunk in _memory:
-            yield from _memory[chunk]
+        end, memory = (stop, final) if end < 0 else (end, inner)
+        chunk = text[start:end]
+        if chunk in memory:
+            yield from memory[chunk]
             start = _after_spaces(text, end)
             continue
         tokens: list[str] = []
@@ -100,10 +108,7 @@ def _scan_line(text: str, start: int, stop: int) -> Iterator[str]:
             elif token:
                 tokens.append(token)
         if at == end and seen <= end + 1:
-            if len(_memory) >= KEPT_CHUNKS:
-                _memory.clear()
-                _memory.update(_EMPTY)
-            _memory[chunk] = tuple(tokens)
+            memory[chunk] = tuple(token for token in tokens if token not in PUNCTUATION)
         yield from tokens
         start = _after_spaces(text, at) if at == end else at
 
