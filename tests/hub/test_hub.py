@@ -1,0 +1,68 @@
+"""Auto classes, processor and model card of a shared captioner."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from tiny_captioner import photos, tiny_captioner
+from transformers import AutoConfig, AutoModel, AutoProcessor
+
+from clearcap.captioner import Captioner, CaptionerConfig
+from clearcap.errors import InputError
+from clearcap.hub import CaptionerProcessor, CardFacts, push, save_for_hub
+
+FACTS = CardFacts(
+    name="someone/tiny",
+    data="Four sentences.",
+    command="clearcap train compact train.steps=1",
+    scores={"BLEU-4 on nothing": 0.1234},
+    evaluation="clearcap evaluate --data nothing",
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    captioner, tokenizer = tiny_captioner()
+    save_for_hub(captioner, tokenizer, tmp_path / "model", FACTS)
+    return tmp_path / "model"
+
+
+def test_auto_classes_give_the_same_captioner_back(folder: Path) -> None:
+    captioner, _ = tiny_captioner()
+    assert isinstance(AutoConfig.from_pretrained(folder), CaptionerConfig)
+    again = AutoModel.from_pretrained(folder)
+    assert isinstance(again, Captioner)
+    for name, tensor in captioner.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor), name
+    image = photos(2)
+    assert torch.equal(again.generate(image=image).ids, captioner.generate(image=image).ids)
+
+
+def test_processor_round_trip(folder: Path) -> None:
+    processor = AutoProcessor.from_pretrained(folder)
+    assert isinstance(processor, CaptionerProcessor)
+    photo = Image.new("RGB", (90, 40), (255, 0, 128))
+    batch = processor(images=[photo, photo], text="A brown dog RUNS on the green grass.")
+    assert batch["pixel_values"].shape == (2, 3, 64, 64)
+    torch.testing.assert_close(batch["pixel_values"][0, :, 5, 5], torch.tensor([1.0, 0.0, 128 / 255]))
+    assert batch["input_ids"].shape == (1, 10)
+    assert processor.batch_decode(batch["input_ids"]) == ["a brown dog runs on the green grass"]
+    with pytest.raises(InputError, match="nothing to process"):
+        processor()
+
+
+def test_card_says_what_it_must(folder: Path) -> None:
+    card = (folder / "README.md").read_text()
+    for fact in (FACTS.data, FACTS.command, FACTS.evaluation, "0.1234", "license: apache-2.0"):
+        assert fact in card
+    assert hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest() in card
+
+
+def test_pushing_half_a_model_is_refused(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(InputError, match=r"model\.safetensors missing"):
+        push(folder, "someone/tiny")
