@@ -16,6 +16,8 @@ def caption(
     guidance: Annotated[float | None, typer.Option(help="classifier-free guidance scale")] = None,
     candidates: Annotated[int | None, typer.Option(help="captions drawn per photo")] = None,
     select: Annotated[str | None, typer.Option(help="choice among candidates: mbr or confidence")] = None,
+    refine: Annotated[bool | None, typer.Option(help="Back&Refine: redo the least certain words")] = None,
+    solver: Annotated[str | None, typer.Option(help="ddim, renoise, ddpm, dpm-solver or plain")] = None,
     seed: Annotated[int, typer.Option(help="same seed, same captions")] = 0,
     batch_size: Annotated[int, typer.Option(help="photos at once")] = 16,
     as_json: Annotated[
@@ -32,7 +34,14 @@ def caption(
 
     entries = expand(paths)
     pipeline = CaptionPipeline.from_pretrained(model)
-    how = {"steps": steps, "guidance": guidance, "candidates": candidates, "select": select}
+    how = {
+        "steps": steps,
+        "guidance": guidance,
+        "candidates": candidates,
+        "select": select,
+        "refine": None if refine is None else int(refine),
+        "solver": solver,
+    }
     failed = 0
     with Progress(console=Console(stderr=True), transient=True, disable=len(entries) < 2) as progress:
         task = progress.add_task("captioning", total=len(entries))
