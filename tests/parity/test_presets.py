@@ -111,7 +111,7 @@ def test_towers_that_do_not_fit_are_named(
 
 
 def test_a_tower_of_another_kind_is_refused(towers: dict[str, Path]) -> None:
-    with pytest.raises(InputError, match="missing|unexpected|cannot be loaded"):
+    with pytest.raises(InputError, match=r"missing|unexpected|cannot be loaded"):
         assemble(
             load_preset("ladic-base", [*overrides("ladic-base", towers), f"text.source={towers['clip']}"])
         )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -86,28 +88,46 @@ def run(
     """
     report(f"LaDiC at paper size, random weights, {torch.get_num_threads()} threads; seconds per photo")
     report(f"naive: image encoder and both branches at every step, timed over {naive_steps} steps and scaled")
-    rows = []
     captioner = paper_size_captioner()
+    operations = count_operations(captioner)
+    rows = []
     for dtype in dtypes:
-        captioner = captioner.to(DTYPES[dtype])
+        captioner.to(DTYPES[dtype])
         peak = matrix_rate(DTYPES[dtype])
         for batch in batches:
-            pixels = torch.rand(batch, 3, 224, 224, generator=torch.Generator().manual_seed(0))
-            pixels = pixels.to(DTYPES[dtype])
-            per_step = _seconds(lambda p=pixels: naive_loop(captioner, p, naive_steps)) / naive_steps
-            for count in steps:
-                how = dataclasses.replace(captioner.defaults, steps=count, spacing="uniform")
-                seconds = _seconds(lambda p=pixels, h=how: captioner.generate(p, sampling=h))
-                work = floating_point_operations(lambda p=pixels, h=how: captioner.generate(p, sampling=h))
-                row = Row(
-                    dtype, batch, count, per_step * count / batch, seconds / batch, work / seconds / 1e9, peak
-                )
+            for row in _compare(captioner, dtype, batch, steps, naive_steps, operations, peak):
                 rows.append(row)
                 report(
-                    f"{dtype:8s} batch {batch} steps {count:2d}: naive {row.naive:7.2f} s  ours {row.ours:6.2f} s  "
+                    f"{dtype:8s} batch {batch} steps {row.steps:2d}: naive {row.naive:7.2f} s  ours {row.ours:6.2f} s  "
                     f"{row.ratio:4.1f}x  {row.gflops:6.0f} of {row.peak:.0f} GFLOP/s = {row.efficiency:.2f}"
                 )
     return rows
+
+
+def _compare(
+    captioner: Captioner,
+    dtype: str,
+    batch: int,
+    steps: Sequence[int],
+    naive_steps: int,
+    operations: Callable[[int, int], float],
+    peak: float,
+) -> Iterator[Row]:
+    pixels = _photos(batch).to(DTYPES[dtype])
+    per_step = _seconds(lambda: naive_loop(captioner, pixels, naive_steps)) / naive_steps
+    for count in steps:
+        seconds = _seconds(partial(_ours, captioner, pixels, count))
+        gflops = operations(batch, count) / seconds / 1e9
+        yield Row(dtype, batch, count, per_step * count / batch, seconds / batch, gflops, peak)
+
+
+def _photos(batch: int) -> Tensor:
+    return torch.rand(batch, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+
+
+def _ours(captioner: Captioner, pixels: Tensor, steps: int) -> object:
+    how = dataclasses.replace(captioner.defaults, steps=steps, spacing="uniform")
+    return captioner.generate(pixels, sampling=how)
 
 
 def paper_size_captioner(preset: Preset | None = None) -> Captioner:
@@ -146,7 +166,7 @@ def naive_loop(captioner: Captioner, pixels: Tensor, steps: int) -> Tensor:
     x0 = torch.zeros_like(x)
     empty = torch.zeros_like(pixels)
     times = uniform_times(noise.steps, steps)
-    for level, following in zip(times[:-1], times[1:], strict=True):
+    for level, following in pairwise(times):
         t = torch.full((len(pixels),), level)
         with_photo = captioner.denoiser(x, x0, t, captioner.see(captioner.encode_image(pixels)))
         without = captioner.denoiser(x, x0, t, captioner.see(captioner.encode_image(empty)))
@@ -165,13 +185,22 @@ def matrix_rate(dtype: torch.dtype, size: int = 2048) -> float:
     return 2 * size**3 / best / 1e9
 
 
-def floating_point_operations(work: Callable[[], Any]) -> float:
-    """Operations of matrix products in a call, counted by torch."""
+def count_operations(captioner: Captioner) -> Callable[[int, int], float]:
+    """Floating-point operations of ours by batch and steps, from torch's counts of three small runs.
+
+    What they cost is c + batch * (a + b * steps): the null photo once, a photo once, a step of it.
+    """
     from torch.utils.flop_counter import FlopCounterMode
 
-    with FlopCounterMode(display=False) as counter:
-        work()
-    return float(counter.get_total_flops())
+    def count(batch: int, steps: int) -> float:
+        with FlopCounterMode(display=False) as counter:
+            _ours(captioner, _photos(batch), steps)
+        return float(counter.get_total_flops())
+
+    one, two_photos, two_steps = count(1, 1), count(2, 1), count(1, 2)
+    step = two_steps - one
+    photo = two_photos - one - step
+    return lambda batch, steps: one - photo - step + batch * (photo + step * steps)
 
 
 def _seconds(work: Callable[[], Any], warmup: int = 0) -> float:

@@ -14,9 +14,12 @@ from clearcap.levels import DISTANCES, LevelDraws, LevelLosses, draw_levels, dyn
 class LevelsObjective(nn.Module):
     """The losses of one step as a module, so that data parallelism synchronises their gradients."""
 
+    denoiser: Any  # a FusedDenoiser
+    text: Any  # an EmbeddingSpace
+
     def __init__(
         self,
-        captioner: nn.Module,
+        captioner: Any,
         noise: Noise,
         distance: str = "l1",
         lag: int = 0,
@@ -63,7 +66,7 @@ class LevelsObjective(nn.Module):
         none = torch.zeros(len(image), dtype=torch.bool, device=image.device)
         ((features, shown),) = self.denoiser.see(image, none)
         plain = [(features, shown * keep[:, None, None, None])]
-        words = ids != self.text.pad_id
+        words: Tensor = ids.ne(self.text.pad_id)
 
         def predict(x: Tensor, guided: Tensor | None) -> Tensor:
             rows = words.repeat_interleave(len(x) // len(words), 0)
