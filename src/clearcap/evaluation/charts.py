@@ -7,9 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
+from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Float
+
+Number: TypeAlias = float | int  # coordinates and values alike
 
 WIDTH, NARROW, HEIGHT = 460, 320, 230  # of a half and a third of the page, in SVG units (pixels at full size)
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 14, 40  # margins
@@ -46,24 +49,24 @@ class Row:
     control: float | None = None
 
 
-def ticks(low: float, high: float, about: int = 5) -> list[float]:
+def ticks(low: Number, high: Number, about: int = 5) -> list[float]:
     """Round numbers (1, 2, 2.5 or 5 times a power of ten apart) from at most ``low`` to at least ``high``."""
     span = (high - low) or 1.0
     power = 10.0 ** math.floor(math.log10(span / about))
     step = next((m * power for m in (1, 2, 2.5, 5, 10) if span / (m * power) <= about), 10 * power)
     first = math.floor(low / step + 1e-9)
     last = math.ceil(high / step - 1e-9)
-    return [round(n * step, 10) for n in range(first, max(last, first + 1) + 1)]
+    return [float(f"{n * step:.12g}") for n in range(first, max(last, first + 1) + 1)]
 
 
 def forest(rows: Sequence[Row]) -> str:
     """Scores with their intervals on one scale, and what is left of them with other photos' references."""
     step, left, right, width = 34, 84, 66, 940
-    marks = ticks(0.0, max(row.high for row in rows), 8)
+    marks = ticks(0.0, max([0.01, *(row.high for row in rows)]), 8)
     height = step * len(rows) + 40
     bottom = height - 28
 
-    def at(value: float) -> float:
+    def at(value: Number) -> float:
         return left + (width - left - right) * value / marks[-1]
 
     parts = [_grid_x(at(mark), 6, bottom, _short(mark)) for mark in marks]
@@ -88,7 +91,7 @@ def forest(rows: Sequence[Row]) -> str:
     return _svg(width, height, "Scores with 95% intervals", parts)
 
 
-def histogram(values: Float[np.ndarray, " photos"], *, name: str, top: float, bins: int = 20) -> str:
+def histogram(values: Float[np.ndarray, " photos"], *, name: str, top: Number, bins: int = 20) -> str:
     """How many photos score how much; what lies beyond ``top`` is counted in the last bar."""
     marks_x = ticks(0.0, top, 5)
     edges = np.linspace(0.0, marks_x[-1], bins + 1)
@@ -118,7 +121,7 @@ def histogram(values: Float[np.ndarray, " photos"], *, name: str, top: float, bi
 def curve(points: Sequence[Point], *, x_title: str, y_title: str, whole_x: bool = False) -> str:
     """Means with their intervals above, the number of photos behind each one below."""
     height, split, bottom = 290, 176, 250
-    marks_y = ticks(0.0, max(point.high for point in points), 4)
+    marks_y = ticks(0.0, max([0.01, *(point.high for point in points)]), 4)
     marks_x = ticks(min(point.x for point in points), max(point.x for point in points), 6)
     if whole_x:
         marks_x = [mark for mark in marks_x if mark == int(mark)]
@@ -158,7 +161,7 @@ def curve(points: Sequence[Point], *, x_title: str, y_title: str, whole_x: bool 
     return _svg(WIDTH, height, f"{y_title} by {x_title}", parts)
 
 
-def _svg(width: float, height: float, title: str, parts: Sequence[str]) -> str:
+def _svg(width: Number, height: Number, title: str, parts: Sequence[str]) -> str:
     return (
         f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}">'
         + "".join(parts)
@@ -166,13 +169,13 @@ def _svg(width: float, height: float, title: str, parts: Sequence[str]) -> str:
     )
 
 
-def _scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
+def _scale(low: Number, high: Number, start: Number, end: Number) -> Callable[[Number], float]:
     """The linear map from values to SVG units."""
     slope = (end - start) / ((high - low) or 1.0)
     return lambda value: start + (float(value) - low) * slope
 
 
-def _bar(left: float, right: float, top: float, bottom: float, tip: str, kind: str = "bar") -> str:
+def _bar(left: Number, right: Number, top: Number, bottom: Number, tip: str, kind: str = "bar") -> str:
     r = max(0.0, min(3.0, (right - left) / 2, bottom - top))  # rounded at the end of the value only
     path = (
         f"M{left:.1f},{bottom:.1f} V{top + r:.1f} Q{left:.1f},{top:.1f} {left + r:.1f},{top:.1f} "
@@ -181,25 +184,25 @@ def _bar(left: float, right: float, top: float, bottom: float, tip: str, kind: s
     return f'<path class="{kind}" d="{path}"><title>{escape(tip)}</title></path>'
 
 
-def _grid_y(y: float, left: float, right: float, text: str) -> str:
+def _grid_y(y: Number, left: Number, right: Number, text: str) -> str:
     return (
         f'<line class="grid" x1="{left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>'
         f'<text class="tick" x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{text}</text>'
     )
 
 
-def _grid_x(x: float, top: float, bottom: float, text: str) -> str:
+def _grid_x(x: Number, top: Number, bottom: Number, text: str) -> str:
     return (
         f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{bottom}"/>'
         f'<text class="tick" x="{x:.1f}" y="{bottom + 18}" text-anchor="middle">{text}</text>'
     )
 
 
-def _tick_x(x: float, bottom: float, text: str) -> str:
+def _tick_x(x: Number, bottom: Number, text: str) -> str:
     return f'<text class="tick" x="{x:.1f}" y="{bottom + 16}" text-anchor="middle">{text}</text>'
 
 
-def _titles(x_title: str, y_title: str, middle: float, width: float, height: float = HEIGHT) -> list[str]:
+def _titles(x_title: str, y_title: str, middle: Number, width: Number, height: Number = HEIGHT) -> list[str]:
     x = (LEFT + width - RIGHT) / 2
     return [
         f'<text class="title" x="{x:.1f}" y="{height - 6}" text-anchor="middle">{escape(x_title)}</text>',
@@ -207,12 +210,12 @@ def _titles(x_title: str, y_title: str, middle: float, width: float, height: flo
     ]
 
 
-def _upright(text: str, middle: float) -> str:
+def _upright(text: str, middle: Number) -> str:
     return (
         f'<text class="title" transform="translate(11 {middle:.1f}) rotate(-90)" text-anchor="middle">'
         f"{escape(text)}</text>"
     )
 
 
-def _short(value: float) -> str:
+def _short(value: Number) -> str:
     return f"{value:,.0f}" if value == int(value) else f"{value:g}"

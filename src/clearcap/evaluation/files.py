@@ -121,6 +121,14 @@ def write_references(references: Mapping[str, Sequence[str]], path: Path) -> Non
     write_json({"images": [{"id": id} for id in ids], "annotations": annotations}, path)
 
 
+def number(record: Mapping[str, Any], key: str, where: str) -> float:
+    """`record[key]`, once it is known to be a number. Raises InputError."""
+    value = record.get(key)
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise InputError(f"{where}: {key!r} is {value!r}; it must be a number")
+    return float(value)
+
+
 def write_json(value: object, path: Path) -> None:
     """A JSON file that is either the old one or the new one, whenever the process is killed."""
     whole = path.with_name(path.name + ".part")

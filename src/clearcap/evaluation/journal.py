@@ -11,6 +11,7 @@ from types import TracebackType
 
 from clearcap.data.reading import as_kind, member
 from clearcap.errors import InputError
+from clearcap.evaluation.files import number
 
 
 @dataclass(frozen=True)
@@ -51,12 +52,12 @@ def read_journal(path: Path) -> list[Captioned]:
         return []
     lines = path.read_bytes().split(b"\n")[:-1]  # what follows the last line break was never finished
     kept = []
-    for number, line in enumerate(lines, start=1):
-        where = f"{path} line {number}"
+    for place, line in enumerate(lines, start=1):
+        where = f"{path} line {place}"
         try:
             kept.append(_parse(line, where))
         except (InputError, ValueError) as error:
-            if number == len(lines):
+            if place == len(lines):
                 break
             raise InputError(f"{where} is damaged ({error}); delete the folder and evaluate again") from error
     return kept
@@ -112,6 +113,6 @@ def _parse(line: bytes, where: str) -> Captioned:
     return Captioned(
         photo=member(record, "image_id", str, where),
         caption=member(record, "caption", str, where),
-        confidence=float(member(record, "confidence", (float, int), where)),
+        confidence=number(record, "confidence", where),
         candidates=tuple(as_kind(record.get("candidates", []), list, where)),
     )

@@ -12,10 +12,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from clearcap.data.reading import member, read_json
+from clearcap.data.reading import as_kind, member, read_json
 from clearcap.data.records import CaptionedPhoto, Corpus
 from clearcap.errors import InputError
-from clearcap.evaluation.files import match, read_references, write_json, write_references, write_results
+from clearcap.evaluation.files import (
+    match,
+    number,
+    read_references,
+    write_json,
+    write_references,
+    write_results,
+)
 from clearcap.evaluation.journal import Captioned, Journal, read_journal
 from clearcap.evaluation.scores import METRICS, Scored, score_captions, shuffled_scores
 from clearcap.pipeline import CaptionPipeline, bundled_model
@@ -138,7 +145,7 @@ class Stopwatch:
         self.path = path
         self.seconds = 0.0
         if path is not None and path.is_file():
-            self.seconds = float(member(read_json(path), "seconds", (float, int), str(path)))
+            self.seconds = number(as_kind(read_json(path), dict, str(path)), "seconds", str(path))
         self._started = time.perf_counter()
 
     def lap(self, photos: int) -> None:

@@ -10,11 +10,11 @@ from typing import Any
 
 from clearcap.data.reading import member, read_jsonl
 from clearcap.errors import InputError
+from clearcap.evaluation.files import number
 
 INK, SOFT, GRID = "#1a1a19", "#6b6a65", "#e3e2dd"
 BLUE, ORANGE, GREEN = "#2a78d6", "#d1650a", "#1b8a5a"
 SAID = 7  # evaluations whose captions are shown
-NUMBER = (int, float)
 
 
 def draw_training(curves: Path, path: Path) -> None:
@@ -97,7 +97,7 @@ def read_run(path: Path, keys: Sequence[str]) -> list[dict[str, Any]]:
     for where, record in read_jsonl(path, "name the curves.jsonl of a training run"):
         step = member(record, "step", int, where)
         for key in keys:
-            member(record, key, NUMBER, where)
+            number(record, key, where)
         found[step] = record
     return [found[step] for step in sorted(found)]
 

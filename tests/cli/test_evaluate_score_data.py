@@ -1,0 +1,165 @@
+"""The commands evaluate, score and data as a user types them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_captioner import CAPTIONS, tiny_captioner
+
+
+def clearcap(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "clearcap", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+def lines(path: Path, records: list[dict[str, object]]) -> Path:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run") / "model"
+    captioner, tokenizer = tiny_captioner()
+    captioner.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    run = [{"step": step, "latent": 1.0, "caption": 1.0, "lr": 0.1} for step in (1, 2, 3)]
+    lines(folder.parent / "curves.jsonl", run)
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    root = tmp_path / "photos"
+    root.mkdir()
+    rng = np.random.default_rng(0)
+    records: list[dict[str, object]] = []
+    for n in range(6):
+        Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(root / f"{n}.png")
+        records.append({"image_id": n, "file_name": f"{n}.png", "captions": [CAPTIONS[n % 4], "a ball ."]})
+    lines(root / "captions.jsonl", records)
+    return root
+
+
+def test_json_is_one_object_that_a_report_and_a_comparison_agree_with(
+    model: Path, folder: Path, tmp_path: Path
+) -> None:
+    common = ["evaluate", "--model", model, "--data", "folder", "--root", folder, "--steps", 2, "--json"]
+    done = clearcap(*common, "--report", tmp_path / "a", "--shuffle-photos")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert {"BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr-D", "shuffled", "intervals"} <= set(
+        found
+    )
+    assert found["manifest"]["photos"] == 6
+    assert found["manifest"]["steps"] == 2
+    for name in ("report.html", "contact_sheet.png", "training.png", "results.json", "evaluation.json"):
+        assert (tmp_path / "a" / name).is_file(), name
+    assert json.loads((tmp_path / "a" / "evaluation.json").read_text()) == found
+
+    scored = clearcap("score", tmp_path / "a" / "results.json", tmp_path / "a" / "references.json", "--json")
+    again = json.loads(scored.stdout)
+    assert all(again[name] == found[name] for name in ("BLEU-4", "ROUGE-L", "CIDEr-D"))
+
+    assert clearcap(*common, "--out", tmp_path / "b", "--seed", 1).returncode == 0
+    compared = clearcap("evaluate", "--compare", tmp_path / "a", tmp_path / "b", "--json")
+    rows = json.loads(compared.stdout)
+    other = json.loads((tmp_path / "b" / "evaluation.json").read_text())
+    assert rows["CIDEr-D"]["difference"] == pytest.approx(found["CIDEr-D"] - other["CIDEr-D"])
+    assert 0 < rows["BLEU-4"]["p_permutation"] <= 1
+
+
+def test_a_table_goes_to_standard_output_and_progress_does_not(model: Path, folder: Path) -> None:
+    done = clearcap("evaluate", "--model", model, "--data", "folder", "--root", folder, "--limit", 2)
+    assert done.returncode == 0, done.stderr
+    assert "CIDEr-D" in done.stdout
+    assert "2 photos" in done.stdout
+    assert "captioning ━" not in done.stdout
+
+
+def test_a_bad_corpus_is_one_line_before_any_model_is_loaded(folder: Path) -> None:
+    command = ["evaluate", "--model", "/no/such/model", "--data", "folder", "--root", folder]
+    good = (folder / "captions.jsonl").read_text()
+    first = json.loads(good.splitlines()[0])
+
+    def refused(message: str) -> None:
+        done = clearcap(*command)
+        assert done.returncode == 1
+        assert done.stdout == ""
+        assert len(done.stderr.splitlines()) == 1
+        assert message in done.stderr
+        assert "/no/such/model" not in done.stderr
+
+    (folder / "captions.jsonl").write_text(good[: len(good) // 2])
+    refused("breaks off")
+    (folder / "captions.jsonl").write_text(good + json.dumps(first) + "\n")
+    refused("listed twice")
+    (folder / "captions.jsonl").write_text(good + json.dumps(first | {"image_id": 9, "captions": [3]}) + "\n")
+    refused("type int")
+    (folder / "captions.jsonl").write_text(good)
+    (folder / "3.png").unlink()
+    refused("3.png")
+    lines(folder / "captions_train.jsonl", [first])
+    lines(folder / "captions_dev.jsonl", [first])
+    refused("also in the")
+
+
+def test_a_folder_that_is_no_evaluation_cannot_be_compared(tmp_path: Path) -> None:
+    done = clearcap("evaluate", "--compare", tmp_path, tmp_path)
+    assert done.returncode == 1
+    assert "evaluation.json: no such file" in done.stderr
+
+
+def test_score_compares_two_result_files(tmp_path: Path) -> None:
+    words = ["dog", "cat", "horse", "cow", "sheep", "bird", "bear", "zebra"]
+    records = [
+        {"image_id": n, "captions": [f"a {word} on the grass", f"one {word}"]} for n, word in enumerate(words)
+    ]
+    references = lines(tmp_path / "references.jsonl", records)
+    good = [{"image_id": n, "caption": f"a {word} on the grass"} for n, word in enumerate(words)]
+    (tmp_path / "good.json").write_text(json.dumps(good))
+    (tmp_path / "bad.json").write_text(json.dumps([record | {"caption": "a car"} for record in good]))
+    done = clearcap("score", tmp_path / "good.json", references, "--compare", tmp_path / "bad.json", "--json")
+    row = json.loads(done.stdout)["CIDEr-D"]
+    assert row["difference"] > 0
+    assert row["p_permutation"] < 0.05
+    assert row["interval"][0] > 0
+    table = clearcap("score", tmp_path / "good.json", references, "--metrics", "BLEU")
+    assert "BLEU-4" in table.stdout
+    assert "CIDEr-D" not in table.stdout
+
+
+def test_score_refuses_what_does_not_match(tmp_path: Path) -> None:
+    references = lines(tmp_path / "references.jsonl", [{"image_id": n, "caption": "a dog"} for n in range(3)])
+    results = lines(tmp_path / "results.jsonl", [{"image_id": n, "caption": "a dog"} for n in range(2)])
+    done = clearcap("score", results, references, "--json")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "1 photo (2)" in done.stderr
+    part = json.loads(clearcap("score", results, references, "--json", "--subset").stdout)
+    assert part["photos"] == 2
+    unknown = clearcap("score", results, references, "--subset", "--metrics", "BLUE")
+    assert unknown.returncode == 1
+    assert "'BLUE' is unknown" in unknown.stderr
+
+
+def test_data_check_and_stats(folder: Path, tmp_path: Path) -> None:
+    good = clearcap("data", "check", "folder", folder)
+    assert good.returncode == 0, good.stderr
+    assert "6 photos, 12 captions" in good.stdout
+    figures = json.loads(
+        clearcap("data", "stats", "folder", folder, "--json", "--picture", tmp_path / "s.png").stdout
+    )
+    assert (figures["photos"], figures["captions"]) == (6, 12)
+    assert Image.open(tmp_path / "s.png").width > 500
+    (folder / "2.png").write_bytes(b"no photo")
+    bad = clearcap("data", "check", "folder", folder, "--json")
+    assert bad.returncode == 1
+    found = json.loads(bad.stdout)
+    assert not found["ok"]
+    assert "2.png" in found["splits"][0]["unreadable"][0]
