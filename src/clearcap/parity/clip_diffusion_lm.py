@@ -52,7 +52,7 @@ def _build(weights: dict[str, Tensor], config: dict[str, Any]) -> Captioner:
         tokens={"pad": 0, "cls": 101, "sep": 102, "filler": 0},
         heads=bert["n_heads"],
         length=config["MAX_LENGTH"],
-        dropout=bert["dropout"],
+        dropout=float(bert["dropout"]),
     )
     return captioner
 
@@ -144,7 +144,7 @@ def _training(
 ) -> Comparison:
     config = told["config"]
     compared, captioner = Comparison(), _build(weights, config).train()
-    w, weight = config["CLASSIFIER_FREE_WEIGHT"], config["ROUNDING_WEIGHT"]
+    w, weight = float(config["CLASSIFIER_FREE_WEIGHT"]), float(config["ROUNDING_WEIGHT"])
     lag = 0 if config["X_0_PREDICTION"] else config["X_T_STEP_INTERVAL"]
     noise = make_noise("cosine-float32" if config["COSIN_SCHEDULE"] else "linear", config["STEP_TOT"])
     objective = LevelsObjective(captioner, noise, DISTANCE[config["LOSS_FUNC"]], lag, guide=w)

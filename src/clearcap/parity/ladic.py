@@ -68,7 +68,7 @@ def _build(
         tokens=TokenIds(ids["PAD"], ids["CLS"], ids["SEP"], ids["period"]),
         decoder=decoder,
         length=sizes["L"],
-        dropout=sizes["diffuser"]["hidden_dropout_prob"],
+        dropout=float(sizes["diffuser"]["hidden_dropout_prob"]),
     )
     return captioner
 
@@ -150,9 +150,9 @@ def _sampling(
     config, run = told["config"], told["inference"]
     captioner = _build(weights, recorded, run["cls"] == "Diffuser_with_LN")
     compared, text = Comparison(), captioner.text
-    noise = _noise(config, config["VAR_DILATION_VAL"])
+    noise = _noise(config, float(config["VAR_DILATION_VAL"]))
     view = captioner.see(captioner.vision.encode(recorded["in/image"]))
-    denoise = _branch_by_branch(captioner, noise, view, config["CLASSIFIER_FREE_WEIGHT"])
+    denoise = _branch_by_branch(captioner, noise, view, float(config["CLASSIFIER_FREE_WEIGHT"]))
     if not config["SELF_COND"]:
         denoise = without_memory(denoise)
     draws = list(recorded[f"{variant}/inf/renoise_draws"])
@@ -186,7 +186,7 @@ def _sampling(
     compared.same("ids", ids, recorded[f"{variant}/inf/argmax_ids"])
     compared.same("ids without repeats", drop_repeated_columns(ids), recorded[f"{variant}/inf/decoded_ids"])
     compared.same("captions", ladic_captions(load_tokenizer(vocab), ids), run["captions"])
-    together = guided(captioner.denoiser, noise, view, config["CLASSIFIER_FREE_WEIGHT"])
+    together = guided(captioner.denoiser, noise, view, float(config["CLASSIFIER_FREE_WEIGHT"]))
     x, p, t = calls.inputs[0][:3]
     compared.close("both branches in one batch", together(x, p, t), denoise(x, p, t))
     return compared
@@ -245,7 +245,7 @@ def _training(
     config = about["config"]
     captioner = _build(weights, recorded, about["inference"]["cls"] == "Diffuser_with_LN").train()
     compared = Comparison()
-    noise = _noise(config, config["VAR_DILATION"])
+    noise = _noise(config, float(config["VAR_DILATION"]))
     objective = Objective(captioner, noise)
     plain = TrainConfig(optimizer="plain-adamw", lr=max(told["lr"]) or 1e-3)
     (optimizer,) = make_optimizers(objective, plain)
