@@ -75,8 +75,8 @@ def test_the_terminal_table_shows_every_word() -> None:
 
 def test_colours_run_from_red_to_green() -> None:
     assert [colour(p) for p in (0.0, 0.5, 1.0)] == [(200, 60, 50), (196, 130, 0), (30, 140, 70)]
-    assert colour(-1) == colour(0)
-    assert colour(2) == colour(1)
+    assert colour(-1.0) == colour(0.0)
+    assert colour(2.0) == colour(1.0)
 
 
 def test_a_suffix_that_cannot_be_written(tmp_path: Path) -> None:

@@ -214,6 +214,7 @@ def layouts_of(
     ]
 
 
+@torch.inference_mode()
 def fill_captions(
     captioner: Captioner,
     tokenizer: Any,

@@ -135,8 +135,8 @@ class TimeEmbedding(nn.Module):
         self.head = head
         self.precision = precision
 
-    def forward(self, t: Int[Tensor, " batch"]) -> Float[Tensor, "batch width"]:
-        return self.head(sinusoids(t, self.width, self.precision))
+    def forward(self, t: Int[Tensor, " batch"], dtype: torch.dtype = torch.float32) -> Float[Tensor, "batch width"]:
+        return self.head(sinusoids(t, self.width, self.precision).to(dtype))
 
 
 class ImageAdapter(nn.Module):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -73,6 +74,7 @@ def trajectory(
     return frames
 
 
+@torch.inference_mode()
 def read_step(captioner: Captioner, tokenizer: Any, step: Step) -> Frame:
     """What the first caption of the batch says at a step."""
     confidence, ids = captioner.logits(step.x0[:1])[0].softmax(-1).max(-1)

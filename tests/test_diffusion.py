@@ -1,0 +1,144 @@
+"""Noising, parameterisations and losses against closed forms, diffusers and each other."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from diffusers import DDPMScheduler
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_captioner import CAPTIONS, tiny_captioner
+from torch import Tensor
+
+from clearcap.diffusion import Draws, Noise, caption_loss, draw, latent_distance, make_noise, training_losses
+from clearcap.errors import InputError
+from clearcap.text.tokens import encode_captions
+
+
+def normal(seed: int, *shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(["x0", "epsilon", "v"]),
+    st.sampled_from(["linear", "cosine", "sqrt"]),
+    st.integers(1, 900),
+    st.floats(0.5, 5.0),
+)
+def test_each_parameterisation_leads_back_to_x0_and_to_the_noise(
+    predicts: str, schedule: str, t: int, factor: float
+) -> None:
+    made = make_noise(schedule, 1000, factor, predicts)
+    noise = replace(made, alpha_bar=made.alpha_bar.double())
+    x0, eps, times = normal(0, 2, 3, 4), normal(1, 2, 3, 4), torch.tensor([t, t])
+    x_t = noise.add(x0, times, eps)
+    torch.testing.assert_close(noise.x0(noise.target(x0, times, eps), x_t, times), x0, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(noise.epsilon(x0, x_t, times), eps, rtol=1e-6, atol=1e-6)
+
+
+def test_noising_and_velocity_are_diffusers_at_factor_one() -> None:
+    scheduler = DDPMScheduler(beta_schedule="squaredcos_cap_v2")
+    noise = Noise(scheduler.alphas_cumprod, 1.0, "v")
+    x0, eps, t = normal(0, 3, 5, 4).float(), normal(1, 3, 5, 4).float(), torch.tensor([0, 400, 999])
+    torch.testing.assert_close(noise.add(x0, t, eps), scheduler.add_noise(x0, eps, t))
+    torch.testing.assert_close(noise.target(x0, t, eps), scheduler.get_velocity(x0, eps, t))
+
+
+def test_the_factor_scales_the_noise_and_leaves_the_signal() -> None:
+    once, four = make_noise("cosine", 1000, 1.0), make_noise("cosine", 1000, 4.0)
+    x0, eps, t = normal(0, 2, 3, 4), normal(1, 2, 3, 4), torch.tensor([100, 900])
+    zero = torch.zeros_like(x0)
+    torch.testing.assert_close(four.add(x0, t, zero), once.add(x0, t, zero))
+    torch.testing.assert_close(four.add(zero, t, eps), 4 * once.add(zero, t, eps))
+
+
+def test_level_zero_of_the_linear_schedule_is_clean() -> None:
+    x0 = normal(0, 1, 3, 4).float()
+    assert torch.equal(
+        make_noise("linear", 1000, 4.0).add(x0, torch.tensor([0]), normal(1, 1, 3, 4).float()), x0
+    )
+
+
+def test_latent_distance_is_a_norm_not_its_square() -> None:
+    error = torch.tensor([[[3.0, 4.0], [0.0, 0.0]], [[6.0, 8.0], [5.0, 12.0]]])
+    assert latent_distance(error, torch.zeros_like(error)) == (5 + 0 + 10 + 13) / 4
+
+
+def test_caption_loss_is_the_mean_surprise_in_nats() -> None:
+    logits, ids = normal(0, 2, 3, 7), torch.tensor([[0, 1, 2], [3, 6, 5]])
+    surprise = [
+        -math.log(math.exp(logits[b, i, ids[b, i]]) / sum(math.exp(v) for v in logits[b, i]))
+        for b in range(2)
+        for i in range(3)
+    ]
+    assert caption_loss(logits, ids).item() == pytest.approx(sum(surprise) / 6, rel=1e-6)
+
+
+@pytest.mark.parametrize("self_condition", [True, False])
+@pytest.mark.parametrize("predicts", ["x0", "v"])
+def test_training_losses_are_their_definition(self_condition: bool, predicts: str) -> None:
+    captioner, tokenizer = tiny_captioner(length=14)
+    space = captioner.text
+    ids, mask = encode_captions(tokenizer, CAPTIONS[:3], 14)
+    x0 = space.encode(ids, mask)
+    noise = make_noise("cosine", 1000, 2.0, predicts)
+    draws = Draws(
+        torch.tensor([10, 500, 900]), normal(3, *x0.shape).float(), torch.ones(3).bool(), self_condition
+    )
+    calls: list[tuple[Tensor, Tensor]] = []
+    weight = torch.tensor(0.5, requires_grad=True)
+
+    def predict(x_t: Tensor, x_self: Tensor, t: Tensor) -> Tensor:
+        calls.append((x_t, x_self))
+        assert torch.equal(t, draws.t)
+        return weight * x_t + 0.25 * x_self
+
+    losses = training_losses(predict, space, noise, x0=x0, ids=ids, draws=draws)
+    x_t = noise.add(x0, draws.t, draws.eps)
+    first = noise.x0(0.5 * x_t, x_t, draws.t) if self_condition else torch.zeros_like(x_t)
+    assert len(calls) == 1 + self_condition
+    torch.testing.assert_close(calls[-1][1], first)
+    assert not calls[-1][1].requires_grad  # no gradient through the first prediction
+    output = 0.5 * x_t + 0.25 * first
+    latent = (output - noise.target(x0, draws.t, draws.eps)).pow(2).sum(-1).sqrt().mean()
+    logits = space.decode(noise.x0(output, x_t, draws.t))
+    wanted = torch.where((ids == 0) | (ids == 2) | (ids == 3), space.filler_id, ids)
+    caption = -logits.log_softmax(-1).gather(-1, wanted[..., None]).mean()
+    torch.testing.assert_close(losses.latent, latent)
+    torch.testing.assert_close(losses.caption, caption, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(losses.total(0.2), latent + 0.2 * caption, rtol=1e-4, atol=1e-4)
+    losses.total(0.2).backward()
+    assert weight.grad is not None
+
+
+def test_draws_have_the_asked_frequencies_and_follow_the_generator() -> None:
+    def some(seed: int) -> Draws:
+        return draw(
+            photos=2000,
+            copies=2,
+            length=1,
+            dim=1,
+            steps=50,
+            drop_image=0.3,
+            self_condition=0.5,
+            generator=torch.Generator().manual_seed(seed),
+        )
+
+    drawn = some(0)
+    assert drawn.t.shape == (4000,)
+    assert set(drawn.t.tolist()) == set(range(50))
+    assert drawn.keep_image.float().mean().item() == pytest.approx(0.7, abs=0.04)
+    assert 5 < sum(some(seed).self_condition for seed in range(20)) < 15
+    assert torch.equal(drawn.eps, some(0).eps)
+    assert not torch.equal(drawn.eps, some(1).eps)
+
+
+def test_bad_noise() -> None:
+    with pytest.raises(InputError, match="x0, epsilon or v"):
+        make_noise("cosine", 10, 1.0, "score")
+    with pytest.raises(InputError, match="must be positive"):
+        make_noise("cosine", 10, 0.0)

@@ -1,0 +1,65 @@
+"""Guidance in one batch against two separate calls of the network."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny_captioner import photos, tiny_captioner
+from torch import Tensor
+
+from clearcap.guidance import conditioned, guided, guided_between, guided_in_part, view_rows
+
+
+def inputs(batch: int) -> tuple[Tensor, Tensor, Tensor]:
+    g = torch.Generator().manual_seed(0)
+    return (
+        torch.randn(batch, 10, 24, generator=g),
+        torch.randn(batch, 10, 24, generator=g),
+        torch.full((batch,), 500),
+    )
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("scale", [0.0, 0.7, 2.0])
+@pytest.mark.parametrize("predicts", ["x0", "epsilon", "v"])
+def test_one_batch_is_two_calls(scale: float, predicts: str) -> None:
+    captioner, _ = tiny_captioner()
+    noise = type(captioner.noise(2.0))(captioner.noise(2.0).alpha_bar, 2.0, predicts)
+    image = photos(3)
+    x, x_self, t = inputs(6)  # two captions per photo
+    view = captioner.see(image)
+    ours = guided(captioner.denoiser, noise, view, scale)(x, x_self, t)
+    null = captioner.denoiser.see(captioner.denoiser.null_image.expand(3, -1, -1))
+    with_photo = noise.x0(captioner.denoiser(x, x_self, t, view), x, t)
+    without = noise.x0(captioner.denoiser(x, x_self, t, null), x, t)
+    torch.testing.assert_close(ours, (1 + scale) * with_photo - scale * without, rtol=1e-4, atol=1e-4)
+
+
+@torch.inference_mode()
+def test_rows_of_a_view_look_at_their_own_photo() -> None:
+    captioner, _ = tiny_captioner()
+    noise, view = captioner.noise(1.0), captioner.see(photos(3))
+    x, x_self, t = inputs(6)
+    everyone = guided(captioner.denoiser, noise, view, 1.0)(x, x_self, t)
+    rows = torch.tensor([5, 1, 2])
+    some = guided(captioner.denoiser, noise, view_rows(view, rows // 2), 1.0)(x[rows], x_self[rows], t[rows])
+    torch.testing.assert_close(some, everyone[rows], rtol=1e-4, atol=1e-4)
+
+
+@torch.inference_mode()
+def test_guidance_on_a_share_of_the_levels() -> None:
+    captioner, _ = tiny_captioner()
+    noise, view = captioner.noise(1.0), captioner.see(photos(2))
+    x, x_self, _ = inputs(2)
+    part = guided_in_part(captioner.denoiser, noise, view, 1.0, 0.2, 0.6)
+    both = guided(captioner.denoiser, noise, view, 1.0)
+    one = conditioned(captioner.denoiser, noise, view)
+    for level, expected in ((999, one), (600, one), (599, both), (400, both), (200, both), (199, one)):
+        t = torch.full((2,), level)
+        assert torch.equal(part(x, x_self, t), expected(x, x_self, t)), level
+
+
+def test_between_includes_its_ends() -> None:
+    denoise = guided_between(lambda x, s, t: x + 1, lambda x, s, t: x, 3, 5)
+    levels = [int(denoise(torch.zeros(1), torch.zeros(1), torch.tensor([t]))) for t in range(7)]
+    assert levels == [0, 0, 0, 1, 1, 1, 0]
