@@ -90,7 +90,7 @@ def test_times_fall_strictly_from_the_noisiest_to_zero(
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: alpha_bars("cubic", 10), "linear, cosine, sqrt"),
+        (lambda: alpha_bars("cubic", 10), "choose one of linear, cosine"),
         (lambda: times("cubic", 10, 2), "uniform, quadratic, trailing, stride"),
         (lambda: times("uniform", 1000, 2000), "pass 1 <= steps < 1000"),
         (lambda: times("trailing", 1000, 0), "pass 1 <= steps < 1000"),

@@ -29,7 +29,7 @@ def test_the_last_frame_is_the_caption_and_each_frame_its_prediction() -> None:
     words, trust = words_of(tokenizer, drawn.ids[0, 0].tolist(), drawn.confidence[0, 0].tolist(), special)
     assert frames[-1].words == tuple(zip(words, trust, strict=True))
     for frame, step in zip(frames, steps, strict=True):
-        p = captioner.text.decode(step.x0[0]).softmax(-1)
+        p = captioner.text.decode(step.x0)[0].softmax(-1)
         pieces = tokenizer.convert_ids_to_tokens(p.argmax(-1).tolist())
         assert [token or "special" for token, _ in frame.tokens] == [
             "special" if i in special else piece

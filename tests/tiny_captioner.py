@@ -19,6 +19,7 @@ CAPTIONS = [
 
 
 @functools.cache
+@torch.inference_mode(False)  # shared by tests, some of which ask for it in inference mode
 def tiny_captioner(length: int = 10, seed: int = 0) -> tuple[Captioner, Any]:
     """The captioner, whose random weights say different things about different photos, and its tokenizer."""
     tokenizer = train_tokenizer(CAPTIONS, size=120, min_count=1)
