@@ -10,6 +10,7 @@ from torch import Tensor
 
 from clearcap.denoiser import Denoiser, join_views
 from clearcap.diffusion import Noise
+from clearcap.fused import FusedDenoiser
 from clearcap.layers import KeysValues
 
 Denoise = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -29,7 +30,7 @@ def view_rows(view: list[KeysValues], photos: Int[Tensor, " rows"]) -> list[Keys
     return [(k[photos], v[photos]) for k, v in view]
 
 
-def conditioned(denoiser: Denoiser, noise: Noise, view: list[KeysValues]) -> Denoise:
+def conditioned(denoiser: Denoiser | FusedDenoiser, noise: Noise, view: list[KeysValues]) -> Denoise:
     """The denoiser looking at its photos; latents stay in float32, whatever the network computes in."""
     dtype = view[0][0].dtype
 
@@ -40,7 +41,7 @@ def conditioned(denoiser: Denoiser, noise: Noise, view: list[KeysValues]) -> Den
     return denoise
 
 
-def guided(denoiser: Denoiser, noise: Noise, view: list[KeysValues], scale: float) -> Denoise:
+def guided(denoiser: Denoiser | FusedDenoiser, noise: Noise, view: list[KeysValues], scale: float) -> Denoise:
     """(1 + scale) * with photo - scale * without (Ho & Salimans 2021; LaDiC, eq. 5), both in one batch.
 
     Args:
@@ -63,7 +64,7 @@ def guided(denoiser: Denoiser, noise: Noise, view: list[KeysValues], scale: floa
 
 
 def guided_in_part(
-    denoiser: Denoiser, noise: Noise, view: list[KeysValues], scale: float, low: float, high: float
+    denoiser: Denoiser | FusedDenoiser, noise: Noise, view: list[KeysValues], scale: float, low: float, high: float
 ) -> Denoise:
     """``guided`` at levels from ``low`` to ``high``, given as shares of T; elsewhere one branch runs."""
     everywhere = guided(denoiser, noise, view, scale)

@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModel, AutoProcessor, BatchFeature, Ber
 from transformers.processing_utils import ProcessorMixin
 
 from clearcap.captioner import Captioner, CaptionerConfig
+from clearcap.config import SamplingConfig, TextConfig, VisionConfig, make
 from clearcap.data.images import open_image, to_square
 from clearcap.errors import InputError
 from clearcap.text.tokens import clean_caption, encode_captions, join_words, words_of
@@ -42,13 +43,9 @@ class CaptionerProcessor(ProcessorMixin):
     @classmethod
     def of(cls, captioner: Captioner, tokenizer: Any) -> CaptionerProcessor:
         """The processor that fits a captioner."""
-        text, vision = captioner.config.text, captioner.config.vision
-        return cls(
-            tokenizer,
-            image_size=vision["image_size"],
-            length=text["length"],
-            keep_period=text["keep_period"],
-        )
+        text = make(TextConfig, captioner.config.text, "text")
+        vision = make(VisionConfig, captioner.config.vision, "vision")
+        return cls(tokenizer, image_size=vision.image_size, length=text.length, keep_period=text.keep_period)
 
     def __call__(
         self, images: Any = None, text: str | Sequence[str] | None = None, **unused: Any
@@ -82,8 +79,18 @@ class CaptionerProcessor(ProcessorMixin):
         rows = torch.as_tensor(ids).tolist()
         return [join_words(words_of(self.tokenizer, row, [1.0] * len(row), hidden)[0]) for row in rows]
 
-    def save_pretrained(self, save_directory: str | Path, **unused: Any) -> list[str]:
-        """Write tokenizer and settings."""
+    def save_pretrained(
+        self, save_directory: str | Path, push_to_hub: bool = False, **unused: Any
+    ) -> list[str]:
+        """Write tokenizer and settings.
+
+        Raises:
+            InputError: asked to push; ``push`` uploads the whole model at once.
+        """
+        if push_to_hub:
+            raise InputError(
+                "a processor is shared with its model; use clearcap.hub.push on the saved folder"
+            )
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         self.tokenizer.save_pretrained(folder)
@@ -160,7 +167,8 @@ def model_card(captioner: Captioner, folder: Path, facts: CardFacts) -> str:
     ]
     scores = [f"| {name} | {value:.4f} |" for name, value in facts.scores.items()]
     hashes = [f"| `{file.name}` | `{sha256(file)}` |" for file in sorted(folder.glob("*.safetensors"))]
-    sampling = ", ".join(f"{k}={captioner.config.sampling[k]}" for k in ("solver", "steps", "guidance"))
+    how: SamplingConfig = captioner.defaults
+    sampling = f"solver={how.solver}, steps={how.steps}, guidance={how.guidance}"
     lines = [
         "---",
         f"license: {facts.licence}",

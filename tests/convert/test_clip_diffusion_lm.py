@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from towers import write_clip, write_tokenizer
+from towers import vocabulary, write_clip, write_tokenizer
 
 from clearcap.captioner import Captioner
 from clearcap.convert import convert_clip_diffusion_lm
@@ -94,7 +94,7 @@ def test_conversion_names_the_clip_model_that_does_not_fit(
     resized = {
         n: t[:, :10] if n in ("image_linear.weight", "text_linear.weight") else t for n, t in weights.items()
     }
-    vocab = len((words / "vocab.txt").read_text().splitlines()) if (words / "vocab.txt").exists() else 82
+    vocab = len(vocabulary())
     for name in ("embedding.weight", "lm_head.weight", "lm_head.bias"):
         resized[name] = resized[name][:vocab]
     torch.save(resized, tmp_path / "model.pt")

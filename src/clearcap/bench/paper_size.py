@@ -92,7 +92,8 @@ def run(
     operations = count_operations(captioner)
     rows = []
     for dtype in dtypes:
-        captioner.to(DTYPES[dtype])
+        cast: Any = captioner  # transformers' stub of .to() takes no dtype
+        cast.to(DTYPES[dtype])
         peak = matrix_rate(DTYPES[dtype])
         for batch in batches:
             for row in _compare(captioner, dtype, batch, steps, naive_steps, operations, peak):

@@ -6,6 +6,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ class Examples:
 class Batch:
     """One step's input: photos and ``copies`` captions of each, photo-major."""
 
-    image: Float[Tensor, "photos tokens dim"]
+    image: Float[Tensor, "photos tokens image_dim"]
     has_image: Bool[Tensor, " photos"]
     x0: Float[Tensor, "batch length dim"]
     ids: Int[Tensor, "batch length"]
@@ -64,7 +65,10 @@ class Batch:
 class Objective(nn.Module):
     """The losses of one step as a module, so that data parallelism synchronises their gradients."""
 
-    def __init__(self, captioner: nn.Module, noise: Noise) -> None:
+    denoiser: Any
+    text: Any
+
+    def __init__(self, captioner: Any, noise: Noise) -> None:
         super().__init__()
         self.denoiser = captioner.denoiser
         self.text = captioner.text
@@ -314,7 +318,7 @@ def fit(
         if accelerator.is_main_process and (step % config.save_every == 0 or step == config.steps):
             _save(out / "checkpoint", objective, optimizers, average, config, step)
         if config.sample_every and accelerator.is_main_process and step % config.sample_every == 0:
-            _evaluate(captioner, objective, average, config, lambda at=step: evaluate(at))
+            _evaluate(captioner, objective, average, config, partial(evaluate, step))
     if config.ema:
         average.swap(objective)
     captioner.eval()
