@@ -49,9 +49,9 @@ def test_imports_point_downwards() -> None:
     for file in sorted(ROOT.rglob("*.py")):
         here = file.relative_to(ROOT).parts[0].removesuffix(".py")
         for there in imports_of(file) - {here}:
-            if (ROOT / there).exists() or (ROOT / f"{there}.py").exists():
-                if layer_of(there) > layer_of(here):
-                    wrong.append(f"{file.relative_to(ROOT)} imports clearcap.{there}")
+            is_module = (ROOT / there).exists() or (ROOT / f"{there}.py").exists()
+            if is_module and layer_of(there) > layer_of(here):
+                wrong.append(f"{file.relative_to(ROOT)} imports clearcap.{there}")
     assert not wrong
 
 

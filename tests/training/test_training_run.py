@@ -119,7 +119,8 @@ def test_killed_and_resumed_equals_never_killed(workshop: Path) -> None:
     killed = run_train(workshop, "killed")
     deadline = time.monotonic() + 300
     while not (workshop / "killed" / "checkpoint" / "progress.json").is_file():
-        assert time.monotonic() < deadline and killed.poll() is None, (workshop / "killed.log").read_text()
+        assert time.monotonic() < deadline
+        assert killed.poll() is None, (workshop / "killed.log").read_text()
         time.sleep(0.01)
     os.kill(killed.pid, signal.SIGKILL)
     killed.wait()
@@ -147,9 +148,9 @@ def test_killed_and_resumed_equals_never_killed(workshop: Path) -> None:
 
 
 def test_preset_of_the_wrong_shape_names_the_setting(workshop: Path) -> None:
-    with pytest.raises(ValueError, match="denoiser.width=30 is not a multiple of heads=4"):
+    with pytest.raises(ValueError, match=r"denoiser\.width=30 is not a multiple of heads=4"):
         load_preset("compact", ["denoiser.width=30"])
-    with pytest.raises(ValueError, match="unknown setting 'lrr'"):
+    with pytest.raises(ValueError, match=r"unknown setting 'lrr'"):
         load_preset("compact", ["train.lrr=1"])
     with pytest.raises(ValueError, match="must be of type float"):
         load_preset("compact", ['train.lr="fast"'])
