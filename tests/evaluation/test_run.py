@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_captioner import tiny_captioner
@@ -164,6 +165,19 @@ def test_a_folder_of_another_evaluation_is_refused(
     )  # the same weights
     after = contents(out)
     assert after["captions.jsonl"] == before["captions.jsonl"]
+
+
+def test_an_evaluation_goes_on_with_the_threads_it_began_with(
+    done: tuple[Evaluation, Path], model: Path, corpus: Corpus, tmp_path: Path
+) -> None:
+    out = tmp_path / "begun"
+    shutil.copytree(done[1], out)
+    journal = out / "captions.jsonl"
+    journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[:9]))
+    torch.set_num_threads(2)
+    evaluate(model, corpus, out=out, batch_size=4, seed=3, shuffle=True, steps=2)
+    assert torch.get_num_threads() == 2
+    assert contents(out) == contents(done[1])
 
 
 def test_an_unfinished_folder_is_not_an_evaluation(done: tuple[Evaluation, Path], tmp_path: Path) -> None:

@@ -6,11 +6,14 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from clearcap.data.reading import as_kind, member, read_json
 from clearcap.data.records import CaptionedPhoto, Corpus
@@ -27,7 +30,7 @@ from clearcap.evaluation.journal import Captioned, Journal, read_journal
 from clearcap.evaluation.scores import METRICS, Scored, score_captions, shuffled_scores
 from clearcap.pipeline import CaptionPipeline, bundled_model
 
-_NAMES_ONLY = ("model",)  # the same weights under another path are the same model
+_TAKEN_OVER = ("model",)  # the same weights under another path are the same model
 
 
 @dataclass(frozen=True)
@@ -97,23 +100,25 @@ def evaluate(
         raise InputError(f"batch_size={batch_size} must be at least 1")
     photos = list(corpus.photos[:limit])
     references = {photo.id: photo.captions for photo in photos}
-    pipeline = CaptionPipeline.from_pretrained(model)
-    sampling = dataclasses.asdict(pipeline.sampling(**how))
-    manifest = _manifest(model, pipeline, corpus, references, sampling, seed, batch_size)
-    stopwatch = Stopwatch(None)
-    if out is None:
-        captions: list[Captioned] = []
-        _caption(pipeline, photos, captions, captions.append, stopwatch, progress, batch_size, seed, how)
-    else:
-        out = Path(out)
-        claim(out, manifest)
-        stopwatch = Stopwatch(out / "timing.json")
-        with Journal(out / "captions.jsonl", [photo.id for photo in photos], batch_size) as journal:
-            captions = journal.done
-            _caption(pipeline, photos, captions, journal.append, stopwatch, progress, batch_size, seed, how)
+    with _threads(_begun_with(out)):
+        pipeline = CaptionPipeline.from_pretrained(model)
+        sampling = dataclasses.asdict(pipeline.sampling(**how))
+        manifest = _manifest(model, pipeline, corpus, references, sampling, seed, batch_size)
+        stopwatch = Stopwatch(None)
+        if out is None:
+            captions: list[Captioned] = []
+            _caption(pipeline, photos, captions, captions.append, stopwatch, progress, batch_size, seed, how)
+        else:
+            manifest = claim(Path(out), manifest)
+            stopwatch = Stopwatch(Path(out) / "timing.json")
+            with Journal(Path(out) / "captions.jsonl", list(references), batch_size) as journal:
+                captions = journal.done
+                _caption(
+                    pipeline, photos, captions, journal.append, stopwatch, progress, batch_size, seed, how
+                )
     found = _assess(manifest, captions, references, seed, shuffle, stopwatch.seconds)
     if out is not None:
-        _write(found, out)
+        _write(found, Path(out))
     return found
 
 
@@ -157,8 +162,32 @@ class Stopwatch:
             write_json({"seconds": self.seconds, "photos": photos, "photos_per_second": rate}, self.path)
 
 
-def claim(out: Path, manifest: dict[str, Any]) -> None:
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Compute with so many threads of the CPU."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _begun_with(out: str | Path | None) -> int:
+    """Threads of the run that began in this folder, on which the last digits depend; without one, as they are."""
+    path = Path(out) / "manifest.json" if out is not None else None
+    if path is None or not path.is_file():
+        return torch.get_num_threads()
+    return int(
+        number(as_kind(read_json(path, "choose another folder"), dict, str(path)), "threads", str(path))
+    )
+
+
+def claim(out: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     """Make the folder of this evaluation, or find that it is the folder of this one already.
+
+    Returns:
+        The manifest to go by: the one in the folder, where there is one.
 
     Raises:
         InputError: it holds another evaluation, or files of something else.
@@ -167,12 +196,12 @@ def claim(out: Path, manifest: dict[str, Any]) -> None:
     if path.is_file():
         held = read_json(path, "choose another folder")
         for key in [*manifest, *held]:
-            if key not in _NAMES_ONLY and held.get(key) != manifest.get(key):
+            if key not in _TAKEN_OVER and held.get(key) != manifest.get(key):
                 was, now = _difference(held.get(key), manifest.get(key))
                 raise InputError(
                     f"{out} holds an evaluation with {key} {was}, not {now}; choose another folder or delete it"
                 )
-        return
+        return {**manifest, **{key: held[key] for key in _TAKEN_OVER if key in held}}
     if (out / "captions.jsonl").exists():
         raise InputError(f"{out} holds captions.jsonl without manifest.json; choose another folder")
     try:
@@ -180,6 +209,7 @@ def claim(out: Path, manifest: dict[str, Any]) -> None:
         write_json(manifest, path)
     except OSError as error:
         raise InputError(f"{out} cannot be written ({error.strerror}); choose another folder") from error
+    return manifest
 
 
 def _difference(held: Any, wanted: Any) -> tuple[str, str]:
@@ -266,6 +296,7 @@ def _manifest(
         "sampling": sampling,
         "batch_size": batch_size,
         "device": pipeline.captioner.device.type,
+        "threads": torch.get_num_threads(),
         "metrics": METRICS,
         "versions": {
             name: version(name) for name in ("clearcap", "torch", "transformers", "pillow", "numpy")
