@@ -63,7 +63,12 @@ def test_commands_run(desk: Path, number: int) -> None:
     shell = ["bash", "-euo", "pipefail", "-c"] if language == "sh" else [sys.executable, "-c"]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
-        [*shell, code], cwd=desk, capture_output=True, text=True, env={**os.environ, "PATH": path}, timeout=600
+        [*shell, code],
+        cwd=desk,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PATH": path},
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()

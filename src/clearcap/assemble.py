@@ -94,11 +94,13 @@ def load_tower(vision: VisionConfig) -> PretrainedEncoder:
     """
     if not vision.source:
         raise InputError("vision.source is empty; pass vision.source=<folder or hub name of a vision model>")
-    tower = load_pretrained(vision.source, "global" if vision.mode == "global" else "patches", vision.image_size)
+    tower = load_pretrained(
+        vision.source, "global" if vision.mode == "global" else "patches", vision.image_size
+    )
     if (tower.tokens, tower.dim) != (vision.tokens, vision.dim):
         raise InputError(
-            f"{vision.source} gives {tower.tokens} tokens of {tower.dim} channels, not {vision.tokens} of {vision.dim}; "
-            f"pass vision.tokens={tower.tokens} vision.dim={tower.dim}"
+            f"{vision.source} gives {tower.tokens} tokens of {tower.dim} channels, not {vision.tokens} of "
+            f"{vision.dim}; pass vision.tokens={tower.tokens} vision.dim={tower.dim}"
         )
     return tower
 
@@ -134,11 +136,16 @@ def load_masked_lm(source: str, kind: str = "bert-split") -> tuple[Any, Any]:
         tokenizer = AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError) as fault:
         raise InputError(f"text.source={source!r} cannot be loaded ({str(fault).splitlines()[0]})") from fault
-    unneeded = ("bert.pooler.", "cls.seq_relationship.")  # of next-sentence prediction, in Google's checkpoints
+    unneeded = (
+        "bert.pooler.",
+        "cls.seq_relationship.",
+    )  # of next-sentence prediction, in Google's checkpoints
     unexpected = [key for key in map(str, loading["unexpected_keys"]) if not key.startswith(unneeded)]
     for fault_, keys in (("missing", sorted(loading["missing_keys"])), ("unexpected", sorted(unexpected))):
         if keys:
-            raise InputError(f"{source}: {keys[0]} is {fault_}; is it a masked language model of BERT's kind?")
+            raise InputError(
+                f"{source}: {keys[0]} is {fault_}; is it a masked language model of BERT's kind?"
+            )
     return masked_lm.eval(), tokenizer
 
 

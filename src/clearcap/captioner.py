@@ -247,7 +247,9 @@ class Captioner(PreTrainedModel):
         return self.generate(pixel_values, **how)
 
 
-def make_denoiser(sizes: DenoiserConfig, text: TextConfig, vision: VisionConfig, dim: int) -> Denoiser | FusedDenoiser:
+def make_denoiser(
+    sizes: DenoiserConfig, text: TextConfig, vision: VisionConfig, dim: int
+) -> Denoiser | FusedDenoiser:
     """The denoiser of a configuration, untrained.
 
     Raises:

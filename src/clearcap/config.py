@@ -61,7 +61,9 @@ class VisionConfig:
     tokens: int = knob(49, "image tokens the denoiser attends to")
     dim: int = knob(256, "channels of an image token")
     image_size: int = knob(224, "photos are squashed to this many pixels a side")
-    mode: str = knob("patches", "what a pretrained encoder gives: all tokens or one vector", ("patches", "global"))
+    mode: str = knob(
+        "patches", "what a pretrained encoder gives: all tokens or one vector", ("patches", "global")
+    )
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -73,7 +75,7 @@ class DenoiserConfig:
     """The network that is trained."""
 
     kind: str = knob(
-        "cross-attention", "how the photo enters: attended to, or its vector fused", ("cross-attention", "concat", "add")
+        "cross-attention", "how the photo enters: attended to, or fused", ("cross-attention", "concat", "add")
     )
     width: int = knob(256, "channels")
     depth: int = knob(5, "layers")
@@ -113,7 +115,9 @@ class DiffusionConfig:
     levels: int = knob(100, "diffusion-lm: noise levels of a caption in one step; they share one noise draw")
     distance: str = knob("l1", "diffusion-lm: distance of latents", ("l1", "frobenius"))
     lag: int = knob(0, "diffusion-lm: predict the latent this many levels cleaner; 0 predicts x0")
-    dynamic_weight: float = knob(0.0, "keep lambda * caption loss at this multiple of the latent loss; 0: fixed lambda")
+    dynamic_weight: float = knob(
+        0.0, "keep lambda * caption loss at this multiple of the latent loss; 0: fixed lambda"
+    )
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -123,8 +127,13 @@ class DiffusionConfig:
             self.caption_weight >= 0, f"diffusion.caption_weight={self.caption_weight} must not be negative"
         )
         require(self.levels >= 1, f"diffusion.levels={self.levels} must be at least 1")
-        require(0 <= self.lag < self.steps, f"diffusion.lag={self.lag} must lie below diffusion.steps={self.steps}")
-        require(self.dynamic_weight >= 0, f"diffusion.dynamic_weight={self.dynamic_weight} must not be negative")
+        require(
+            0 <= self.lag < self.steps,
+            f"diffusion.lag={self.lag} must lie below diffusion.steps={self.steps}",
+        )
+        require(
+            self.dynamic_weight >= 0, f"diffusion.dynamic_weight={self.dynamic_weight} must not be negative"
+        )
         for name in ("drop_image", "self_condition"):
             require(
                 0 <= getattr(self, name) <= 1, f"diffusion.{name}={getattr(self, name)} is not a probability"
@@ -153,7 +162,9 @@ class SamplingConfig:
     refine_time: float = knob(0.5, "noise level at which it goes back, as a share of T")
     refine_share: float = knob(0.5, "share of the positions that it keeps, the most confident ones")
     refine_threshold: float = knob(0.0, "keep positions at least this probable instead; 0 keeps by share")
-    refine_level: float = knob(0.0, "noise level that kept words restart from, as a share of T; 0 keeps them clean")
+    refine_level: float = knob(
+        0.0, "noise level that kept words restart from, as a share of T; 0 keeps them clean"
+    )
     candidates: int = knob(1, "captions drawn per photo")
     select: str = knob("mbr", "choice among candidates", ("mbr", "confidence"))
 
@@ -174,7 +185,8 @@ class SamplingConfig:
         )
         for name in ("refine_time", "refine_share", "refine_threshold", "refine_level", "eta"):
             require(
-                0 <= getattr(self, name) <= 1, f"sampling.{name}={getattr(self, name)} must lie between 0 and 1"
+                0 <= getattr(self, name) <= 1,
+                f"sampling.{name}={getattr(self, name)} must lie between 0 and 1",
             )
 
 
@@ -218,7 +230,9 @@ class TrainConfig:
         require(0 <= self.ema < 1, f"train.ema={self.ema} must lie in [0, 1)")
         require(self.lr > 0, f"train.lr={self.lr} must be positive")
         require(0 <= self.end <= 1, f"train.end={self.end} must lie in [0, 1]")
-        require(self.decay != "log" or self.end > 0, "train.decay=log never reaches 0; set train.end, say to 0.5")
+        require(
+            self.decay != "log" or self.end > 0, "train.decay=log never reaches 0; set train.end, say to 0.5"
+        )
         require(0 <= self.text_only < 1, f"train.text_only={self.text_only} must lie in [0, 1)")
 
 

@@ -73,7 +73,11 @@ class Denoiser(nn.Module):
     ) -> Float[Tensor, "batch length dim"]:
         """``batch`` is photos * copies, photo-major; ``view`` holds one entry a layer for the photos."""
         h = self.embed(torch.cat((x, x_self), dim=-1))
-        h = h + self.time(t, self.position.dtype)[:, None].to(h.dtype) + self.position[: h.shape[1]].to(h.dtype)
+        h = (
+            h
+            + self.time(t, self.position.dtype)[:, None].to(h.dtype)
+            + self.position[: h.shape[1]].to(h.dtype)
+        )
         h = self.drop(self.norm(h))
         for block, keys_values in zip(self.blocks, view, strict=True):
             h = block(h, keys_values)

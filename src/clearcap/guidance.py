@@ -64,7 +64,12 @@ def guided(denoiser: Denoiser | FusedDenoiser, noise: Noise, view: list[KeysValu
 
 
 def guided_in_part(
-    denoiser: Denoiser | FusedDenoiser, noise: Noise, view: list[KeysValues], scale: float, low: float, high: float
+    denoiser: Denoiser | FusedDenoiser,
+    noise: Noise,
+    view: list[KeysValues],
+    scale: float,
+    low: float,
+    high: float,
 ) -> Denoise:
     """``guided`` at levels from ``low`` to ``high``, given as shares of T; elsewhere one branch runs."""
     everywhere = guided(denoiser, noise, view, scale)

@@ -119,9 +119,7 @@ def sinusoids(
 
     Angles are taken in float64 unless told otherwise: float32 angles of t ~ 1000, LaDiC's, err by 6e-5.
     """
-    rate = torch.exp(
-        torch.arange(0, width, 2, dtype=precision, device=t.device) * (-math.log(1e4) / width)
-    )
+    rate = torch.exp(torch.arange(0, width, 2, dtype=precision, device=t.device) * (-math.log(1e4) / width))
     angle = t[..., None].to(precision) * rate
     return torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(-2).float()
 
@@ -135,7 +133,9 @@ class TimeEmbedding(nn.Module):
         self.head = head
         self.precision = precision
 
-    def forward(self, t: Int[Tensor, " batch"], dtype: torch.dtype = torch.float32) -> Float[Tensor, "batch width"]:
+    def forward(
+        self, t: Int[Tensor, " batch"], dtype: torch.dtype = torch.float32
+    ) -> Float[Tensor, "batch width"]:
         return self.head(sinusoids(t, self.width, self.precision).to(dtype))
 
 

@@ -114,7 +114,9 @@ def make_features(
                 store = np.lib.format.open_memmap(folder / "tokens.npy", "w+", np.float16, shape)
             store[view, start : start + len(group)] = tokens
             advance(len(group))
-    (folder / "index.json").write_text(json.dumps({"photos": [name for name, _ in photos], "source": "encode"}))
+    (folder / "index.json").write_text(
+        json.dumps({"photos": [name for name, _ in photos], "source": "encode"})
+    )
 
 
 def _crop(picture: Any, rng: np.random.Generator) -> Any:

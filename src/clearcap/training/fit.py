@@ -86,7 +86,6 @@ class Objective(nn.Module):
         losses = training_losses(predict, self.text, self.noise, x0=x0, ids=ids, draws=draws)
         return losses.latent, losses.caption
 
-
     def draw(self, **sizes: Any) -> Draws:
         """A step's randomness; arguments of ``clearcap.diffusion.draw``."""
         return draw(**sizes)
