@@ -23,9 +23,9 @@ def bench(
     from clearcap.errors import InputError
 
     if what == "ladic-base":
-        from clearcap.bench import paper_size
+        from clearcap.bench.paper_size import run
 
-        paper_size.run()
+        run()
         return
     if what != "latency":
         raise InputError(f"unknown benchmark {what!r}; choose latency or ladic-base")

@@ -18,7 +18,7 @@ app = typer.Typer(
 
 
 def _register() -> None:
-    from clearcap.cli import bench, caption, control, data, evaluate, score, train
+    from clearcap.cli import bench, caption, control, data, evaluate, published, score, train
 
     for command in (caption.caption, caption.info, train.train, train.distill, train.pretrain_text):
         app.command()(command)
@@ -29,6 +29,8 @@ def _register() -> None:
     app.command()(evaluate.evaluate)
     app.command()(score.score)
     app.command()(bench.bench)
+    app.command()(published.parity)
+    app.add_typer(published.convert, name="convert")
     app.add_typer(data.app, name="data")
 
 
