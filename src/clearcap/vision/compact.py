@@ -212,7 +212,7 @@ def load_compact(folder: str | Path) -> CompactEncoder:
 def fold(encoder: CompactEncoder) -> CompactEncoder:
     """A copy for inference: every batch normalisation merged into its convolution, in evaluation mode.
 
-    Same output as `encoder.eval()` up to rounding, in about a third less time.
+    Same output as `encoder.eval()` up to rounding, in a little less time.
     """
     folded = copy.deepcopy(encoder).eval()
     for module in list(folded.modules()):
