@@ -113,6 +113,27 @@ class Captioner(PreTrainedModel):
         self.denoiser = make_denoiser(sizes, text, vision, self.text.dim)
         self.post_init()
 
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls, pretrained_model_name_or_path: Any, *unused: Any, dtype: Any = None, **ignored: Any
+    ) -> Captioner:
+        """A captioner from a folder or the hub, read strictly and from safetensors only.
+
+        Not transformers' own loader: that builds on the meta device and leaves what is computed at construction
+        (the image encoders' pixel statistics) empty.
+
+        Args:
+            pretrained_model_name_or_path: folder or hub name.
+            dtype: of the weights; default float32.
+
+        Raises:
+            InputError: nothing there, or tensors missing, unexpected or of other shapes.
+        """
+        from clearcap.loading import find_folder, load_folder
+
+        captioner: Any = load_folder(find_folder(str(pretrained_model_name_or_path)))
+        return captioner.to(dtype) if isinstance(dtype, torch.dtype) else captioner  # type: ignore[no-any-return]
+
     def _init_weights(self, module: nn.Module) -> None:
         """Every part initialises itself."""
 

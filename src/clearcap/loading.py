@@ -23,22 +23,31 @@ def load_captioner(source: str) -> tuple[Captioner, Any]:
     """
     from transformers import BertTokenizer
 
+    folder = find_folder(source)
+    return load_folder(folder), BertTokenizer.from_pretrained(folder)
+
+
+def find_folder(source: str) -> Path:
+    """The folder itself, or the cached copy of what the hub has under that name.
+
+    Raises:
+        InputError: there is neither.
+    """
     folder = Path(source)
     if folder.is_dir():
-        return load_folder(folder), BertTokenizer.from_pretrained(folder)
+        return folder
     if folder.exists():
         raise InputError(f"{source} is a file; pass the folder that holds config.json and model.safetensors")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        found = Path(snapshot_download(source, allow_patterns=["*.json", "*.safetensors", "*.txt"]))
+        return Path(snapshot_download(source, allow_patterns=["*.json", "*.safetensors", "*.txt"]))
     except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as fault:
         reason = str(fault).splitlines()[0]
         raise InputError(
             f"{source}: no such folder, and the hub does not give it ({reason}); pass a folder"
         ) from fault
-    return load_folder(found), BertTokenizer.from_pretrained(found)
 
 
 def load_folder(folder: Path) -> Captioner:

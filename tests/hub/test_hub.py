@@ -40,6 +40,8 @@ def test_auto_classes_give_the_same_captioner_back(folder: Path) -> None:
         assert torch.equal(again.state_dict()[name], tensor), name
     image = photos(2)
     assert torch.equal(again.generate(image=image).ids, captioner.generate(image=image).ids)
+    pixels = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(again.encode_image(pixels), captioner.encode_image(pixels))
 
 
 def test_processor_round_trip(folder: Path) -> None:

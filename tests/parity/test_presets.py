@@ -48,6 +48,7 @@ def overrides(name: str, towers: dict[str, Path]) -> list[str]:
 def test_a_preset_trains_and_captions(name: str, towers: dict[str, Path], tmp_path: Path) -> None:
     training = ["train.steps=40", "train.lr=3e-3", "train.warmup=0", "train.photos=2", "train.copies=2"]
     training += ["train.log_every=1", "train.bf16=false", "train.sample_every=0"]
+    training += ["sampling.steps=300"] if name == "ladic-base-authors" else []  # a stride there
     preset = load_preset(name, overrides(name, towers) + training)
     captioner, tokenizer = assemble(preset)
     tokenize = tokenize_for(preset.text, tokenizer)
