@@ -88,15 +88,15 @@ def test_a_bad_corpus_is_one_line_before_any_model_is_loaded(folder: Path) -> No
     good = (folder / "captions.jsonl").read_text()
     first = json.loads(good.splitlines()[0])
 
-    def refused(message: str) -> None:
-        done = clearcap(*command)
+    def refused(message: str, *more: str) -> None:
+        done = clearcap(*command, *more)
         assert done.returncode == 1
         assert done.stdout == ""
         assert len(done.stderr.splitlines()) == 1
         assert message in done.stderr
         assert "/no/such/model" not in done.stderr
 
-    (folder / "captions.jsonl").write_text(good[: len(good) // 2])
+    (folder / "captions.jsonl").write_text(good[: len(good) // 2 - 5])
     refused("breaks off")
     (folder / "captions.jsonl").write_text(good + json.dumps(first) + "\n")
     refused("listed twice")
@@ -107,7 +107,7 @@ def test_a_bad_corpus_is_one_line_before_any_model_is_loaded(folder: Path) -> No
     refused("3.png")
     lines(folder / "captions_train.jsonl", [first])
     lines(folder / "captions_dev.jsonl", [first])
-    refused("also in the")
+    refused("also in the train split", "--split", "dev")
 
 
 def test_a_folder_that_is_no_evaluation_cannot_be_compared(tmp_path: Path) -> None:

@@ -83,8 +83,14 @@ def evaluate(
         TimeRemainingColumn(),
     )
     console = Console(stderr=True)
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task("captioning", total=None)
+    bar = Progress(*columns, console=console)
+    task = bar.add_task("captioning", total=None)
+
+    def advance(done: int, total: int) -> None:
+        bar.start()  # no sooner, so that an error before the first photo is the only line
+        bar.update(task, completed=done, total=total)
+
+    try:
         found = run(
             model,
             corpus,
@@ -93,12 +99,14 @@ def evaluate(
             batch_size=batch_size,
             seed=seed,
             shuffle=shuffle_photos,
-            progress=lambda done, total: progress.update(task, completed=done, total=total),
+            progress=advance,
             steps=steps,
             guidance=guidance,
             candidates=candidates,
             select=select,
         )
+    finally:
+        bar.stop()
     if as_json:
         print(json.dumps(found.to_json(), ensure_ascii=False))
     else:

@@ -122,9 +122,14 @@ def curve(points: Sequence[Point], *, x_title: str, y_title: str, whole_x: bool 
     """Means with their intervals above, the number of photos behind each one below."""
     height, split, bottom = 290, 176, 250
     marks_y = ticks(0.0, max([0.01, *(point.high for point in points)]), 4)
-    marks_x = ticks(min(point.x for point in points), max(point.x for point in points), 6)
+    low, high = min(point.x for point in points), max(point.x for point in points)
+    marks_x = ticks(low, high, 6)
     if whole_x:
-        marks_x = [mark for mark in marks_x if mark == int(mark)]
+        marks_x = [
+            mark
+            for mark in ticks(math.floor(low), max(math.ceil(high), math.floor(low) + 1), 6)
+            if mark % 1 == 0
+        ]
     gap = min((b.x - a.x for a, b in pairwise(points)), default=1.0)
     low_x = min(marks_x[0], points[0].x - gap / 2)
     high_x = max(marks_x[-1], points[-1].x + gap / 2)
