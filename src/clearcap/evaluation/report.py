@@ -172,8 +172,8 @@ def _values(found: Evaluation, name: str) -> Float[np.ndarray, " photos"]:
 
 
 def _top(values: Float[np.ndarray, " photos"]) -> float:
-    """Where an axis of scores ends: at the 99th percentile, so that one perfect caption does not squeeze the rest."""
-    return float(np.quantile(values, 0.99)) or float(values.max()) or 1.0
+    """Where an axis of scores ends, so that one perfect caption does not squeeze the rest."""
+    return max(float(np.quantile(values, 0.99)), float(values.max()) / 2, 0.1)
 
 
 def _rows(found: Evaluation) -> list[Row]:
