@@ -114,7 +114,7 @@ class Captioner(PreTrainedModel):
         self.post_init()
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]
+    def from_pretrained(
         cls, pretrained_model_name_or_path: Any, *unused: Any, dtype: Any = None, **ignored: Any
     ) -> Captioner:
         """A captioner from a folder or the hub, read strictly and from safetensors only.
@@ -132,7 +132,7 @@ class Captioner(PreTrainedModel):
         from clearcap.loading import find_folder, load_folder
 
         captioner: Any = load_folder(find_folder(str(pretrained_model_name_or_path)))
-        return captioner.to(dtype) if isinstance(dtype, torch.dtype) else captioner  # type: ignore[no-any-return]
+        return captioner.to(dtype) if isinstance(dtype, torch.dtype) else captioner
 
     def _init_weights(self, module: nn.Module) -> None:
         """Every part initialises itself."""
