@@ -95,9 +95,10 @@ def convert_ladic(
         length=length,
         source=str(file),
     )
-    if len(words) != captioner.text.encoder.config.vocab_size:
+    vocab = captioner.config.bert["vocab_size"]
+    if len(words) != vocab:
         raise InputError(
-            f"{tokenizer}: {len(words)} tokens, but the checkpoint has {captioner.text.encoder.config.vocab_size}; "
+            f"{tokenizer}: {len(words)} tokens, but the checkpoint has {vocab}; "
             "pass the tokenizer it was trained with"
         )
     write_folder(captioner, words, Path(out))
