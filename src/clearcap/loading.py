@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,7 +19,8 @@ if TYPE_CHECKING:  # at run time this is imported where it is used: transformers
     from clearcap.captioner import Captioner
 
 MODEL_TYPE = "clearcap"
-DRAWING = {Tensor.normal_, Tensor.uniform_, nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_}
+# Not Tensor.normal_ itself: nn.init.trunc_normal_ repeats it until all values are in range.
+DRAWING = {nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_}
 Part = TypeVar("Part", bound=nn.Module)
 
 
@@ -130,19 +132,32 @@ def fill(model: Part, folder: Path) -> Part:
     except (OSError, SafetensorError) as fault:
         raise InputError(f"{weights}: cannot be read ({fault}); fetch the file again") from fault
     mine = model.state_dict()
-    for kind, names in (("missing", mine.keys() - state.keys()), ("unexpected", state.keys() - mine.keys())):
+    same = {name: v.to(mine[name].dtype) if name in mine else v for name, v in state.items()}
+    load_strictly(model, same, str(weights), "config.json and weights do not belong together")
+    return model.eval()
+
+
+def load_strictly(model: nn.Module, state: Mapping[str, Tensor], source: str, remedy: str) -> None:
+    """Load tensors under the model's names, each accounted for.
+
+    Args:
+        model: of the right sizes.
+        state: name -> tensor.
+        source: what error messages call it.
+        remedy: how they end.
+
+    Raises:
+        InputError: a tensor is missing, unknown or of another shape.
+    """
+    mine = model.state_dict()
+    for fault, names in (("missing", mine.keys() - state.keys()), ("unknown", state.keys() - mine.keys())):
         if names:
-            raise InputError(
-                f"{weights}: {len(names)} tensors {kind}, {min(names)} first; it belongs to another model"
-            )
+            raise InputError(f"{source}: {min(names)} is {fault} ({len(names)} in all); {remedy}")
     for name, tensor in state.items():
         if tensor.shape != mine[name].shape:
             shapes = f"{tuple(tensor.shape)}, not {tuple(mine[name].shape)}"
-            raise InputError(
-                f"{weights}: {name} has shape {shapes}; config.json and weights do not belong together"
-            )
-    model.load_state_dict({k: v.to(mine[k].dtype) for k, v in state.items()}, strict=True)
-    return model.eval()
+            raise InputError(f"{source}: {name} has shape {shapes}; {remedy}")
+    model.load_state_dict(state, strict=True)
 
 
 def export(source: str, out: Path) -> None:

@@ -6,11 +6,10 @@ The example's own references (captions_val2014.json) are in no package, so these
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from commands import clearcap
 
 from clearcap.metrics import java
 
@@ -65,9 +64,7 @@ def example(tmp_path: Path) -> tuple[Path, Path]:
     )
     said = [*(CAPTIONS[(n * 4 + 1) % len(CAPTIONS)] for n in range(PHOTOS - 3)), ""]
     results = tmp_path / "captions_val2014_fakecap_results.json"
-    results.write_text(
-        json.dumps([{"image_id": i, "caption": c} for i, c in zip(ids, said, strict=False)])
-    )
+    results.write_text(json.dumps([{"image_id": i, "caption": c} for i, c in zip(ids, said, strict=False)]))
     return references, results
 
 
@@ -87,10 +84,8 @@ def test_score_gives_what_the_example_script_prints(
     evaluation.params["image_id"] = found.getImgIds()
     evaluation.evaluate()
 
-    command = ["score", results, references, "--subset", "--json", "--metrics", "BLEU,METEOR,ROUGE-L,CIDEr-D"]
-    done = subprocess.run(
-        [sys.executable, "-m", "clearcap", *map(str, command)], capture_output=True, text=True, timeout=300
-    )
+    metrics = ["--metrics", "BLEU,METEOR,ROUGE-L,CIDEr-D"]
+    done = clearcap("score", results, references, "--subset", "--json", *metrics)
     assert done.returncode == 0, done.stderr
     ours = json.loads(done.stdout)
     assert ours["photos"] == PHOTOS - 2

@@ -12,7 +12,16 @@ from clearcap.errors import InputError
 
 @pytest.mark.parametrize(
     ("value", "kind"),
-    [("x", str), (3, int), (0.5, float), (3, float), ([], list), ({}, dict), (3, (int, str)), (3, (str, float))],
+    [
+        ("x", str),
+        (3, int),
+        (0.5, float),
+        (3, float),
+        ([], list),
+        ({}, dict),
+        (3, (int, str)),
+        (3, (str, float)),
+    ],
 )
 def test_a_value_of_its_kind_is_given_back(value: object, kind: type | tuple[type, ...]) -> None:
     assert as_kind(value, kind, "here") is value

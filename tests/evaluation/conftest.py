@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_captioner import CAPTIONS, tiny_captioner
+from tiny_captioner import CAPTIONS, save_tiny_captioner
 
 from clearcap.data import Corpus, open_corpus
 
@@ -17,11 +17,7 @@ PHOTOS = 23  # no multiple of any batch size used here
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("run") / "model"
-    captioner, tokenizer = tiny_captioner()
-    captioner.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return save_tiny_captioner(tmp_path_factory.mktemp("run") / "model")
 
 
 @pytest.fixture(scope="session")
