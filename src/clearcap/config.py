@@ -109,6 +109,7 @@ class DiffusionConfig:
     caption_weight: float = knob(0.2, "lambda of the caption loss")
     drop_image: float = knob(0.1, "probability of hiding the photo, for guidance")
     self_condition: float = knob(0.5, "probability of conditioning on a first prediction")
+    emphasis: float = knob(1.0, "noise level drawn: T u^(1/emphasis); 1 is uniform, above 1 favours noisy ones")
     objective: str = knob(
         "ladic", "losses: LaDiC's, or CLIP-Diffusion-LM's at many levels at once", ("ladic", "diffusion-lm")
     )
@@ -123,6 +124,7 @@ class DiffusionConfig:
         check_choices(self)
         require(self.steps >= 2, f"diffusion.steps={self.steps} must be at least 2")
         require(self.factor > 0, f"diffusion.factor={self.factor} must be positive")
+        require(self.emphasis > 0, f"diffusion.emphasis={self.emphasis} must be positive; 1 draws levels evenly")
         require(
             self.caption_weight >= 0, f"diffusion.caption_weight={self.caption_weight} must not be negative"
         )
@@ -194,7 +196,7 @@ class SamplingConfig:
 class TrainConfig:
     """How the denoiser is fitted."""
 
-    init: str = knob("", "saved captioner whose denoiser and text space training starts from")
+    init: str = knob("", "folder or hub name of a captioner to go on with")
     steps: int = knob(20000, "optimiser steps")
     photos: int = knob(32, "photos a step (of each process)")
     copies: int = knob(12, "noised captions per photo and step; they share the photo's keys and values")

@@ -73,6 +73,7 @@ class Objective(nn.Module):
         self.denoiser = captioner.denoiser
         self.text = captioner.text
         self.noise = noise
+        self.emphasis = captioner.objective.emphasis
 
     def forward(
         self, image: Tensor, has_image: Tensor, x0: Tensor, ids: Tensor, draws: Draws
@@ -88,7 +89,7 @@ class Objective(nn.Module):
 
     def draw(self, **sizes: Any) -> Draws:
         """A step's randomness; arguments of ``clearcap.diffusion.draw``."""
-        return draw(**sizes)
+        return draw(emphasis=self.emphasis, **sizes)
 
     def weight(self, caption_weight: float, latent: Tensor, caption: Tensor) -> float:
         """lambda, fixed."""

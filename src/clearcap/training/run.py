@@ -15,14 +15,13 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from clearcap.assemble import assemble, settle_text, tokenize_for
+from clearcap.assemble import assemble, continued, settle_text, tokenize_for
 from clearcap.captioner import Captioner
 from clearcap.config import DataConfig, Preset
 from clearcap.data.corpus import CaptionedPhoto, Corpus, open_corpus
 from clearcap.data.features import Features, make_features, open_features
 from clearcap.data.records import Expected
 from clearcap.errors import InputError
-from clearcap.loading import load_folder
 from clearcap.metrics import score
 from clearcap.text.tokens import join_words, words_of
 from clearcap.training.checkpoint import reached_step
@@ -52,15 +51,12 @@ def train(preset: Preset, out: Path, console: Console | None = None) -> Captione
     count: Expected = "official" if data.expected else None
     corpus = open_corpus(data.name, data.root, data.split, expected=count)
     watched = open_corpus(data.name, data.root, data.watch, expected=count).photos[: data.watch_photos]
-    captioner, tokenizer = assemble(preset, seed=config.seed)
-    if config.init:
-        start = load_folder(Path(config.init))
-        captioner.denoiser.load_state_dict(start.denoiser.state_dict(), strict=True)
-        captioner.text.load_state_dict(start.text.state_dict(), strict=True)
+    captioner, tokenizer = continued(preset) if config.init else assemble(preset, seed=config.seed)
     features = _features(captioner, data, corpus, watched, console)
     tokenize = tokenize_for(preset.text, tokenizer)
-    ids, mask = tokenize([caption for photo in corpus for caption in photo.captions])
-    settle_text(captioner.text, preset.text, tokenizer, ids, mask)
+    if not config.init:
+        ids, mask = tokenize([caption for photo in corpus for caption in photo.captions])
+        settle_text(captioner.text, preset.text, tokenizer, ids, mask)
     examples = prepare_examples(
         captioner,
         tokenize,
