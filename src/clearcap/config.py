@@ -109,7 +109,9 @@ class DiffusionConfig:
     caption_weight: float = knob(0.2, "lambda of the caption loss")
     drop_image: float = knob(0.1, "probability of hiding the photo, for guidance")
     self_condition: float = knob(0.5, "probability of conditioning on a first prediction")
-    emphasis: float = knob(1.0, "noise level drawn: T u^(1/emphasis); 1 is uniform, above 1 favours noisy ones")
+    emphasis: float = knob(
+        1.0, "noise level drawn: T u^(1/emphasis); 1 is uniform, above 1 favours noisy ones"
+    )
     objective: str = knob(
         "ladic", "losses: LaDiC's, or CLIP-Diffusion-LM's at many levels at once", ("ladic", "diffusion-lm")
     )
@@ -124,7 +126,9 @@ class DiffusionConfig:
         check_choices(self)
         require(self.steps >= 2, f"diffusion.steps={self.steps} must be at least 2")
         require(self.factor > 0, f"diffusion.factor={self.factor} must be positive")
-        require(self.emphasis > 0, f"diffusion.emphasis={self.emphasis} must be positive; 1 draws levels evenly")
+        require(
+            self.emphasis > 0, f"diffusion.emphasis={self.emphasis} must be positive; 1 draws levels evenly"
+        )
         require(
             self.caption_weight >= 0, f"diffusion.caption_weight={self.caption_weight} must not be negative"
         )
@@ -149,7 +153,7 @@ class SamplingConfig:
     solver: str = knob("ddim", "solver", ("ddim", "ddpm", "dpm-solver", "renoise", "plain"))
     steps: int = knob(8, "calls of the denoiser (the stride, where spacing is stride)")
     spacing: str = knob(
-        "uniform", "which noise levels are visited", ("uniform", "quadratic", "trailing", "stride")
+        "uniform", "which noise levels are visited", ("uniform", "quadratic", "trailing", "stride", "log-snr")
     )
     guidance: float = knob(1.0, "classifier-free guidance scale")
     guidance_low: float = knob(0.0, "lowest noise level that is guided, as a share of T")
