@@ -9,6 +9,10 @@ import pytest
 import torch
 from jaxtyping import install_import_hook
 
+# The tests' tensors are tiny: a second thread would spin, waiting for work, and burn ten times the work itself.
+torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the same for processes that tests start
+
 _HOOK = install_import_hook("clearcap", "beartype.beartype")  # shapes in signatures are checked while testing
 
 SHARED = Path(os.environ.get("CLEARCAP_SHARED", Path(__file__).resolve().parents[2] / "shared"))
@@ -23,8 +27,8 @@ def shared() -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _few_threads() -> None:
-    torch.set_num_threads(2)
+def _one_thread() -> None:
+    torch.set_num_threads(1)  # whatever the test before asked for
 
 
 @pytest.fixture

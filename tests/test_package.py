@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib
+
 import clearcap
 from clearcap.config import load_preset, presets
 
@@ -17,7 +19,7 @@ LAYERS = (
     {"errors", "config", "layers", "schedule", "metrics"},
     {"text", "vision", "levels", "fused", "denoiser", "diffusion", "data"},
     {"guidance", "sampling", "refine", "selection"},
-    {"captioner", "assemble", "loading", "pipeline", "infill", "trajectory", "hub"},
+    {"network", "captioner", "assemble", "loading", "pipeline", "infill", "trajectory", "hub"},
     {"training", "evaluation", "convert", "bulk", "parity"},
     {"cli", "demo", "serve", "bench", "__main__", "__init__"},
 )
@@ -69,6 +71,36 @@ def test_command_line_help_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip().splitlines()[-1] == "[]"
+
+
+HEAVY = {  # each slower to import than a photo is to caption; transformers' models pull in most of them
+    "accelerate",
+    "huggingface_hub",
+    "matplotlib",
+    "scipy",
+    "sklearn",
+    "sympy",
+    "torch._dynamo",
+    "torch._inductor",
+    "torch.distributed.tensor",
+    "torch.onnx",
+    "torchvision",
+    "transformers",
+}
+
+
+def test_captioning_imports_nothing_that_it_does_not_use() -> None:
+    code = (
+        "import sys\nfrom clearcap.cli import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        f"print(sorted({HEAVY!r} & set(sys.modules)))"
+    )
+    photo = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
+    command = [sys.executable, "-c", code, "caption", str(photo)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    caption, heavy = done.stdout.strip().splitlines()
+    assert " man " in f" {caption} "
+    assert heavy == "[]"
 
 
 def test_every_preset_loads() -> None:

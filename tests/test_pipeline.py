@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from commands import clearcap
 from PIL import Image
-from tiny_captioner import tiny_captioner
+from tiny_captioner import save_tiny_captioner, tiny_captioner
+from torch import nn
 
 from clearcap.errors import InputError
-from clearcap.loading import load_captioner
+from clearcap.loading import Unfilled, load_captioner
 from clearcap.pipeline import CaptionPipeline
+from clearcap.vision.compact import fold
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    captioner, tokenizer = tiny_captioner()
-    captioner.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return save_tiny_captioner(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")
@@ -47,16 +43,6 @@ def album(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 BAD = {"corrupt.jpg", "text.jpg"}
-
-
-def clearcap(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "clearcap", *arguments],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        timeout=300,
-    )
 
 
 def test_folder_with_bad_files_captions_every_good_one(model: Path, album: Path) -> None:
@@ -114,6 +100,37 @@ def test_saved_and_loaded_model_is_the_same(model: Path) -> None:
     ):
         assert name == other
         assert torch.equal(mine, theirs), name
+
+
+def test_the_pipeline_draws_what_the_captioner_draws(model: Path, album: Path) -> None:
+    pipeline = CaptionPipeline.from_pretrained(model)
+    captioner, tokenizer = load_captioner(str(model))
+    photo = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    captioner.vision = fold(captioner.vision)  # as the pipeline does
+    ours, theirs = pipeline.captioner.generate(photo, seed=5), captioner.generate(photo, seed=5)
+    assert torch.equal(ours.ids, theirs.ids)
+    assert torch.equal(ours.confidence, theirs.confidence)
+    wrapped = CaptionPipeline(captioner, tokenizer)
+    assert wrapped(str(album / "plain3.jpg"), candidates=4) == pipeline(
+        str(album / "plain3.jpg"), candidates=4
+    )
+    blanks = "a ___ dog ___ ."
+    assert wrapped.fill(str(album / "plain3.jpg"), blanks) == pipeline.fill(str(album / "plain3.jpg"), blanks)
+
+
+def test_loading_draws_no_weights_and_leaves_none_unread(model: Path) -> None:
+    torch.use_deterministic_algorithms(True)  # memory that nothing wrote holds NaN then
+    try:
+        before = torch.get_rng_state()
+        captioner = CaptionPipeline.from_pretrained(model).captioner
+        assert torch.equal(torch.get_rng_state(), before)
+        held = [*captioner.parameters(), *captioner.buffers()]
+        assert all(bool(tensor.isfinite().all()) for tensor in held)
+        with Unfilled():
+            assert nn.Linear(3, 3).weight.isnan().all()  # so the NaNs would have been seen
+            assert nn.init.trunc_normal_(torch.full((9,), 5.0)).abs().max() <= 2  # repeats until in range
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 @pytest.mark.parametrize("fault", ["truncated", "missing tensor", "foreign", "nothing"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -54,6 +55,14 @@ def tiny_captioner(length: int = 10, seed: int = 0) -> tuple[Captioner, Any]:
                 weight.mul_(8)
         captioner.text.special.normal_(generator=torch.Generator().manual_seed(1))
     return captioner, tokenizer
+
+
+def save_tiny_captioner(folder: Path, seed: int = 0) -> Path:
+    """That captioner as ``from_pretrained`` reads it."""
+    captioner, tokenizer = tiny_captioner(seed=seed)
+    captioner.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 def photos(count: int, seed: int = 0) -> torch.Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,11 +49,7 @@ def assemble(preset: Preset, *, seed: int = 0) -> tuple[Captioner, Any]:
             f"text.filler={preset.text.filler!r} is not in the vocabulary of {preset.text.source}"
         )
     config = CaptionerConfig(
-        text=dataclasses.asdict(preset.text),
-        vision=dataclasses.asdict(preset.vision),
-        denoiser=dataclasses.asdict(preset.denoiser),
-        diffusion=dataclasses.asdict(preset.diffusion),
-        sampling=dataclasses.asdict(preset.sampling),
+        **preset.of_the_model(),
         bert=text_sizes(masked_lm, preset.text.kind),
         tower={} if tower is None else tower.settings(),
         tokens={

@@ -1,38 +1,16 @@
-"""``Captioner``: text space, image encoder and denoiser as one transformers model."""
+"""``Captioner``: the network as a transformers model."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from clearcap.config import DenoiserConfig, DiffusionConfig, SamplingConfig, TextConfig, VisionConfig, make
-from clearcap.denoiser import Denoiser, build_denoiser
-from clearcap.diffusion import Noise, make_noise
-from clearcap.errors import InputError
-from clearcap.fused import FEATURES, FusedDenoiser, build_fused
-from clearcap.guidance import Denoise, Wrap, guided_in_part, unwrapped, view_rows, without_memory
-from clearcap.layers import KeysValues
-from clearcap.refine import Back, refined
-from clearcap.sampling import (
-    Callback,
-    Settling,
-    Watch,
-    called_back,
-    ignore,
-    randn_rows,
-    row_generators,
-    solver,
-)
-from clearcap.schedule import times
-from clearcap.text.embedding import EmbeddingSpace
-from clearcap.text.spaces import SplitBertSpace, build_split_bert
+from clearcap.config import DenoiserConfig, DiffusionConfig, SamplingConfig, TextConfig, VisionConfig
+from clearcap.network import Network
 
 
 class CaptionerConfig(PretrainedConfig):
@@ -64,53 +42,17 @@ class CaptionerConfig(PretrainedConfig):
         super().__init__(**kwargs)
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """Captions of a batch of photos, as token ids.
-
-    Attributes:
-        ids: most probable token at every position.
-        confidence: its probability.
-    """
-
-    ids: Int[Tensor, "photos candidates length"]
-    confidence: Float[Tensor, "photos candidates length"]
-
-
-@dataclass(frozen=True)
-class Caption:
-    """One caption to be drawn.
-
-    Attributes:
-        photo: row of the photo it is about.
-        stream: number that its random draws depend on, besides the seed.
-    """
-
-    photo: int
-    stream: int = 0
-
-
-class Captioner(PreTrainedModel):
-    """A diffusion image captioner (LaDiC and relatives)."""
+class Captioner(Network, PreTrainedModel):
+    """A diffusion image captioner (LaDiC and relatives) that transformers saves, loads and shares."""
 
     config_class = CaptionerConfig
     base_model_prefix = ""
     main_input_name = "pixel_values"
     config: CaptionerConfig
-    text: Any  # a TextSpace; nn.Module's own typing would make each part "Tensor or Module"
-    vision: Any  # an ImageEncoder
-    denoiser: Any  # a Denoiser or a FusedDenoiser
 
     def __init__(self, config: CaptionerConfig) -> None:
-        super().__init__(config)
-        text, vision = make(TextConfig, config.text, "text"), make(VisionConfig, config.vision, "vision")
-        sizes = make(DenoiserConfig, config.denoiser, "denoiser")
-        self.defaults = make(SamplingConfig, config.sampling, "sampling")
-        self.objective = make(DiffusionConfig, config.diffusion, "diffusion")
-        self.length = text.length
-        self.text = build_text(text, config)
-        self.vision = build_vision(vision, config)
-        self.denoiser = make_denoiser(sizes, text, vision, self.text.dim)
+        PreTrainedModel.__init__(self, config)
+        self.build(config)
         self.post_init()
 
     @classmethod
@@ -136,216 +78,3 @@ class Captioner(PreTrainedModel):
 
     def _init_weights(self, module: nn.Module) -> None:
         """Every part initialises itself."""
-
-    def noise(self, factor: float) -> Noise:
-        """The corruption with the given noise factor, on the model's device."""
-        made = make_noise(self.objective.schedule, self.objective.steps, factor, self.objective.predicts)
-        return dataclasses.replace(made, alpha_bar=made.alpha_bar.to(self.device))
-
-    def encode_image(
-        self, pixel_values: Float[Tensor, "photos 3 height width"]
-    ) -> Float[Tensor, "photos tokens dim"]:
-        """Image tokens of photos given as RGB in 0..1, squashed to the encoder's size."""
-        return self.vision(pixel_values)
-
-    def see(self, image: Float[Tensor, "photos tokens dim"]) -> list[KeysValues]:
-        """What the denoiser keeps of the photos: one entry of keys and values per layer."""
-        return self.denoiser.see(image)
-
-    @torch.inference_mode()
-    def generate(
-        self,
-        pixel_values: Float[Tensor, "photos 3 height width"] | None = None,
-        *,
-        image: Float[Tensor, "photos tokens image_dim"] | None = None,
-        seed: int = 0,
-        names: list[int] | None = None,
-        sampling: SamplingConfig | None = None,
-        watch: Watch = ignore,
-        callback_on_step_end: Callback | None = None,
-    ) -> Drawn:
-        """Draw captions.
-
-        Args:
-            pixel_values: photos, or
-            image: their tokens, already encoded.
-            seed: same seed, same captions.
-            names: a number per photo that its draws depend on (default: 0 for each, so that a photo's
-                captions do not depend on its place in the batch).
-            sampling: how; default the model's own.
-            watch: sees every step.
-            callback_on_step_end: as in diffusers: ``callback(step, time, {"latents": x0, "noisy": x_t})`` after
-                every prediction; the "latents" of the dictionary it returns replace it.
-
-        Returns:
-            Candidates in drawing order, not yet chosen among.
-        """
-        if image is None:
-            if pixel_values is None:
-                raise InputError("nothing to caption; pass pixel_values or image")
-            image = self.encode_image(pixel_values)
-        how = sampling or self.defaults
-        photos = len(image)
-        captions = [
-            Caption(i, name * 1000 + copy)
-            for i, name in enumerate(names or [0] * photos)
-            for copy in range(how.candidates)
-        ]
-        x0 = self.draw(
-            image, captions, seed=seed, sampling=how, watch=watch, callback_on_step_end=callback_on_step_end
-        )
-        confidence, ids = self.logits(x0).softmax(-1).max(-1)
-        return Drawn(ids.unflatten(0, (photos, -1)), confidence.unflatten(0, (photos, -1)))
-
-    @torch.inference_mode()
-    def draw(
-        self,
-        image: Float[Tensor, "photos tokens image_dim"],
-        captions: Sequence[Caption],
-        *,
-        seed: int = 0,
-        sampling: SamplingConfig | None = None,
-        watch: Watch = ignore,
-        callback_on_step_end: Callback | None = None,
-        wrap: Wrap = unwrapped,
-    ) -> Float[Tensor, "captions length dim"]:
-        """Draw caption latents: what ``generate`` decodes.
-
-        Args:
-            image: image tokens; everything that depends on a photo alone is computed once.
-            captions: what is drawn, grouped by photo.
-            seed, sampling, watch, callback_on_step_end: as for ``generate``; the number of candidates is that
-                of ``captions``.
-            wrap: puts a constraint around the denoiser (see ``clearcap.infill``).
-        """
-        how = sampling or self.defaults
-        noise, view = self.noise(how.factor), self.see(image)
-        photo = torch.tensor([caption.photo for caption in captions], device=self.device)
-        shared = torch.equal(
-            photo, torch.arange(len(image), device=self.device).repeat_interleave(len(photo) // len(image))
-        )  # equally many of each photo can share its keys and values
-
-        def build(rows: Tensor | None) -> Denoise:
-            seen = (
-                view if rows is None and shared else view_rows(view, photo if rows is None else photo[rows])
-            )
-            denoise = guided_in_part(
-                self.denoiser, noise, seen, how.guidance, how.guidance_low, how.guidance_high
-            )
-            return wrap(denoise if how.self_condition else without_memory(denoise), rows)
-
-        streams = row_generators(seed, [caption.stream for caption in captions], self.device)
-        randn = randn_rows(streams, self.length, self.text.dim)
-        back = Back(
-            rounds=how.refine,
-            time=how.refine_time,
-            share=how.refine_share,
-            threshold=how.refine_threshold,
-            level=how.refine_level,
-        )
-        solve = refined(solver(how.solver, how.eta), self.confidence, back, how.start)
-        denoise: Denoise = Settling(build, self.logits, how.early_exit) if how.early_exit else build(None)
-        return solve(
-            called_back(denoise, callback_on_step_end) if callback_on_step_end else denoise,
-            how.start * randn(),
-            times(how.spacing, noise.steps, how.steps),
-            noise,
-            randn,
-            time_offset=how.time_offset,
-            watch=watch,
-        )
-
-    def logits(self, x0: Float[Tensor, "batch length dim"]) -> Float[Tensor, "batch length vocab"]:
-        """Token logits of clean latents, in float32."""
-        return self.text.decode(x0.to(self.dtype)).float()
-
-    def confidence(self, x0: Float[Tensor, "batch length dim"]) -> Float[Tensor, "batch length"]:
-        """The probability of each position's most probable token."""
-        return self.logits(x0).softmax(-1).amax(-1)
-
-    def forward(self, pixel_values: Tensor, **how: Any) -> Drawn:
-        """As ``generate``: a captioner has no other forward pass worth a name."""
-        return self.generate(pixel_values, **how)
-
-
-def make_denoiser(
-    sizes: DenoiserConfig, text: TextConfig, vision: VisionConfig, dim: int
-) -> Denoiser | FusedDenoiser:
-    """The denoiser of a configuration, untrained.
-
-    Raises:
-        InputError: sizes that do not fit each other.
-    """
-    if sizes.kind == "cross-attention":
-        return build_denoiser(
-            dim=dim,
-            width=sizes.width,
-            depth=sizes.depth,
-            heads=sizes.heads,
-            hidden=sizes.hidden,
-            image_dim=vision.dim,
-            image_tokens=vision.tokens,
-            length=sizes.positions or text.length,
-            projected=sizes.projected,
-            time_head=sizes.time_head,
-            adapter_depth=sizes.adapter_depth,
-            image_dropout=sizes.image_dropout,
-            dropout=sizes.dropout,
-            learned_null=sizes.null == "learned",
-        )
-    if sizes.width != dim or vision.tokens != 1:
-        raise InputError(
-            f"a denoiser of kind {sizes.kind} needs denoiser.width={dim} (the latent's) and vision.tokens=1 (one "
-            f"vector a photo), not {sizes.width} and {vision.tokens}; set vision.mode='global' and those sizes"
-        )
-    return build_fused(
-        sizes.kind,
-        width=sizes.width,
-        depth=sizes.depth,
-        heads=sizes.heads,
-        hidden=sizes.hidden,
-        feature_dim=vision.dim,
-        length=sizes.positions or text.length + FEATURES,
-        dropout=sizes.dropout,
-    )
-
-
-def build_text(text: TextConfig, config: CaptionerConfig) -> SplitBertSpace | EmbeddingSpace:
-    """The text space of a configuration, with random weights."""
-    if text.kind == "embedding":
-        return EmbeddingSpace(
-            vocab=config.bert["vocab_size"],
-            dim=config.bert["dim"],
-            pad_id=config.tokens["pad"],
-            cls_id=config.tokens["cls"],
-            sep_id=config.tokens["sep"],
-        )
-    return build_split_bert(
-        config.bert,
-        split=text.split,
-        identity_decoder=text.decoder == "identity",
-        pad_id=config.tokens["pad"],
-        cls_id=config.tokens["cls"],
-        sep_id=config.tokens["sep"],
-        filler_id=config.tokens["filler"],
-    )
-
-
-def build_vision(vision: VisionConfig, config: CaptionerConfig) -> nn.Module:
-    """The image encoder of a configuration, with random weights."""
-    from clearcap.vision.compact import CompactEncoder
-    from clearcap.vision.pretrained import build_pretrained
-
-    if vision.kind == "compact":
-        encoder: Any = CompactEncoder(dim=vision.dim, image_size=vision.image_size, **config.tower)
-    else:
-        encoder = build_pretrained(**config.tower)
-    if (encoder.tokens, encoder.dim) != (vision.tokens, vision.dim):
-        raise InputError(
-            f"vision.tokens={vision.tokens} and vision.dim={vision.dim}, but the encoder makes {encoder.tokens} tokens "
-            f"of {encoder.dim} channels; set them to that"
-        )
-    return encoder.requires_grad_(False).eval()
-
-
-__all__ = ["Caption", "Captioner", "CaptionerConfig", "Denoiser", "Drawn"]

@@ -275,6 +275,11 @@ class Preset:
     train: TrainConfig = field(default_factory=TrainConfig)
     data: DataConfig = field(default_factory=DataConfig)
 
+    def of_the_model(self) -> dict[str, dict[str, Any]]:
+        """The sections that a saved captioner carries, as plain values."""
+        names = ("text", "vision", "denoiser", "diffusion", "sampling")
+        return {name: dataclasses.asdict(getattr(self, name)) for name in names}
+
 
 def check_choices(config: Any) -> None:
     """Raise InputError where a field holds a value outside its declared choices."""

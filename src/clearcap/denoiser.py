@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from clearcap.layers import Block, ImageAdapter, KeysValues, TimeEmbedding
+from clearcap.layers import Block, ImageAdapter, KeysValues, TimeEmbedding, init_bert
 
 
 class Denoiser(nn.Module):
@@ -52,7 +52,7 @@ class Denoiser(nn.Module):
         self.blocks = nn.ModuleList(blocks)
         self.head = head
         self.null_image = nn.Parameter(null_image.clone(), requires_grad=learned_null)
-        self.apply(_init_bert)
+        self.apply(init_bert)
         nn.init.normal_(self.position, std=0.02)
 
     def see(self, image: Float[Tensor, "photos tokens image_dim"]) -> list[KeysValues]:
@@ -163,9 +163,3 @@ def build_denoiser(
         dropout=dropout,
         learned_null=learned_null,
     )
-
-
-def _init_bert(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        nn.init.normal_(module.weight, std=0.02)
-        nn.init.zeros_(module.bias)

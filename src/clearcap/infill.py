@@ -17,10 +17,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from clearcap.captioner import Caption, Captioner
 from clearcap.config import SamplingConfig, TextConfig, make
 from clearcap.errors import InputError
 from clearcap.guidance import Denoise
+from clearcap.network import Caption, Network
 from clearcap.text.tokens import clean_caption, join_words
 
 _BLANK = re.compile(r"_{3,}(?:\{(\d*)(,?)(\d*)\})?")
@@ -216,7 +216,7 @@ def layouts_of(
 
 @torch.inference_mode()
 def fill_captions(
-    captioner: Captioner,
+    captioner: Network,
     tokenizer: Any,
     image: Float[Tensor, "photos tokens image_dim"],
     templates: Sequence[str | Template | Sequence[Template]],
@@ -282,7 +282,7 @@ class Clamp:
     fixed: Bool[Tensor, "captions length"]
 
     @classmethod
-    def of(cls, captioner: Captioner, layouts: Sequence[Layout]) -> Clamp:
+    def of(cls, captioner: Network, layouts: Sequence[Layout]) -> Clamp:
         """The latents of layouts, their blanks encoded as the mask token."""
         ids, mask, fixed = _tensors(layouts, captioner.length, captioner.config.tokens["pad"])
         device = captioner.device

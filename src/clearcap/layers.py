@@ -157,3 +157,12 @@ class ImageAdapter(nn.Module):
         for block in self.blocks:
             h = block(h)
         return h
+
+
+@torch.no_grad()
+def init_bert(module: nn.Module) -> None:
+    """BERT's initial weights, for ``nn.Module.apply``: normal of deviation 0.02, biases zero."""
+    if isinstance(module, (nn.Linear, nn.Embedding)):
+        nn.init.normal_(module.weight, std=0.02)
+    if isinstance(module, nn.Linear):
+        nn.init.zeros_(module.bias)

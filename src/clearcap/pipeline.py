@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clearcap.captioner import Captioner
 from clearcap.config import SamplingConfig
 from clearcap.data.images import open_image, to_square
 from clearcap.errors import InputError
 from clearcap.infill import Filled, Template, fill_captions
+from clearcap.network import Network
 from clearcap.selection import choose
 from clearcap.text.tokens import join_words, words_of
 from clearcap.trajectory import Frame, trajectory
@@ -59,7 +59,7 @@ class CaptionResult:
 class CaptionPipeline:
     """A captioner with its tokenizer and photo preprocessing."""
 
-    def __init__(self, captioner: Captioner, tokenizer: Any) -> None:
+    def __init__(self, captioner: Network, tokenizer: Any) -> None:
         self.captioner = captioner.eval()
         self.tokenizer = tokenizer
 
@@ -71,7 +71,7 @@ class CaptionPipeline:
         device: str | torch.device | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> CaptionPipeline:
-        """Load a captioner.
+        """Load a captioner, for inference: a ``Network``, not its transformers coat (``Captioner``).
 
         Args:
             model: a folder or hub name; None or "default" is the bundled model.
@@ -81,14 +81,13 @@ class CaptionPipeline:
         Raises:
             InputError: there is no such model, or its weights do not fit.
         """
-        from clearcap.loading import load_captioner
+        from clearcap.loading import load_network
 
-        captioner, tokenizer = load_captioner(bundled_model() if model in (None, "default") else str(model))
+        captioner, tokenizer = load_network(bundled_model() if model in (None, "default") else str(model))
         if isinstance(captioner.vision, CompactEncoder):
             captioner.vision = fold(captioner.vision)  # inference only: batch norms merged into convolutions
         place = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        placed: Any = captioner  # transformers' stub of .to() takes no device
-        return cls(placed.to(place, dtype), tokenizer)
+        return cls(captioner.to(place, dtype), tokenizer)
 
     def __call__(self, images: Any, *, batch_size: int = 16, seed: int = 0, **how: Any) -> Any:
         """Caption photos.

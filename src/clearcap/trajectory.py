@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from clearcap.captioner import Captioner
 from clearcap.config import SamplingConfig
 from clearcap.errors import InputError
+from clearcap.network import Network
 from clearcap.sampling import Step
 from clearcap.text.tokens import join_words, words_of
 
@@ -45,7 +45,7 @@ class Frame:
 
 
 def trajectory(
-    captioner: Captioner,
+    captioner: Network,
     tokenizer: Any,
     image: Float[Tensor, "1 tokens image_dim"],
     *,
@@ -75,7 +75,7 @@ def trajectory(
 
 
 @torch.inference_mode()
-def read_step(captioner: Captioner, tokenizer: Any, step: Step) -> Frame:
+def read_step(captioner: Network, tokenizer: Any, step: Step) -> Frame:
     """What the first caption of the batch says at a step."""
     confidence, ids = captioner.logits(step.x0[:1])[0].softmax(-1).max(-1)
     special = captioner.text.special_ids

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import clearcap
 from PIL import Image
-from tiny_captioner import CAPTIONS, tiny_captioner
-
-
-def clearcap(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "clearcap", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+from tiny_captioner import CAPTIONS, save_tiny_captioner
 
 
 def lines(path: Path, records: list[dict[str, object]]) -> Path:
@@ -25,10 +19,7 @@ def lines(path: Path, records: list[dict[str, object]]) -> Path:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("run") / "model"
-    captioner, tokenizer = tiny_captioner()
-    captioner.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    folder = save_tiny_captioner(tmp_path_factory.mktemp("run") / "model")
     run = [{"step": step, "latent": 1.0, "caption": 1.0, "lr": 0.1} for step in (1, 2, 3)]
     lines(folder.parent / "curves.jsonl", run)
     return folder

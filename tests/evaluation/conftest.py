@@ -7,33 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from tiny_captioner import CAPTIONS, tiny_captioner
+from tiny_captioner import CAPTIONS, save_tiny_captioner
 
 from clearcap.data import Corpus, open_corpus
 
 PHOTOS = 23  # no multiple of any batch size used here
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _threads() -> None:
-    """Fixtures of a module run before those of a test; the last digits depend on the number of threads."""
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(autouse=True)
-def _few_threads() -> None:
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("run") / "model"
-    captioner, tokenizer = tiny_captioner()
-    captioner.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return save_tiny_captioner(tmp_path_factory.mktemp("run") / "model")
 
 
 @pytest.fixture(scope="session")

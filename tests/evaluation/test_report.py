@@ -164,7 +164,7 @@ def test_the_training_run_is_drawn(tmp_path: Path) -> None:
     alone, both = (Image.open(tmp_path / name).size for name in ("alone.png", "both.png"))
     assert both[1] > alone[1]  # scores and captions have a row each
     curves.write_text('{"step": 1, "latent": "x", "caption": 1, "lr": 1}\n')
-    with pytest.raises(InputError, match=r"line 1: 'latent' is 'x'; it must be a number"):
+    with pytest.raises(InputError, match=r"line 1: 'latent' is of type str; it must be a number"):
         draw_training(curves, tmp_path / "bad.png")
     curves.write_text("")
     with pytest.raises(InputError, match="holds no step"):

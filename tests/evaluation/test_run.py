@@ -16,7 +16,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_captioner import tiny_captioner
+from tiny_captioner import save_tiny_captioner
 
 from clearcap.data import Corpus, open_corpus
 from clearcap.errors import InputError
@@ -154,9 +154,7 @@ def test_a_folder_of_another_evaluation_is_refused(
         evaluate(model, corpus, out=out, batch_size=4, seed=3, steps=3)
     with pytest.raises(InputError, match="photos 23, not 5"):
         evaluate(model, corpus, out=out, batch_size=4, seed=3, steps=2, limit=5)
-    captioner, tokenizer = tiny_captioner(seed=1)
-    captioner.save_pretrained(tmp_path / "other")
-    tokenizer.save_pretrained(tmp_path / "other")
+    save_tiny_captioner(tmp_path / "other", seed=1)
     with pytest.raises(InputError, match="model_sha256"):
         evaluate(tmp_path / "other", corpus, out=out, batch_size=4, seed=3, steps=2)
     shutil.copytree(model, tmp_path / "moved")

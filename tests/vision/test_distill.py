@@ -33,7 +33,6 @@ distill(DistillConfig(**json.loads(sys.argv[1])), progress=False)
 @pytest.fixture
 def config(tmp_path, photos):
     """One token per 32 x 32 pixels of a 64-pixel photo, from a tiny ViT; two photos held out."""
-    torch.set_num_threads(1)
     torch.manual_seed(0)
     tower = hf.ViTConfig(
         hidden_size=16,

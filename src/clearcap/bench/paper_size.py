@@ -136,11 +136,7 @@ def paper_size_captioner(preset: Preset | None = None) -> Captioner:
     preset = preset or load_preset("ladic-base-authors")
     torch.manual_seed(0)
     config = CaptionerConfig(
-        text=dataclasses.asdict(preset.text),
-        vision=dataclasses.asdict(preset.vision),
-        denoiser=dataclasses.asdict(preset.denoiser),
-        diffusion=dataclasses.asdict(preset.diffusion),
-        sampling=dataclasses.asdict(preset.sampling),
+        **preset.of_the_model(),
         bert=BERT_BASE,
         tower={
             "architecture": "BlipVisionModel",

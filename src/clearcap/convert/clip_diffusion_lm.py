@@ -11,10 +11,11 @@ from torch import Tensor
 
 from clearcap.captioner import Captioner, CaptionerConfig
 from clearcap.config import load_preset
-from clearcap.convert.folder import load_strictly, load_tokenizer, write_folder
+from clearcap.convert.folder import load_tokenizer, write_folder
 from clearcap.convert.reading import read_module
 from clearcap.convert.renaming import ConversionReport, Renaming
 from clearcap.errors import InputError
+from clearcap.loading import load_strictly
 from clearcap.vision.pretrained import PretrainedEncoder, load_pretrained
 
 BLOCK: tuple[tuple[tuple[str, ...], str], ...] = (  # a DistilBERT layer: their parts, joined, are ours
@@ -81,13 +82,8 @@ def convert_clip_diffusion_lm(
             f"{tokenizer}: {len(words)} tokens, but the checkpoint has {vocab}; pass the tokenizer it was trained with"
         )
     write_folder(captioner, words, Path(out))
-    return ConversionReport(
-        source=str(file),
-        out=str(out),
-        network=captioner.config.denoiser["kind"],
-        kept=renaming.taken,
-        numbers=sum(p.numel() for p in captioner.parameters()),
-        dropped=renaming.finish(),
+    return renaming.report(
+        captioner, source=Path(file), out=Path(out), network=captioner.config.denoiser["kind"]
     )
 
 
@@ -135,7 +131,7 @@ def build_clip_diffusion_lm(
     renaming.finish()
     captioner = Captioner(config)
     named |= {f"vision.{name}": tensor for name, tensor in vision.state_dict().items()}
-    load_strictly(captioner, named, source)
+    load_strictly(captioner, named, source, "pass a checkpoint whose parts belong together")
     return captioner.eval(), renaming
 
 

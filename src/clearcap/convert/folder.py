@@ -1,35 +1,12 @@
-"""The last steps of every conversion: load strictly, find the tokenizer, write the folder."""
+"""The last steps of every conversion: find the tokenizer, write the folder."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from clearcap.captioner import Captioner
 from clearcap.errors import InputError
-
-
-def load_strictly(captioner: Captioner, named: dict[str, Tensor], source: str) -> None:
-    """Load tensors under our names.
-
-    Raises:
-        InputError: a name or a shape does not fit.
-    """
-    mine = captioner.state_dict()
-    for fault, names in (("missing", mine.keys() - named.keys()), ("unknown", named.keys() - mine.keys())):
-        if names:
-            raise InputError(
-                f"{source}: {sorted(names)[0]} is {fault} ({len(names)} in all); pass a checkpoint of this model"
-            )
-    for name, tensor in named.items():
-        if tensor.shape != mine[name].shape:
-            raise InputError(
-                f"{source}: {name} has shape {tuple(tensor.shape)}, but {tuple(mine[name].shape)} fits the "
-                "checkpoint's other parts; pass a checkpoint whose towers belong together"
-            )
-    captioner.load_state_dict(named, strict=True)
 
 
 def load_tokenizer(source: str | Path) -> Any:

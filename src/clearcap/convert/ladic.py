@@ -12,10 +12,11 @@ from torch import Tensor
 
 from clearcap.captioner import Captioner, CaptionerConfig
 from clearcap.config import load_preset
-from clearcap.convert.folder import load_strictly, load_tokenizer, write_folder
+from clearcap.convert.folder import load_tokenizer, write_folder
 from clearcap.convert.reading import read_state, read_vector
 from clearcap.convert.renaming import ConversionReport, Renaming
 from clearcap.errors import InputError
+from clearcap.loading import load_strictly
 
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)  # the authors' image normalisation, RGB in 0..1
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -95,19 +96,18 @@ def convert_ladic(
         length=length,
         source=str(file),
     )
-    if len(words) != captioner.text.encoder.config.vocab_size:
+    vocab = captioner.config.bert["vocab_size"]
+    if len(words) != vocab:
         raise InputError(
-            f"{tokenizer}: {len(words)} tokens, but the checkpoint has {captioner.text.encoder.config.vocab_size}; "
+            f"{tokenizer}: {len(words)} tokens, but the checkpoint has {vocab}; "
             "pass the tokenizer it was trained with"
         )
     write_folder(captioner, words, Path(out))
-    return ConversionReport(
-        source=str(file),
-        out=str(out),
+    return renaming.report(
+        captioner,
+        source=Path(file),
+        out=Path(out),
         network="Diffuser_with_LN" if "time_layer_norm.weight" in state else "Diffuser",
-        kept=renaming.taken,
-        numbers=sum(p.numel() for p in captioner.parameters()),
-        dropped=renaming.finish(),
     )
 
 
@@ -147,7 +147,7 @@ def build_ladic(
     captioner = Captioner(config)
     null_image, special = captioner.denoiser.null_image, captioner.text.special
     named |= {"text.mean": mean, "text.std": std, "text.special": special, "denoiser.null_image": null_image}
-    load_strictly(captioner, named, source)
+    load_strictly(captioner, named, source, "pass a checkpoint whose parts belong together")
     captioner.text.set_special_latent("raw" if decoder == "identity" else "zero", _period(tokens))
     with torch.no_grad():
         zeros = torch.zeros(1, 3, captioner.vision.image_size, captioner.vision.image_size)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from clearcap.errors import InputError
 
@@ -131,6 +132,15 @@ class Renaming:
                 "this is not a checkpoint of the model asked for, pass one that is"
             )
         return tuple(self.dropped)
+
+    def report(self, captioner: nn.Module, *, source: Path, out: Path, network: str) -> ConversionReport:
+        """What the conversion did, once everything is taken or dropped.
+
+        Raises:
+            InputError: as ``finish``.
+        """
+        numbers = sum(p.numel() for p in captioner.parameters())
+        return ConversionReport(str(source), str(out), network, self.taken, numbers, self.finish())
 
     def layers(self, pattern: str) -> int:
         """How many numbered layers there are: ``pattern`` holds ``{}`` where the number goes."""

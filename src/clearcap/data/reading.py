@@ -10,7 +10,7 @@ from typing import Any
 
 from clearcap.errors import InputError
 
-_KINDS = {str: "a string", int: "an integer", list: "a list", dict: "an object"}
+_KINDS = {str: "a string", int: "an integer", float: "a number", list: "a list", dict: "an object"}
 
 
 def read_text(path: Path, remedy: str = "check the root folder") -> str:
@@ -77,9 +77,10 @@ def member(record: object, key: str, kind: type | tuple[type, ...], where: str) 
 
 
 def as_kind(value: object, kind: type | tuple[type, ...], where: str) -> Any:
-    """`value`, once it is known to be of this kind. Raises InputError."""
-    if not isinstance(value, kind) or isinstance(value, bool):
-        kinds = kind if isinstance(kind, tuple) else (kind,)
+    """`value`, once it is known to be of this kind (`float`: any number). Raises InputError."""
+    kinds = kind if isinstance(kind, tuple) else (kind,)
+    allowed = (*kinds, int) if float in kinds else kinds  # JSON writes 1.0 as 1
+    if not isinstance(value, allowed) or isinstance(value, bool):
         wanted = " or ".join(_KINDS[one] for one in kinds)
         raise InputError(f"{where} is of type {type(value).__name__}; it must be {wanted}")
     return value

@@ -123,10 +123,7 @@ def write_references(references: Mapping[str, Sequence[str]], path: Path) -> Non
 
 def number(record: Mapping[str, Any], key: str, where: str) -> float:
     """`record[key]`, once it is known to be a number. Raises InputError."""
-    value = record.get(key)
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-        raise InputError(f"{where}: {key!r} is {value!r}; it must be a number")
-    return float(value)
+    return float(member(record, key, float, where))
 
 
 def write_json(value: object, path: Path) -> None:

@@ -10,6 +10,15 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from clearcap.errors import InputError
+from clearcap.layers import init_bert
+from clearcap.text.bert import (
+    Attend,
+    BertEncoder,
+    BertLayer,
+    BertWordHead,
+    fused_attention,
+    plain_attention,
+)
 
 
 class TextSpace(nn.Module, ABC):
@@ -48,9 +57,9 @@ class SplitBertSpace(TextSpace):
     decode.
     """
 
-    encoder: Any  # a BertModel; nn.Module's own typing would make its parts "Tensor or Module"
+    encoder: Any  # a BertEncoder; nn.Module's own typing would make its parts "Tensor or Module"
     upper: nn.ModuleList
-    lm_head: Any  # a BertOnlyMLMHead
+    lm_head: Any  # a BertWordHead
     mean: Tensor
     std: Tensor
     special: Tensor
@@ -93,7 +102,7 @@ class SplitBertSpace(TextSpace):
         self, ids: Int[Tensor, "batch length"], mask: Int[Tensor, "batch length"]
     ) -> Float[Tensor, "batch length dim"]:
         """The lower half's output, not normalised."""
-        return self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+        return self.encoder(ids, mask)
 
     @torch.no_grad()
     def encode(
@@ -164,40 +173,42 @@ def build_split_bert(
     """A randomly initialised split BERT.
 
     Args:
-        bert: fields of ``transformers.BertConfig``; ``num_hidden_layers`` counts both halves.
+        bert: sizes by their names in ``transformers.BertConfig``; ``num_hidden_layers`` counts both halves.
         split: layers of the lower half.
         identity_decoder: decode with the LM head alone, as the authors' code does.
         pad_id, cls_id, sep_id: the tokenizer's special tokens.
         filler_id: the token that stands for special positions in the caption loss.
     """
-    from transformers import BertConfig, BertModel
-    from transformers.models.bert.modeling_bert import BertLayer, BertOnlyMLMHead
+    depth, width, eps = bert["num_hidden_layers"], bert["hidden_size"], bert.get("layer_norm_eps", 1e-12)
+    act = bert.get("hidden_act", "gelu")
+    if not 0 < split <= depth:
+        raise InputError(f"split={split} must lie between 1 and the {depth} layers of the BERT")
 
-    whole = BertConfig(**bert)
-    if not 0 < split <= whole.num_hidden_layers:
-        raise InputError(
-            f"split={split} must lie between 1 and the {whole.num_hidden_layers} layers of the BERT"
+    def layers(count: int, attend: Attend) -> nn.ModuleList:
+        sizes = {"heads": bert["num_attention_heads"], "hidden": bert["intermediate_size"]}
+        return nn.ModuleList(
+            BertLayer(width=width, eps=eps, act=act, attend=attend, **sizes) for _ in range(count)
         )
-    whole._attn_implementation = "eager"  # the fused kernel's bf16 backward is 5x slower at caption lengths
-    lower = BertConfig(**{**bert, "num_hidden_layers": split})
-    lower._attn_implementation = "sdpa"
-    upper = (
-        []
-        if identity_decoder
-        else [BertLayer(whole, layer_idx=i) for i in range(split, whole.num_hidden_layers)]
-    )
-    lm_head = BertOnlyMLMHead(whole)
-    del lm_head.predictions.bias  # a second name of decoder.bias that forward never reads
-    return SplitBertSpace(
-        encoder=BertModel(lower, add_pooling_layer=False),
-        upper=nn.ModuleList(upper),
-        lm_head=lm_head,
-        dim=whole.hidden_size,
+
+    space = SplitBertSpace(
+        encoder=BertEncoder(
+            layers(split, fused_attention),
+            vocab=bert["vocab_size"],
+            width=width,
+            positions=bert.get("max_position_embeddings", 512),
+            types=bert.get("type_vocab_size", 2),
+            eps=eps,
+        ),
+        upper=layers(0 if identity_decoder else depth - split, plain_attention),
+        lm_head=BertWordHead(width=width, vocab=bert["vocab_size"], eps=eps, act=act),
+        dim=width,
         pad_id=pad_id,
         cls_id=cls_id,
         sep_id=sep_id,
         filler_id=filler_id,
     )
+    space.encoder.apply(init_bert)
+    return space
 
 
 @torch.no_grad()
@@ -209,9 +220,10 @@ def copy_from_masked_lm(space: SplitBertSpace, masked_lm: Any) -> None:
         masked_lm: ``transformers.BertForMaskedLM`` with at least the layers that ``space`` has.
     """
     bert = masked_lm.bert
-    split = len(space.encoder.encoder.layer)
+    lower = space.encoder.encoder["layer"]
+    split = len(lower)
     space.encoder.embeddings.load_state_dict(bert.embeddings.state_dict())
-    halves = [(space.encoder.encoder.layer, bert.encoder.layer[:split])]
+    halves = [(lower, bert.encoder.layer[:split])]
     if len(space.upper):  # the identity decoder has no use for the upper half
         halves.append((space.upper, bert.encoder.layer[split:]))
     for half, layers in halves:

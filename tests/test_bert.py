@@ -1,0 +1,113 @@
+"""Our BERT halves against transformers' own classes, and their weights by the same names."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from towers import write_bert
+from transformers import BertConfig, BertForMaskedLM, BertTokenizer
+
+from clearcap.errors import InputError
+from clearcap.text.pieces import WordPieces
+from clearcap.text.spaces import SplitBertSpace, build_split_bert, copy_from_masked_lm
+
+SIZES = {
+    "vocab_size": 40,
+    "hidden_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 32,
+    "max_position_embeddings": 16,
+}
+
+
+def split_space(sizes: dict[str, object], split: int) -> SplitBertSpace:
+    return build_split_bert(
+        sizes, split=split, identity_decoder=False, pad_id=0, cls_id=2, sep_id=3, filler_id=0
+    ).eval()
+
+
+@pytest.fixture(params=["gelu", "gelu_new", "relu"])
+def pair(request: pytest.FixtureRequest) -> tuple[SplitBertSpace, BertForMaskedLM]:
+    """A split space with the weights of a masked language model of large random weights, and that model."""
+    sizes = {**SIZES, "hidden_act": request.param}
+    torch.manual_seed(0)
+    masked_lm = BertForMaskedLM(BertConfig(**sizes)).eval()
+    with torch.no_grad():
+        for weight in masked_lm.parameters():
+            weight.add_(0.3 * torch.randn_like(weight))
+    space = split_space(sizes, split=1)
+    copy_from_masked_lm(space, masked_lm)
+    return space, masked_lm
+
+
+def test_both_halves_together_are_transformers_bert(pair: tuple[SplitBertSpace, BertForMaskedLM]) -> None:
+    space, masked_lm = pair
+    ids = torch.randint(4, 40, (3, 9), generator=torch.Generator().manual_seed(1))
+    everything = torch.ones_like(ids)
+    with torch.no_grad():
+        logits = space.decode(space.contextual(ids, everything))  # statistics are 0 and 1 so far
+        expected = masked_lm(input_ids=ids, attention_mask=everything).logits
+    assert expected.std() > 1
+    torch.testing.assert_close(logits, expected, atol=2e-5, rtol=1e-5)
+
+
+def test_padding_is_masked_as_transformers_does(pair: tuple[SplitBertSpace, BertForMaskedLM]) -> None:
+    space, masked_lm = pair
+    ids = torch.randint(4, 40, (2, 9), generator=torch.Generator().manual_seed(2))
+    mask = torch.ones_like(ids)
+    mask[0, 4:] = 0
+    with torch.no_grad():
+        lower = space.contextual(ids, mask)
+        states = masked_lm.bert(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states
+    torch.testing.assert_close(lower[mask.bool()], states[1][mask.bool()], atol=2e-5, rtol=1e-5)
+    changed = ids.clone()
+    changed[0, 4:] = 5
+    assert torch.equal(space.contextual(changed, mask)[0, :4], lower[0, :4])
+
+
+def test_gradients_reach_the_latent_through_the_upper_half(
+    pair: tuple[SplitBertSpace, BertForMaskedLM],
+) -> None:
+    space, _ = pair
+    x = torch.randn(1, 5, 24, generator=torch.Generator().manual_seed(3), requires_grad=True)
+    space.decode(x)[0, 2, 7].backward()
+    assert x.grad is not None
+    assert (x.grad.abs().sum(-1) > 0).all()  # attention mixes every position in
+
+
+def test_impossible_sizes_name_the_setting() -> None:
+    with pytest.raises(InputError, match=r"split=4 must lie between 1 and the 3 layers"):
+        split_space(SIZES, split=4)
+    with pytest.raises(InputError, match=r"hidden_act='swoosh' is not among gelu"):
+        split_space({**SIZES, "hidden_act": "swoosh"}, split=1)
+    with pytest.raises(InputError, match=r"num_attention_heads=5 does not divide hidden_size=24"):
+        split_space({**SIZES, "num_attention_heads": 5}, split=1)
+
+
+def test_word_pieces_answer_as_transformers_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = write_bert(tmp_path_factory.mktemp("bert"), layers=1)
+    theirs, ours = BertTokenizer.from_pretrained(folder), WordPieces.read(folder)
+    theirs(["a dog"], padding="max_length", truncation=True, max_length=4)  # leaves padding in its Rust part
+    theirs.save_pretrained(folder)
+    ours = WordPieces.read(folder)
+    for text in ("a Dog rides a bus , waving .", "zebras é 漢 sitting", "", "a two-man ball's"):
+        pieces = theirs.tokenize(text)
+        assert ours.tokenize(text) == pieces
+        assert ours.convert_tokens_to_ids(pieces) == theirs.convert_tokens_to_ids(pieces)
+        ids = theirs.convert_tokens_to_ids(pieces)
+        assert ours.convert_ids_to_tokens(ids) == theirs.convert_ids_to_tokens(ids)
+    assert ours.convert_tokens_to_ids("no such piece") == theirs.unk_token_id == ours.unk_token_id
+    assert ours.get_vocab() == theirs.get_vocab()
+    assert set(ours.all_special_ids) == set(theirs.all_special_ids)
+    for name in ("pad_token_id", "cls_token_id", "sep_token_id", "unk_token"):
+        assert getattr(ours, name) == getattr(theirs, name)
+
+
+def test_a_folder_without_vocabulary_is_one_sentence(tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("empty")
+    with pytest.raises(InputError, match=r"tokenizer\.json: cannot be read"):
+        WordPieces.read(folder)
+    (folder / "tokenizer.json").write_text("{}")
+    with pytest.raises(InputError, match=r"tokenizer\.json: cannot be read"):
+        WordPieces.read(folder)
