@@ -167,6 +167,7 @@ class SamplingConfig:
     )
     candidates: int = knob(1, "captions drawn per photo")
     select: str = knob("mbr", "choice among candidates", ("mbr", "confidence"))
+    utility: str = knob("bleu", "what minimum Bayes risk compares candidates by", ("bleu", "cider"))
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -318,6 +319,25 @@ def make(kind: type[T], table: Mapping[str, Any], where: str) -> T:
             raise InputError(f"{where}: unknown setting {key!r}; choose one of {', '.join(hints)}")
         values[key] = _convert(value, hints[key], f"{where}: {key}")
     return kind(**values)
+
+
+def changes(kind: type, overrides: Sequence[str]) -> dict[str, Any]:
+    """The fields of one settings class that ``key=value`` words change, of the right types.
+
+    Args:
+        kind: the settings class.
+        overrides: such as ``steps=5`` or ``solver=ddim``.
+
+    Raises:
+        InputError: no such field, or a value of the wrong type.
+    """
+    table: dict[str, Any] = {}
+    for override in overrides:
+        _apply(table, override)
+    hints = get_type_hints(kind)
+    for key in table:
+        require(key in hints, f"unknown setting {key!r}; choose one of {', '.join(hints)}")
+    return {key: _convert(value, hints[key], key) for key, value in table.items()}
 
 
 def _convert(value: Any, hint: Any, where: str) -> Any:

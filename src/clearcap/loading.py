@@ -10,6 +10,9 @@ from transformers.initialization import no_init_weights
 
 from clearcap.captioner import Captioner, CaptionerConfig
 from clearcap.errors import InputError
+from clearcap.metrics.cider import DocumentFrequency
+
+FREQUENCY = "document_frequency.json.gz"  # beside the weights, where the training captions were counted
 
 
 def load_captioner(source: str) -> tuple[Captioner, Any]:
@@ -27,6 +30,16 @@ def load_captioner(source: str) -> tuple[Captioner, Any]:
     return load_folder(folder), BertTokenizer.from_pretrained(folder)
 
 
+def load_frequency(source: str) -> DocumentFrequency | None:
+    """The document frequency saved with a captioner, for minimum Bayes risk by CIDEr; None where there is none.
+
+    Raises:
+        InputError: no such captioner, or the file is damaged.
+    """
+    file = find_folder(source) / FREQUENCY
+    return DocumentFrequency.load(file) if file.is_file() else None
+
+
 def find_folder(source: str) -> Path:
     """The folder itself, or the cached copy of what the hub has under that name.
 
@@ -42,7 +55,9 @@ def find_folder(source: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(source, allow_patterns=["*.json", "*.safetensors", "*.txt"]))
+        return Path(
+            snapshot_download(source, allow_patterns=["*.json", "*.json.gz", "*.safetensors", "*.txt"])
+        )
     except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as fault:
         reason = str(fault).splitlines()[0]
         raise InputError(
@@ -106,3 +121,5 @@ def export(source: str, out: Path) -> None:
     captioner.config.save_pretrained(out)
     tokenizer.save_pretrained(out)
     save_file(state, out / "model.safetensors", metadata={"format": "pt"})
+    if frequency := load_frequency(source):
+        frequency.save(out / FREQUENCY)

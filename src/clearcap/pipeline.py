@@ -21,6 +21,7 @@ from clearcap.config import SamplingConfig
 from clearcap.data.images import open_image, to_square
 from clearcap.errors import InputError
 from clearcap.infill import Filled, Template, fill_captions
+from clearcap.metrics.cider import DocumentFrequency
 from clearcap.selection import choose
 from clearcap.text.tokens import join_words, words_of
 from clearcap.trajectory import Frame, trajectory
@@ -57,11 +58,20 @@ class CaptionResult:
 
 
 class CaptionPipeline:
-    """A captioner with its tokenizer and photo preprocessing."""
+    """A captioner with its tokenizer and photo preprocessing.
 
-    def __init__(self, captioner: Captioner, tokenizer: Any) -> None:
+    Args:
+        captioner: any captioner.
+        tokenizer: its tokenizer.
+        frequency: document frequency for minimum Bayes risk by CIDEr; without one all n-grams weigh the same.
+    """
+
+    def __init__(
+        self, captioner: Captioner, tokenizer: Any, frequency: DocumentFrequency | None = None
+    ) -> None:
         self.captioner = captioner.eval()
         self.tokenizer = tokenizer
+        self.frequency = frequency
 
     @classmethod
     def from_pretrained(
@@ -81,14 +91,15 @@ class CaptionPipeline:
         Raises:
             InputError: there is no such model, or its weights do not fit.
         """
-        from clearcap.loading import load_captioner
+        from clearcap.loading import load_captioner, load_frequency
 
-        captioner, tokenizer = load_captioner(bundled_model() if model in (None, "default") else str(model))
+        source = bundled_model() if model in (None, "default") else str(model)
+        captioner, tokenizer = load_captioner(source)
         if isinstance(captioner.vision, CompactEncoder):
             captioner.vision = fold(captioner.vision)  # inference only: batch norms merged into convolutions
         place = device or ("cuda" if torch.cuda.is_available() else "cpu")
         placed: Any = captioner  # transformers' stub of .to() takes no device
-        return cls(placed.to(place, dtype), tokenizer)
+        return cls(placed.to(place, dtype), tokenizer, load_frequency(source))
 
     def __call__(self, images: Any, *, batch_size: int = 16, seed: int = 0, **how: Any) -> Any:
         """Caption photos.
@@ -182,6 +193,51 @@ class CaptionPipeline:
             raise pixels
         return self.captioner.encode_image(self.pixels([pixels]))
 
+    @torch.inference_mode()
+    def encode_all(
+        self,
+        images: Iterable[Any],
+        *,
+        batch_size: int = 16,
+        progress: Callable[[int], None] = lambda photos: None,
+    ) -> Tensor:
+        """Photos' image tokens [photos, tokens, dim], for whoever captions them several times.
+
+        Args:
+            images: as for a call.
+            batch_size: photos per forward pass.
+            progress: told how many photos each batch added.
+
+        Raises:
+            InputError: a photo cannot be read, or there are none.
+        """
+        encoded = []
+        for batch in _decoded(images, batch_size, int(self.captioner.config.vision["image_size"])):
+            squares = []
+            for _, pixels in batch:
+                if isinstance(pixels, InputError):
+                    raise pixels
+                squares.append(pixels)
+            encoded.append(self.captioner.encode_image(self.pixels(squares)))
+            progress(len(batch))
+        if not encoded:
+            raise InputError("no photos to encode; pass at least one")
+        return torch.cat(encoded)
+
+    def choose(
+        self, captions: Sequence[str], confidences: Sequence[Sequence[float]], how: SamplingConfig
+    ) -> int:
+        """Index of the candidate that the sampling settings choose."""
+        if len(captions) == 1:
+            return 0
+        return choose(
+            captions,
+            how.select,
+            confidences=confidences,
+            utility=how.utility,
+            frequency=self.frequency,
+        )
+
     def sampling(self, **how: Any) -> SamplingConfig:
         """The model's sampling settings with some of them changed (None leaves one as it is)."""
         known = {field.name for field in dataclasses.fields(SamplingConfig)}
@@ -216,7 +272,7 @@ class CaptionPipeline:
         ]
         captions = [join_words(words) for words, _ in read]
         confidences = [trust for _, trust in read]
-        best = choose(captions, sampling.select, confidences=confidences) if len(captions) > 1 else 0
+        best = self.choose(captions, confidences, sampling)
         words, trust = read[best]
         mean = float(np.mean(trust)) if trust else 0.0
         return CaptionResult(
