@@ -200,7 +200,7 @@ class Captioner(PreTrainedModel):
     @torch.inference_mode()
     def draw(
         self,
-        image: Float[Tensor, "photos tokens image_dim"],
+        image: Float[Tensor, "photos tokens image_dim"] | None,
         captions: Sequence[Caption],
         *,
         seed: int = 0,
@@ -212,17 +212,23 @@ class Captioner(PreTrainedModel):
         """Draw caption latents: what ``generate`` decodes.
 
         Args:
-            image: image tokens; everything that depends on a photo alone is computed once.
+            image: image tokens; everything that depends on a photo alone is computed once. None draws without
+                a photo, and without guidance: what the model says when it sees nothing (all captions are about
+                photo 0 then).
             captions: what is drawn, grouped by photo.
             seed, sampling, watch, callback_on_step_end: as for ``generate``; the number of candidates is that
                 of ``captions``.
             wrap: puts a constraint around the denoiser (see ``clearcap.infill``).
         """
         how = sampling or self.defaults
-        noise, view = self.noise(how.factor), self.see(image)
+        noise = self.noise(how.factor)
+        view, guidance = (
+            (self.denoiser.see_nothing(), 0.0) if image is None else (self.see(image), how.guidance)
+        )
+        photos = 1 if image is None else len(image)
         photo = torch.tensor([caption.photo for caption in captions], device=self.device)
         shared = torch.equal(
-            photo, torch.arange(len(image), device=self.device).repeat_interleave(len(photo) // len(image))
+            photo, torch.arange(photos, device=self.device).repeat_interleave(len(photo) // photos)
         )  # equally many of each photo can share its keys and values
 
         def build(rows: Tensor | None) -> Denoise:
@@ -230,7 +236,7 @@ class Captioner(PreTrainedModel):
                 view if rows is None and shared else view_rows(view, photo if rows is None else photo[rows])
             )
             denoise = guided_in_part(
-                self.denoiser, noise, seen, how.guidance, how.guidance_low, how.guidance_high
+                self.denoiser, noise, seen, guidance, how.guidance_low, how.guidance_high
             )
             return wrap(denoise if how.self_condition else without_memory(denoise), rows)
 

@@ -20,7 +20,7 @@ from clearcap.captioner import Captioner
 from clearcap.config import SamplingConfig
 from clearcap.data.images import open_image, to_square
 from clearcap.errors import InputError
-from clearcap.infill import Filled, Template, fill_captions
+from clearcap.infill import Filled, Template, fill_captions, gives_most
 from clearcap.metrics.cider import DocumentFrequency
 from clearcap.selection import choose
 from clearcap.text.tokens import join_words, words_of
@@ -148,11 +148,14 @@ class CaptionPipeline:
             template: text with ``___`` (one word) or ``___{1,3}`` (a range), or templates from
                 ``clearcap.infill``: ``length_template``, ``edit_template``, ``keyword_templates``.
             seed: same seed, same words.
-            how: fields of ``SamplingConfig``.
+            how: fields of ``SamplingConfig``. Guidance is off by default where the template gives more words than
+                it asks for: beside given words it costs accuracy (LOG.md).
 
         Raises:
             InputError: the photo cannot be read or the template cannot be met.
         """
+        if gives_most(template):
+            how = {"guidance": 0.0} | {name: value for name, value in how.items() if value is not None}
         return fill_captions(
             self.captioner,
             self.tokenizer,

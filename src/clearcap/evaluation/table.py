@@ -193,7 +193,9 @@ def refine_sweep(
         InputError: as ``steps_table``.
     """
     _check(steps, limit, batch_size)
-    kept = [{"refine_share": share} for share in shares] + [{"refine_threshold": p} for p in thresholds]
+    kept: list[dict[str, Any]] = [{"refine_share": share} for share in shares] + [
+        {"refine_threshold": p} for p in thresholds
+    ]
 
     def methods(base: SamplingConfig) -> list[Method]:
         found = []
