@@ -282,6 +282,12 @@ def make_denoiser(
     Raises:
         InputError: sizes that do not fit each other.
     """
+    needed = text.length + (0 if sizes.kind == "cross-attention" else FEATURES)
+    if 0 < sizes.positions < needed:
+        raise InputError(
+            f"denoiser.positions={sizes.positions} is too few for text.length={text.length}; "
+            f"set denoiser.positions to {needed} or more, or to 0"
+        )
     if sizes.kind == "cross-attention":
         return build_denoiser(
             dim=dim,
@@ -291,7 +297,7 @@ def make_denoiser(
             hidden=sizes.hidden,
             image_dim=vision.dim,
             image_tokens=vision.tokens,
-            length=sizes.positions or text.length,
+            length=sizes.positions or needed,
             projected=sizes.projected,
             time_head=sizes.time_head,
             adapter_depth=sizes.adapter_depth,
@@ -311,7 +317,7 @@ def make_denoiser(
         heads=sizes.heads,
         hidden=sizes.hidden,
         feature_dim=vision.dim,
-        length=sizes.positions or text.length + FEATURES,
+        length=sizes.positions or needed,
         dropout=sizes.dropout,
     )
 
@@ -325,6 +331,12 @@ def build_text(text: TextConfig, config: CaptionerConfig) -> SplitBertSpace | Em
             pad_id=config.tokens["pad"],
             cls_id=config.tokens["cls"],
             sep_id=config.tokens["sep"],
+        )
+    positions = config.bert.get("max_position_embeddings", 512)  # BERT's default
+    if text.length > positions:
+        raise InputError(
+            f"text.length={text.length} exceeds the {positions} positions of the BERT it starts from; "
+            "shorten it, or take a BERT of more positions"
         )
     return build_split_bert(
         config.bert,

@@ -42,11 +42,13 @@ class TextConfig:
     special: str = knob("normalised", "latent of positions that are not words", ("zero", "raw", "normalised"))
     filler: str = knob("[PAD]", "token that stands for special positions in the caption loss")
     length: int = knob(20, "positions of a caption, [CLS] and [SEP] included")
+    max_words: int = knob(30, "words of a training caption that are kept, before it is cut to length")
     keep_period: bool = knob(False, "keep the full stop at a caption's end")
 
     def __post_init__(self) -> None:
         check_choices(self)
         require(self.length >= 4, f"text.length={self.length} leaves no room for words; use at least 4")
+        require(self.max_words >= 1, f"text.max_words={self.max_words} keeps no word; use at least 1")
         require(self.split >= 1, f"text.split={self.split} must be at least 1")
 
 

@@ -18,6 +18,7 @@ from clearcap.captioner import Drawn
 from clearcap.config import SamplingConfig
 from clearcap.data.records import CaptionedPhoto
 from clearcap.errors import InputError
+from clearcap.evaluation.journal import whole_lines
 from clearcap.pipeline import CaptionPipeline
 from clearcap.refine import turning_point
 from clearcap.schedule import times
@@ -143,7 +144,7 @@ def draw_all(
     groups = [
         range(start, min(start + batch_size, len(photos))) for start in range(0, len(photos), batch_size)
     ]
-    done = read_batches(file) if file is not None else []
+    done = read_batches(file)
     for group, batch in zip(groups, done, strict=False):
         if batch.photos != tuple(photos[i] for i in group):
             raise InputError(f"{file} holds captions of other photos; choose another folder or delete it")
@@ -158,21 +159,15 @@ def draw_all(
     return done
 
 
-def read_batches(file: Path) -> list[Batch]:
+def read_batches(file: Path | None) -> list[Batch]:
     """The whole lines of a file; a last line that was cut short is taken off it.
 
     Raises:
         InputError: a whole line is damaged.
     """
-    if not file.is_file():
-        return []
-    content = file.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if whole != content:
-        os.truncate(file, len(whole))
     return [
         Batch.from_line(line, f"{file} line {number}")
-        for number, line in enumerate(whole.splitlines(), start=1)
+        for number, line in enumerate(whole_lines(file), start=1)
     ]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from clearcap.errors import InputError
 from clearcap.evaluation.draws import encoded
 from clearcap.evaluation.files import write_json
 from clearcap.evaluation.hiding import FUNCTION_WORDS, Counted, Hidden, hide_words
+from clearcap.evaluation.journal import whole_lines
 from clearcap.evaluation.run import begun_with, claim, computing_threads, subject, surroundings
 from clearcap.infill import Filled, Template, fill_captions, layout_tensors, layouts_of, read_filled, word_ids
 from clearcap.metrics.infilling import accuracy, resampled
@@ -338,15 +338,9 @@ def _answer(
 
 
 def _read_lines(file: Path | None) -> list[dict[str, Any]]:
-    """The whole lines of a file; a last line that was cut short is taken off it."""
-    if file is None or not file.is_file():
-        return []
-    content = file.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if whole != content:
-        os.truncate(file, len(whole))
+    """The records of the whole lines of a file. Raises InputError."""
     try:
-        return [json.loads(line) for line in whole.splitlines()]
+        return [json.loads(line) for line in whole_lines(file)]
     except ValueError as error:
         raise InputError(f"{file} is damaged ({error}); delete it to fill in again") from error
 

@@ -22,8 +22,8 @@ from clearcap.data.corpus import CaptionedPhoto, Corpus, open_corpus
 from clearcap.data.features import Features, make_features, open_features
 from clearcap.data.records import Expected
 from clearcap.errors import InputError
-from clearcap.loading import load_folder
-from clearcap.metrics import score
+from clearcap.loading import FREQUENCY, load_folder
+from clearcap.metrics import DocumentFrequency, score
 from clearcap.text.tokens import join_words, words_of
 from clearcap.training.checkpoint import reached_step
 from clearcap.training.fit import StepReport, fit, prepare_examples
@@ -55,6 +55,11 @@ def train(preset: Preset, out: Path, console: Console | None = None) -> Captione
     captioner, tokenizer = assemble(preset, seed=config.seed)
     if config.init:
         start = load_folder(Path(config.init))
+        if start.length != captioner.length:
+            raise InputError(
+                f"train.init={config.init!r} has captions of {start.length} positions, not {captioner.length}; "
+                f"set text.length={start.length} or start anew"
+            )
         captioner.denoiser.load_state_dict(start.denoiser.state_dict(), strict=True)
         captioner.text.load_state_dict(start.text.state_dict(), strict=True)
     features = _features(captioner, data, corpus, watched, console)
@@ -107,6 +112,8 @@ def train(preset: Preset, out: Path, console: Console | None = None) -> Captione
         )
     if accelerator.is_main_process:
         _save(captioner, tokenizer, out)
+        frequency = DocumentFrequency.of([photo.captions for photo in corpus]).pruned()
+        frequency.save(out / "model" / FREQUENCY)  # for minimum Bayes risk by CIDEr
     accelerator.end_training()
     return captioner
 
