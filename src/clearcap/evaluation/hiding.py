@@ -15,7 +15,7 @@ from clearcap.text.tokens import clean_caption
 _WORD = re.compile(r"\w+")
 FUNCTION_WORDS = frozenset(
     """
-    a an the this that these those some another other one two three four of in on at by to from with into onto
+    a an the this that these those some another other of in on at by to from with into onto
     over under through across near behind between along around up down out off for and or but while as is are
     was were be being been am has have had do does his her its their he she it they him them who which what
     there not no
