@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -184,7 +185,7 @@ def tokenize_for(text: TextConfig, tokenizer: Any) -> Callable[[Sequence[str]], 
     """Raw captions -> ids and mask, cleaned and padded as the preset says."""
 
     def tokenize(captions: Sequence[str]) -> tuple[Tensor, Tensor]:
-        cleaned = [clean_caption(caption, keep_period=text.keep_period) for caption in captions]
+        cleaned = [clean_caption(caption, text.max_words, text.keep_period) for caption in captions]
         return encode_captions(tokenizer, cleaned, text.length)
 
     return tokenize

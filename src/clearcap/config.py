@@ -42,11 +42,13 @@ class TextConfig:
     special: str = knob("normalised", "latent of positions that are not words", ("zero", "raw", "normalised"))
     filler: str = knob("[PAD]", "token that stands for special positions in the caption loss")
     length: int = knob(20, "positions of a caption, [CLS] and [SEP] included")
+    max_words: int = knob(30, "words of a training caption that are kept, before it is cut to length")
     keep_period: bool = knob(False, "keep the full stop at a caption's end")
 
     def __post_init__(self) -> None:
         check_choices(self)
         require(self.length >= 4, f"text.length={self.length} leaves no room for words; use at least 4")
+        require(self.max_words >= 1, f"text.max_words={self.max_words} keeps no word; use at least 1")
         require(self.split >= 1, f"text.split={self.split} must be at least 1")
 
 
@@ -173,6 +175,7 @@ class SamplingConfig:
     )
     candidates: int = knob(1, "captions drawn per photo")
     select: str = knob("mbr", "choice among candidates", ("mbr", "confidence"))
+    utility: str = knob("bleu", "what minimum Bayes risk compares candidates by", ("bleu", "cider"))
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -329,6 +332,25 @@ def make(kind: type[T], table: Mapping[str, Any], where: str) -> T:
             raise InputError(f"{where}: unknown setting {key!r}; choose one of {', '.join(hints)}")
         values[key] = _convert(value, hints[key], f"{where}: {key}")
     return kind(**values)
+
+
+def changes(kind: type, overrides: Sequence[str]) -> dict[str, Any]:
+    """The fields of one settings class that ``key=value`` words change, of the right types.
+
+    Args:
+        kind: the settings class.
+        overrides: such as ``steps=5`` or ``solver=ddim``.
+
+    Raises:
+        InputError: no such field, or a value of the wrong type.
+    """
+    table: dict[str, Any] = {}
+    for override in overrides:
+        _apply(table, override)
+    hints = get_type_hints(kind)
+    for key in table:
+        require(key in hints, f"unknown setting {key!r}; choose one of {', '.join(hints)}")
+    return {key: _convert(value, hints[key], key) for key, value in table.items()}
 
 
 def _convert(value: Any, hint: Any, where: str) -> Any:

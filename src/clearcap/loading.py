@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from clearcap.errors import InputError
+from clearcap.metrics.cider import DocumentFrequency
 from clearcap.network import Network, Settings
 from clearcap.text.pieces import WordPieces
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:  # at run time this is imported where it is used: transformers
     from clearcap.captioner import Captioner
 
 MODEL_TYPE = "clearcap"
+FREQUENCY = "document_frequency.json.gz"  # beside the weights, where the training captions were counted
 # Not Tensor.normal_ itself: nn.init.trunc_normal_ repeats it until all values are in range.
 DRAWING = {nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_}
 Part = TypeVar("Part", bound=nn.Module)
@@ -56,6 +58,16 @@ def load_network(source: str) -> tuple[Network, WordPieces]:
     return fill(network, folder), WordPieces.read(folder)
 
 
+def load_frequency(source: str) -> DocumentFrequency | None:
+    """The document frequency saved with a captioner, for minimum Bayes risk by CIDEr; None where there is none.
+
+    Raises:
+        InputError: no such captioner, or the file is damaged.
+    """
+    file = find_folder(source) / FREQUENCY
+    return DocumentFrequency.load(file) if file.is_file() else None
+
+
 def find_folder(source: str) -> Path:
     """The folder itself, or the cached copy of what the hub has under that name.
 
@@ -71,7 +83,9 @@ def find_folder(source: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(source, allow_patterns=["*.json", "*.safetensors", "*.txt"]))
+        return Path(
+            snapshot_download(source, allow_patterns=["*.json", "*.json.gz", "*.safetensors", "*.txt"])
+        )
     except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as fault:
         reason = str(fault).splitlines()[0]
         raise InputError(
@@ -179,3 +193,5 @@ def export(source: str, out: Path) -> None:
     captioner.config.save_pretrained(out)
     tokenizer.save_pretrained(out)
     save_file(state, out / "model.safetensors", metadata={"format": "pt"})
+    if frequency := load_frequency(source):
+        frequency.save(out / FREQUENCY)

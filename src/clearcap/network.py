@@ -180,7 +180,7 @@ class Network(nn.Module):
     @torch.inference_mode()
     def draw(
         self,
-        image: Float[Tensor, "photos tokens image_dim"],
+        image: Float[Tensor, "photos tokens image_dim"] | None,
         captions: Sequence[Caption],
         *,
         seed: int = 0,
@@ -192,17 +192,23 @@ class Network(nn.Module):
         """Draw caption latents: what ``generate`` decodes.
 
         Args:
-            image: image tokens; everything that depends on a photo alone is computed once.
+            image: image tokens; everything that depends on a photo alone is computed once. None draws without
+                a photo, and without guidance: what the model says when it sees nothing (all captions are about
+                photo 0 then).
             captions: what is drawn, grouped by photo.
             seed, sampling, watch, callback_on_step_end: as for ``generate``; the number of candidates is that
                 of ``captions``.
             wrap: puts a constraint around the denoiser (see ``clearcap.infill``).
         """
         how = sampling or self.defaults
-        noise, view = self.noise(how.factor), self.see(image)
+        noise = self.noise(how.factor)
+        view, guidance = (
+            (self.denoiser.see_nothing(), 0.0) if image is None else (self.see(image), how.guidance)
+        )
+        photos = 1 if image is None else len(image)
         photo = torch.tensor([caption.photo for caption in captions], device=self.device)
         shared = torch.equal(
-            photo, torch.arange(len(image), device=self.device).repeat_interleave(len(photo) // len(image))
+            photo, torch.arange(photos, device=self.device).repeat_interleave(len(photo) // photos)
         )  # equally many of each photo can share its keys and values
 
         def build(rows: Tensor | None) -> Denoise:
@@ -210,7 +216,7 @@ class Network(nn.Module):
                 view if rows is None and shared else view_rows(view, photo if rows is None else photo[rows])
             )
             denoise = guided_in_part(
-                self.denoiser, noise, seen, how.guidance, how.guidance_low, how.guidance_high
+                self.denoiser, noise, seen, guidance, how.guidance_low, how.guidance_high
             )
             return wrap(denoise if how.self_condition else without_memory(denoise), rows)
 
@@ -256,6 +262,12 @@ def make_denoiser(
     Raises:
         InputError: sizes that do not fit each other.
     """
+    needed = text.length + (0 if sizes.kind == "cross-attention" else FEATURES)
+    if 0 < sizes.positions < needed:
+        raise InputError(
+            f"denoiser.positions={sizes.positions} is too few for text.length={text.length}; "
+            f"set denoiser.positions to {needed} or more, or to 0"
+        )
     if sizes.kind == "cross-attention":
         return build_denoiser(
             dim=dim,
@@ -265,7 +277,7 @@ def make_denoiser(
             hidden=sizes.hidden,
             image_dim=vision.dim,
             image_tokens=vision.tokens,
-            length=sizes.positions or text.length,
+            length=sizes.positions or needed,
             projected=sizes.projected,
             time_head=sizes.time_head,
             adapter_depth=sizes.adapter_depth,
@@ -285,7 +297,7 @@ def make_denoiser(
         heads=sizes.heads,
         hidden=sizes.hidden,
         feature_dim=vision.dim,
-        length=sizes.positions or text.length + FEATURES,
+        length=sizes.positions or needed,
         dropout=sizes.dropout,
     )
 
@@ -299,6 +311,12 @@ def build_text(text: TextConfig, config: Any) -> SplitBertSpace | EmbeddingSpace
             pad_id=config.tokens["pad"],
             cls_id=config.tokens["cls"],
             sep_id=config.tokens["sep"],
+        )
+    positions = config.bert.get("max_position_embeddings", 512)  # BERT's default
+    if text.length > positions:
+        raise InputError(
+            f"text.length={text.length} exceeds the {positions} positions of the BERT it starts from; "
+            "shorten it, or take a BERT of more positions"
         )
     return build_split_bert(
         config.bert,

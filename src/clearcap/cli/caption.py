@@ -16,6 +16,9 @@ def caption(
     guidance: Annotated[float | None, typer.Option(help="classifier-free guidance scale")] = None,
     candidates: Annotated[int | None, typer.Option(help="captions drawn per photo")] = None,
     select: Annotated[str | None, typer.Option(help="choice among candidates: mbr or confidence")] = None,
+    utility: Annotated[
+        str | None, typer.Option(help="what mbr compares candidates by: bleu or cider")
+    ] = None,
     refine: Annotated[bool | None, typer.Option(help="Back&Refine: redo the least certain words")] = None,
     solver: Annotated[str | None, typer.Option(help="ddim, renoise, ddpm, dpm-solver or plain")] = None,
     seed: Annotated[int, typer.Option(help="same seed, same captions")] = 0,
@@ -39,6 +42,7 @@ def caption(
         "guidance": guidance,
         "candidates": candidates,
         "select": select,
+        "utility": utility,
         "refine": None if refine is None else int(refine),
         "solver": solver,
     }

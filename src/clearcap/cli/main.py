@@ -18,7 +18,7 @@ app = typer.Typer(
 
 
 def _register() -> None:
-    from clearcap.cli import bench, caption, control, data, evaluate, published, score, train
+    from clearcap.cli import bench, caption, control, data, evaluate, filling, published, score, table, train
 
     for command in (caption.caption, caption.info, train.train, train.distill, train.pretrain_text):
         app.command()(command)
@@ -27,6 +27,8 @@ def _register() -> None:
     app.command()(control.watch)
     app.command("compute-stats")(train.compute_stats)
     app.command()(evaluate.evaluate)
+    app.command()(table.table)
+    app.command()(filling.evaluate_fill)
     app.command()(score.score)
     app.command()(bench.bench)
     app.command()(published.parity)

@@ -100,7 +100,7 @@ def evaluate(
         raise InputError(f"batch_size={batch_size} must be at least 1")
     photos = list(corpus.photos[:limit])
     references = {photo.id: photo.captions for photo in photos}
-    with _threads(_begun_with(out)):
+    with computing_threads(begun_with(out)):
         pipeline = CaptionPipeline.from_pretrained(model)
         sampling = dataclasses.asdict(pipeline.sampling(**how))
         manifest = _manifest(model, pipeline, corpus, references, sampling, seed, batch_size)
@@ -163,7 +163,7 @@ class Stopwatch:
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def computing_threads(count: int) -> Iterator[None]:
     """Compute with so many threads of the CPU."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
@@ -173,7 +173,7 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _begun_with(out: str | Path | None) -> int:
+def begun_with(out: str | Path | None) -> int:
     """Threads of the run that began in this folder, on which the last digits depend; without one, as they are."""
     path = Path(out) / "manifest.json" if out is not None else None
     if path is None or not path.is_file():
@@ -279,6 +279,24 @@ def _manifest(
     seed: int,
     batch_size: int,
 ) -> dict[str, Any]:
+    return {
+        **subject(model, corpus, references),
+        "steps": sampling.pop("steps"),
+        "guidance": sampling.pop("guidance"),
+        "candidates": sampling.pop("candidates"),
+        "select": sampling.pop("select"),
+        "seed": seed,
+        "sampling": sampling,
+        "batch_size": batch_size,
+        "metrics": METRICS,
+        **surroundings(pipeline),
+    }
+
+
+def subject(
+    model: str | Path | None, corpus: Corpus, references: dict[str, tuple[str, ...]]
+) -> dict[str, Any]:
+    """What a manifest says of the model and the photos."""
     texts = json.dumps([[photo, list(captions)] for photo, captions in references.items()])
     return {
         "model": str(model or "default"),
@@ -288,16 +306,14 @@ def _manifest(
         "photos": len(references),
         "references": sum(len(captions) for captions in references.values()),
         "references_sha256": hashlib.sha256(texts.encode()).hexdigest(),
-        "steps": sampling.pop("steps"),
-        "guidance": sampling.pop("guidance"),
-        "candidates": sampling.pop("candidates"),
-        "select": sampling.pop("select"),
-        "seed": seed,
-        "sampling": sampling,
-        "batch_size": batch_size,
+    }
+
+
+def surroundings(pipeline: CaptionPipeline) -> dict[str, Any]:
+    """What a manifest says of where it ran."""
+    return {
         "device": pipeline.captioner.device.type,
         "threads": torch.get_num_threads(),
-        "metrics": METRICS,
         "versions": {
             name: version(name) for name in ("clearcap", "torch", "transformers", "pillow", "numpy")
         },

@@ -22,7 +22,8 @@ from clearcap.data.corpus import CaptionedPhoto, Corpus, open_corpus
 from clearcap.data.features import Features, make_features, open_features
 from clearcap.data.records import Expected
 from clearcap.errors import InputError
-from clearcap.metrics import score
+from clearcap.loading import FREQUENCY
+from clearcap.metrics import DocumentFrequency, score
 from clearcap.text.tokens import join_words, words_of
 from clearcap.training.checkpoint import reached_step
 from clearcap.training.fit import StepReport, fit, prepare_examples
@@ -103,6 +104,8 @@ def train(preset: Preset, out: Path, console: Console | None = None) -> Captione
         )
     if accelerator.is_main_process:
         _save(captioner, tokenizer, out)
+        frequency = DocumentFrequency.of([photo.captions for photo in corpus]).pruned()
+        frequency.save(out / "model" / FREQUENCY)  # for minimum Bayes risk by CIDEr
     accelerator.end_training()
     return captioner
 
