@@ -32,7 +32,7 @@ from clearcap.guidance import guided
 from clearcap.pipeline import CaptionPipeline
 from clearcap.sampling import Step, randn_rows, row_generators
 from clearcap.schedule import times
-from clearcap.training.few_steps import distill_steps, few_steps
+from clearcap.training.few_steps import distill_steps, few_steps, photos_in
 from clearcap.training.imitation import Imitation
 from clearcap.training.taught import Taught, choose_targets, take_targets, teach
 
@@ -193,6 +193,12 @@ def test_settings_that_cannot_be_met_are_named(tmp_path: Path) -> None:
         distill_steps(captioner, tokenizer, [photo, photo], [], config, tmp_path / "run")
 
 
+def test_a_folder_s_photos_leave_out_those_of_a_corpus(tmp_path: Path) -> None:
+    for name in ("b.jpg", "a.png", "dev.jpg", "list.txt"):
+        (tmp_path / name).touch()
+    assert [photo.id for photo in photos_in([tmp_path], {"dev.jpg"})] == ["a.png", "b.jpg"]
+
+
 @pytest.fixture(scope="module")
 def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A saved teacher, a folder of photos, and a captioned folder to watch."""
@@ -247,7 +253,7 @@ def test_killed_and_resumed_equals_never_killed(workshop: Path) -> None:
     assert losses("whole") == losses("killed")
     assert len(losses("whole")) == STEPS
     samples = [json.loads(line) for line in (workshop / "whole" / "samples.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in samples] == [15, 30]
+    assert [line["step"] for line in samples] == [0, 15, 30]
     assert {"CIDEr-D", "CIDEr-D 1"} <= samples[0]["scores"].keys()
     assert "CIDEr-D" in json.loads((workshop / "whole" / "teacher.json").read_text())["scores"]
     result = CaptionPipeline.from_pretrained(workshop / "killed" / "model")(

@@ -86,7 +86,8 @@ def distill_steps(
         list[str] | None, typer.Option(help="corpus NAME:ROOT:SPLIT whose photos are used; several allowed")
     ] = None,
     photos: Annotated[
-        list[Path] | None, typer.Option(help="folder of photos without captions to use too; several allowed")
+        list[Path] | None,
+        typer.Option(help="folder of photos to use too, but for watched ones; several allowed"),
     ] = None,
     watch: Annotated[
         str, typer.Option(help="corpus NAME:ROOT:SPLIT that teacher and student are scored on meanwhile")
@@ -108,14 +109,8 @@ def distill_steps(
         show_knobs(config)
     used = [photo for spec in data or [] for photo in _corpus(spec, missing="error")]
     watched = list(_corpus(watch, missing="error")) if watch else []
-    run(
-        captioner,
-        tokenizer,
-        [*used, *photos_in(photos or [])],
-        watched,
-        override(config, overrides or []),
-        out,
-    )
+    used += photos_in(photos or [], {photo.id for photo in [*used, *watched]})
+    run(captioner, tokenizer, used, watched, override(config, overrides or []), out)
 
 
 def pretrain_text(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -101,13 +101,18 @@ def few_steps(sampling: SamplingConfig) -> FewStepsConfig:
     return FewStepsConfig(teacher=teacher, student=student, train=train)
 
 
-def photos_in(folders: Sequence[Path]) -> list[CaptionedPhoto]:
-    """Every photo file in folders, without captions, by path.
+def photos_in(folders: Sequence[Path], but: Collection[str] = ()) -> list[CaptionedPhoto]:
+    """The photo files in folders, without captions, by file name.
+
+    Args:
+        folders: of photos.
+        but: names left out: photos of a corpus, given or watched, whose folder this is.
 
     Raises:
         InputError: a folder is absent or holds no photo.
     """
-    return [CaptionedPhoto(str(file), PhotoFile(file), ()) for file in list_photos(folders)]
+    files = [file for file in list_photos(folders) if file.name not in but]
+    return [CaptionedPhoto(file.name, PhotoFile(file), ()) for file in files]
 
 
 def distill_steps(
@@ -222,6 +227,8 @@ def _imitate(
                 lambda: save(captioner, tokenizer, out),
             )
 
+    if not curves.reached and accelerator.is_main_process:
+        evaluate(0)  # what the teacher says in so few steps, for comparison
     fit(
         captioner,
         objective,

@@ -148,11 +148,11 @@ class Curves:
 
     def __init__(self, out: Path, accelerator: Any, progress: Progress, steps: int) -> None:
         self.out, self.accelerator, self.progress = out, accelerator, progress
-        reached = reached_step(out / "checkpoint")
-        self.task = progress.add_task("training", total=steps, completed=reached)
+        self.reached = reached_step(out / "checkpoint")
+        self.task = progress.add_task("training", total=steps, completed=self.reached)
         self.started = time.monotonic()
         for file in (out / "curves.jsonl", out / "samples.jsonl"):  # a resumed run repeats what came after
-            _keep_until(file, reached)
+            _keep_until(file, self.reached)
 
     def write(self, report: StepReport) -> None:
         if not math.isfinite(report.latent + report.caption):
