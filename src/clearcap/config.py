@@ -323,6 +323,18 @@ def load_preset(name: str, overrides: Sequence[str] = ()) -> Preset:
     return make(Preset, tables, where=str(path.name))
 
 
+def override(config: T, overrides: Sequence[str]) -> T:
+    """The settings with some of them changed, as in ``train.lr=1e-4``.
+
+    Raises:
+        InputError: unknown key, a value of the wrong type, or an invalid combination.
+    """
+    tables: dict[str, Any] = dataclasses.asdict(config)  # type: ignore[call-overload]
+    for text in overrides:
+        _apply(tables, text)
+    return make(type(config), tables, where="settings")
+
+
 def make(kind: type[T], table: Mapping[str, Any], where: str) -> T:
     """Build a (nested) settings class from a table, strictly."""
     hints = get_type_hints(kind)

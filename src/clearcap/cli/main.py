@@ -23,6 +23,7 @@ def _register() -> None:
     for command in (caption.caption, caption.info, train.train, train.distill, train.pretrain_text):
         app.command()(command)
     app.command()(train.export)
+    app.command("distill-steps")(train.distill_steps)
     app.command()(control.fill)
     app.command()(control.watch)
     app.command("compute-stats")(train.compute_stats)
