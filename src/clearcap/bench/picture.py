@@ -12,6 +12,7 @@ from clearcap.bench.race import Timing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 COLOURS = {  # Okabe & Ito's, told apart by colour-blind readers
@@ -51,7 +52,7 @@ def draw(contest: Contest) -> Figure:
         _quality(axes[3], contest)
     machine = contest.machine
     figure.suptitle(
-        "Diffusion captioners and word-by-word captioners, side by side in one run\n",
+        "Diffusion captioners and word-by-word captioners, side by side in one run",
         x=0.01,
         ha="left",
         fontsize=12,
@@ -62,7 +63,7 @@ def draw(contest: Contest) -> Figure:
         + (f" with {machine['threads']} threads" if machine["device"] == "CPU" else "")
         + f", median of {machine['rounds']} interleaved rounds (bars: least to greatest); torch "
         f"{machine['versions']['torch']}, transformers {machine['versions']['transformers']}. "
-        "Dashed: with guidance, or greedy.",
+        "Dashed: with guidance; dotted: greedy; thick: what the statements compare.",
         x=0.01,
         ha="left",
         fontsize=8,
@@ -84,7 +85,7 @@ def _varied(timings: Sequence[Timing]) -> list[Timing]:
 
 def _panel(axes: Axes, timings: Sequence[Timing], x: Callable[[Timing], int], *, log: bool = False) -> None:
     """Time against ``x``, both axes logarithmic where ``log``."""
-    from matplotlib.ticker import FuncFormatter, NullFormatter
+    from matplotlib.ticker import NullFormatter
 
     ends = []
     for system in dict.fromkeys(t.system for t in timings):
@@ -108,18 +109,28 @@ def _panel(axes: Axes, timings: Sequence[Timing], x: Callable[[Timing], int], *,
         )
         ends.append((medians[-1], system, colour, width))
     axes.set_yscale("log")
+    _plain_numbers(axes.yaxis)
     if log:
         axes.set_xscale("log")
     marks = sorted({x(t) for t in timings})
     axes.set_xticks(marks, [str(mark) for mark in marks])
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.tick_params(axis="x", which="minor", length=0)
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     if marks:
         _name_ends(axes, ends, marks)
+
+
+def _plain_numbers(axis: Axis) -> None:
+    """1, 2 and 5 times powers of ten on a logarithmic axis, written out."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
+    axis.set_minor_formatter(NullFormatter())
+    axis.set_tick_params(which="minor", length=0)
 
 
 def _name_ends(axes: Axes, ends: Sequence[tuple[float, str, str, float]], marks: Sequence[int]) -> None:
@@ -155,9 +166,9 @@ def _name_ends(axes: Axes, ends: Sequence[tuple[float, str, str, float]], marks:
 
 def _look(system: str, family: str) -> tuple[str, Any, float]:
     """Colour, line style and width; the distilled way and beam search are drawn thick."""
-    dashed = "guided" in system or "greedy" in system
+    style: Any = (0, (4, 2)) if "guided" in system else (0, (1.5, 1.5)) if "greedy" in system else "-"
     thick = system == name_of(family, *DISTILLED) or system == "BLIP-base, beam 3"
-    return COLOURS.get(family, INK), (0, (4, 2)) if dashed else "-", 2.4 if thick else 1.1
+    return COLOURS.get(family, INK), style, 2.4 if thick else 1.1
 
 
 def _quality(axes: Axes, contest: Contest) -> None:
@@ -172,9 +183,15 @@ def _quality(axes: Axes, contest: Contest) -> None:
             elinewidth=0.6,
         )
         axes.annotate(
-            one.label, (one.seconds * 1e3, one.cider), (5, 4), textcoords="offset points", fontsize=8
+            one.label.replace(", ", "\n"),
+            (one.seconds * 1e3, one.cider),
+            (5, 4),
+            textcoords="offset points",
+            fontsize=7,
         )
     axes.set_xscale("log")
+    axes.margins(x=0.2)
+    _plain_numbers(axes.xaxis)
     axes.grid(color="#e6e6e6", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
