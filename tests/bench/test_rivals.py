@@ -82,6 +82,7 @@ def found(systems: list[System]) -> Contest:
         rounds=2,
         side=SIDE,
         at_least=0.0001,
+        matrix=64,
     )
     quality = Quality("dev", "2 steps", 0.3, 0.2, 0.4, 0.05)
     return judged(timings, dtype="float32", device=torch.device("cpu"), words=3, qualities=[quality])
@@ -198,6 +199,7 @@ def test_race_runs_the_rounds_in_turn() -> None:
         rounds=2,
         side=8,
         at_least=1e-9,
+        matrix=64,
         progress=lambda *state: seen.append(state),
     )
     assert order == ["a", "b"] * 3  # counted, then two rounds

@@ -114,6 +114,7 @@ def contest(
         side=SIDE,
         dtype=DTYPES[dtype],
         device=device,
+        matrix=8192 if device.type == "cuda" else 2048,  # a GPU needs more to be busy
         progress=progress,
     )
     return judged(timings, dtype=dtype, device=device, words=words, qualities=qualities)

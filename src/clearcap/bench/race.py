@@ -127,6 +127,7 @@ def race(
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
     at_least: float = 0.2,
+    matrix: int = 2048,
     progress: Callable[[int, int, str], None] = lambda done, total, what: None,
 ) -> list[Timing]:
     """Time every system at every length, and some at batches and candidates.
@@ -139,13 +140,13 @@ def race(
         rounds: timed passes over everything.
         side: pixels of a photo's side.
         at_least: seconds that a short run is repeated for in each round; its median counts.
+        matrix: side of the matrix product whose rate is measured beside each round.
         progress: called with runs done, runs in all and what runs next.
     """
     entries = plan(systems, lengths, batches, candidates, words)
     most = max(setting.batch for _, setting in entries)
     generator = torch.Generator().manual_seed(0)
     photos = torch.rand(most, 3, side, side, generator=generator).to(device, dtype)
-    size = 8192 if photos.is_cuda else 2048  # a GPU needs more to be busy
 
     def writing(system: System, setting: Setting) -> Callable[[], Tensor]:
         return lambda: system.write(photos[: setting.batch], setting.tokens, setting.candidates)
@@ -158,7 +159,7 @@ def race(
     times: list[list[float]] = [[] for _ in entries]
     peaks = []
     for number in range(rounds):
-        peaks.append(matrix_rate(dtype, size, device))
+        peaks.append(matrix_rate(dtype, matrix, device))
         for place, (system, setting) in enumerate(entries):
             progress(len(entries) * (number + 1) + place, total, f"round {number + 1}: {system.name}")
             times[place].append(_seconds(writing(system, setting), at_least) / setting.batch)
