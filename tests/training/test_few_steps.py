@@ -22,13 +22,14 @@ from safetensors.torch import load_file
 from tiny_captioner import photos as random_photos
 from tiny_captioner import tiny_captioner
 
-from clearcap.captioner import Caption, Captioner
+from clearcap.captioner import Captioner
 from clearcap.config import SamplingConfig, TrainConfig, override
 from clearcap.data.corpus import CaptionedPhoto
 from clearcap.data.features import Features
 from clearcap.data.images import PhotoFile
 from clearcap.errors import InputError
 from clearcap.guidance import guided
+from clearcap.network import Caption
 from clearcap.pipeline import CaptionPipeline
 from clearcap.sampling import Step, randn_rows, row_generators
 from clearcap.schedule import times

@@ -16,9 +16,10 @@ import torch
 from PIL import Image
 
 from clearcap.assemble import tokenize_for
-from clearcap.captioner import Captioner, make_denoiser
+from clearcap.captioner import Captioner
 from clearcap.config import DenoiserConfig, TextConfig, VisionConfig, load_preset
 from clearcap.errors import InputError
+from clearcap.network import make_denoiser
 from clearcap.pipeline import CaptionPipeline
 from clearcap.sampling import SOLVERS
 

@@ -175,10 +175,14 @@ def naive_loop(captioner: Captioner, pixels: Tensor, steps: int) -> Tensor:
     return ids
 
 
-def matrix_rate(dtype: torch.dtype, size: int = 2048) -> float:
+def matrix_rate(dtype: torch.dtype, size: int = 2048, device: str | torch.device = "cpu") -> float:
     """GFLOP/s of a square matrix product, the best of a few."""
-    a, b = torch.randn(size, size).to(dtype), torch.randn(size, size).to(dtype)
-    best = min(_seconds(lambda: a @ b, warmup=1) for _ in range(4))
+    a, b = (torch.randn(size, size).to(device, dtype) for _ in range(2))
+
+    def product() -> None:
+        (a @ b)[:1, :1].cpu()  # waits for a GPU
+
+    best = min(_seconds(product, warmup=1) for _ in range(4))
     return 2 * size**3 / best / 1e9
 
 
