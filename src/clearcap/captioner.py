@@ -90,6 +90,21 @@ class Caption:
     stream: int = 0
 
 
+@dataclass(frozen=True)
+class Parts:
+    """What a captioner is put together from.
+
+    Attributes:
+        text: a text space, or what runs its graphs (``clearcap.onnx.runtime``).
+        vision: an image encoder, or the same.
+        denoiser: a denoiser, or the same.
+    """
+
+    text: Any
+    vision: Any
+    denoiser: Any
+
+
 class Captioner(PreTrainedModel):
     """A diffusion image captioner (LaDiC and relatives)."""
 
@@ -101,16 +116,17 @@ class Captioner(PreTrainedModel):
     vision: Any  # an ImageEncoder
     denoiser: Any  # a Denoiser or a FusedDenoiser
 
-    def __init__(self, config: CaptionerConfig) -> None:
+    def __init__(self, config: CaptionerConfig, parts: Parts | None = None) -> None:
+        """Args:
+        config: settings.
+        parts: made elsewhere; default are those of the settings, untrained.
+        """
         super().__init__(config)
-        text, vision = make(TextConfig, config.text, "text"), make(VisionConfig, config.vision, "vision")
-        sizes = make(DenoiserConfig, config.denoiser, "denoiser")
         self.defaults = make(SamplingConfig, config.sampling, "sampling")
         self.objective = make(DiffusionConfig, config.diffusion, "diffusion")
-        self.length = text.length
-        self.text = build_text(text, config)
-        self.vision = build_vision(vision, config)
-        self.denoiser = make_denoiser(sizes, text, vision, self.text.dim)
+        self.length = make(TextConfig, config.text, "text").length
+        parts = parts or build_parts(config)
+        self.text, self.vision, self.denoiser = parts.text, parts.vision, parts.denoiser
         self.post_init()
 
     @classmethod
@@ -266,6 +282,14 @@ class Captioner(PreTrainedModel):
     def forward(self, pixel_values: Tensor, **how: Any) -> Drawn:
         """As ``generate``: a captioner has no other forward pass worth a name."""
         return self.generate(pixel_values, **how)
+
+
+def build_parts(config: CaptionerConfig) -> Parts:
+    """The parts of a configuration, untrained."""
+    text, vision = make(TextConfig, config.text, "text"), make(VisionConfig, config.vision, "vision")
+    space, encoder = build_text(text, config), build_vision(vision, config)
+    sizes = make(DenoiserConfig, config.denoiser, "denoiser")
+    return Parts(space, encoder, make_denoiser(sizes, text, vision, space.dim))
 
 
 def make_denoiser(

@@ -10,6 +10,7 @@ from transformers.initialization import no_init_weights
 
 from clearcap.captioner import Captioner, CaptionerConfig
 from clearcap.errors import InputError
+from clearcap.onnx import is_exported
 
 
 def load_captioner(source: str) -> tuple[Captioner, Any]:
@@ -21,10 +22,15 @@ def load_captioner(source: str) -> tuple[Captioner, Any]:
     Raises:
         InputError: nothing there, not a captioner, or tensors missing, unexpected or of other shapes.
     """
+    folder = find_folder(source)
+    return load_folder(folder), load_tokenizer(folder)
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer saved beside a captioner."""
     from transformers import BertTokenizer
 
-    folder = find_folder(source)
-    return load_folder(folder), BertTokenizer.from_pretrained(folder)
+    return BertTokenizer.from_pretrained(folder)
 
 
 def find_folder(source: str) -> Path:
@@ -42,7 +48,7 @@ def find_folder(source: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(source, allow_patterns=["*.json", "*.safetensors", "*.txt"]))
+        return Path(snapshot_download(source, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.onnx"]))
     except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as fault:
         reason = str(fault).splitlines()[0]
         raise InputError(
@@ -55,18 +61,14 @@ def load_folder(folder: Path) -> Captioner:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    file = folder / "config.json"
-    try:
-        settings = json.loads(file.read_text())
-    except (OSError, ValueError) as fault:
-        raise InputError(f"{file}: cannot be read ({fault}); pass the folder of a saved captioner") from fault
-    if settings.get("model_type") != CaptionerConfig.model_type:
+    settings = read_settings(folder)
+    weights = folder / "model.safetensors"
+    if is_exported(folder):
         raise InputError(
-            f"{file}: model_type is {settings.get('model_type')!r}, not a captioner; see clearcap convert"
+            f"{weights}: absent, the folder holds graphs to caption with; pass the trained model"
         )
     with no_init_weights():  # about to be read; drawing them would take most of the loading time
         captioner = Captioner(CaptionerConfig.from_dict(settings))
-    weights = folder / "model.safetensors"
     try:
         state = load_file(weights)
     except (OSError, SafetensorError) as fault:
@@ -85,6 +87,24 @@ def load_folder(folder: Path) -> Captioner:
             )
     captioner.load_state_dict({k: v.to(mine[k].dtype) for k, v in state.items()}, strict=True)
     return captioner.eval()
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """What config.json of a captioner's folder holds.
+
+    Raises:
+        InputError: it is absent, damaged or another model's.
+    """
+    file = folder / "config.json"
+    try:
+        settings: dict[str, Any] = json.loads(file.read_text())
+    except (OSError, ValueError) as fault:
+        raise InputError(f"{file}: cannot be read ({fault}); pass the folder of a saved captioner") from fault
+    if settings.get("model_type") != CaptionerConfig.model_type:
+        raise InputError(
+            f"{file}: model_type is {settings.get('model_type')!r}, not a captioner; see clearcap convert"
+        )
+    return settings
 
 
 def export(source: str, out: Path) -> None:

@@ -28,8 +28,8 @@ def _register() -> None:
     app.command("compute-stats")(train.compute_stats)
     app.command()(evaluate.evaluate)
     app.command()(score.score)
-    app.command()(bench.bench)
     app.command()(published.parity)
+    app.add_typer(bench.app, name="bench")
     app.add_typer(published.convert, name="convert")
     app.add_typer(data.app, name="data")
 
