@@ -19,7 +19,7 @@ LAYERS = (
     {"errors", "config", "layers", "schedule", "metrics"},
     {"text", "vision", "levels", "fused", "denoiser", "diffusion", "data"},
     {"guidance", "sampling", "refine", "selection"},
-    {"network", "captioner", "assemble", "loading", "pipeline", "infill", "trajectory", "hub"},
+    {"network", "captioner", "assemble", "loading", "pipeline", "infill", "trajectory", "hub", "onnx"},
     {"training", "evaluation", "convert", "bulk", "parity"},
     {"cli", "demo", "serve", "bench", "__main__", "__init__"},
 )

@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from clearcap.errors import InputError
 from clearcap.metrics.cider import DocumentFrequency
 from clearcap.network import Network, Settings
+from clearcap.onnx import is_exported
 from clearcap.text.pieces import WordPieces
 
 if TYPE_CHECKING:  # at run time this is imported where it is used: transformers' models are slow to import
@@ -48,14 +49,23 @@ def load_network(source: str) -> tuple[Network, WordPieces]:
         InputError: as there.
     """
     folder = find_folder(source)
-    settings = read_settings(folder)
+    with Unfilled():
+        network = Network(settings_of(folder))
+    return fill(network, folder), WordPieces.read(folder)
+
+
+def settings_of(folder: Path) -> Settings:
+    """What rebuilds the captioner of a folder.
+
+    Raises:
+        InputError: ``config.json`` cannot be read, is another model's, or lacks a section.
+    """
+    found = read_settings(folder)
     known = [field.name for field in dataclasses.fields(Settings)]
-    missing = [name for name in known if name not in settings]
+    missing = [name for name in known if name not in found]
     if missing:
         raise InputError(f"{folder / 'config.json'}: has no {missing[0]!r}; save the captioner again")
-    with Unfilled():
-        network = Network(Settings(**{name: settings[name] for name in known}))
-    return fill(network, folder), WordPieces.read(folder)
+    return Settings(**{name: found[name] for name in known})
 
 
 def load_frequency(source: str) -> DocumentFrequency | None:
@@ -84,7 +94,9 @@ def find_folder(source: str) -> Path:
 
     try:
         return Path(
-            snapshot_download(source, allow_patterns=["*.json", "*.json.gz", "*.safetensors", "*.txt"])
+            snapshot_download(
+                source, allow_patterns=["*.json", "*.json.gz", "*.safetensors", "*.txt", "*.onnx"]
+            )
         )
     except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as fault:
         reason = str(fault).splitlines()[0]
@@ -141,6 +153,10 @@ def fill(model: Part, folder: Path) -> Part:
     from safetensors.torch import load_file
 
     weights = folder / "model.safetensors"
+    if is_exported(folder):
+        raise InputError(
+            f"{weights}: absent, the folder holds graphs to caption with; pass the trained model"
+        )
     try:
         state = load_file(weights)
     except (OSError, SafetensorError) as fault:

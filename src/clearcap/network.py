@@ -79,6 +79,21 @@ class Caption:
     stream: int = 0
 
 
+@dataclass(frozen=True)
+class Parts:
+    """What a captioner is put together from.
+
+    Attributes:
+        text: a text space, or what runs its graphs (``clearcap.onnx.runtime``).
+        vision: an image encoder, or the same.
+        denoiser: a denoiser, or the same.
+    """
+
+    text: Any
+    vision: Any
+    denoiser: Any
+
+
 class Network(nn.Module):
     """A diffusion image captioner (LaDiC and relatives)."""
 
@@ -87,25 +102,25 @@ class Network(nn.Module):
     vision: Any  # an ImageEncoder
     denoiser: Any  # a Denoiser or a FusedDenoiser
 
-    def __init__(self, config: Settings) -> None:
+    def __init__(self, config: Settings, parts: Parts | None = None) -> None:
+        """Args:
+        config: settings.
+        parts: made elsewhere; default are those of the settings, untrained.
+        """
         super().__init__()
         self.config = config
-        self.build(config)
+        self.assemble(config, parts or build_parts(config))
 
-    def build(self, config: Any) -> None:
-        """Make the parts that the settings describe, with random weights.
+    def assemble(self, config: Any, parts: Parts) -> None:
+        """Take the parts and the settings that drawing captions depends on.
 
         Raises:
-            InputError: impossible settings, or parts that do not fit each other.
+            InputError: impossible settings.
         """
-        text, vision = make(TextConfig, config.text, "text"), make(VisionConfig, config.vision, "vision")
-        sizes = make(DenoiserConfig, config.denoiser, "denoiser")
         self.defaults = make(SamplingConfig, config.sampling, "sampling")
         self.objective = make(DiffusionConfig, config.diffusion, "diffusion")
-        self.length = text.length
-        self.text = build_text(text, config)
-        self.vision = build_vision(vision, config)
-        self.denoiser = make_denoiser(sizes, text, vision, self.text.dim)
+        self.length = make(TextConfig, config.text, "text").length
+        self.text, self.vision, self.denoiser = parts.text, parts.vision, parts.denoiser
 
     @property
     def device(self) -> torch.device:
@@ -252,6 +267,18 @@ class Network(nn.Module):
     def forward(self, pixel_values: Tensor, **how: Any) -> Drawn:
         """As ``generate``: a captioner has no other forward pass worth a name."""
         return self.generate(pixel_values, **how)
+
+
+def build_parts(config: Any) -> Parts:
+    """The parts that settings describe, with random weights.
+
+    Raises:
+        InputError: impossible settings, or parts that do not fit each other.
+    """
+    text, vision = make(TextConfig, config.text, "text"), make(VisionConfig, config.vision, "vision")
+    space, encoder = build_text(text, config), build_vision(vision, config)
+    sizes = make(DenoiserConfig, config.denoiser, "denoiser")
+    return Parts(space, encoder, make_denoiser(sizes, text, vision, space.dim))
 
 
 def make_denoiser(

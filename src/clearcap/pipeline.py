@@ -22,6 +22,7 @@ from clearcap.errors import InputError
 from clearcap.infill import Filled, Template, fill_captions, gives_most
 from clearcap.metrics.cider import DocumentFrequency
 from clearcap.network import Network
+from clearcap.onnx import is_exported
 from clearcap.selection import choose
 from clearcap.text.tokens import join_words, words_of
 from clearcap.trajectory import Frame, trajectory
@@ -80,6 +81,7 @@ class CaptionPipeline:
         *,
         device: str | torch.device | None = None,
         dtype: torch.dtype = torch.float32,
+        backend: str | None = None,
     ) -> CaptionPipeline:
         """Load a captioner, for inference: a ``Network``, not its transformers coat (``Captioner``).
 
@@ -87,13 +89,27 @@ class CaptionPipeline:
             model: a folder or hub name; None or "default" is the bundled model.
             device: where it runs; None is a GPU if there is one, else the CPU.
             dtype: of weights and activations.
+            backend: "torch", or "onnx" for a folder that ``clearcap export --onnx`` wrote, which runs on the CPU
+                with the weights it was written with; None is what the folder holds, torch where it holds both.
 
         Raises:
-            InputError: there is no such model, or its weights do not fit.
+            InputError: there is no such model, its weights do not fit, or the backend cannot run it so.
         """
-        from clearcap.loading import load_frequency, load_network
+        from clearcap.loading import find_folder, load_frequency, load_network
 
         source = bundled_model() if model in (None, "default") else str(model)
+        folder = find_folder(source)
+        if backend not in (None, "torch", "onnx"):
+            raise InputError(f"unknown backend {backend!r}; choose torch or onnx")
+        if backend == "onnx" or (backend is None and is_exported(folder)):
+            from clearcap.onnx.runtime import load_graphs
+
+            if torch.device(device or "cpu").type != "cpu" or dtype != torch.float32:
+                raise InputError(
+                    f"{folder}: graphs run on the CPU with the weights they were written with, "
+                    f"not on {device or 'cpu'} in {dtype}; leave device and dtype out"
+                )
+            return cls(*load_graphs(folder), load_frequency(source))
         captioner, tokenizer = load_network(source)
         if isinstance(captioner.vision, CompactEncoder):
             captioner.vision = fold(captioner.vision)  # inference only: batch norms merged into convolutions

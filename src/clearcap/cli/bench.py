@@ -12,6 +12,7 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from clearcap.bench.backends import Row
     from clearcap.bench.contest import Contest
     from clearcap.bench.race import Timing
 
@@ -51,6 +52,79 @@ def ladic_base() -> None:
     from clearcap.bench.paper_size import run
 
     run()
+
+
+@app.command()
+def backends(
+    model: Model = "default",
+    photo: Photo = None,
+    repeats: Repeats = 20,
+    data: Annotated[str, typer.Option(help="corpus whose photos are captioned: flickr8k, coco ...")] = "",
+    root: Annotated[str, typer.Option(help="its folder; without one, only one photo is timed")] = "",
+    split: Annotated[str, typer.Option(help="split of the corpus")] = "dev",
+    limit: Annotated[int | None, typer.Option(help="only the first photos of the split")] = None,
+    batch_size: Annotated[int, typer.Option(help="photos at once")] = 16,
+    steps: Annotated[int | None, typer.Option(help="calls of the denoiser")] = None,
+    seed: Annotated[int, typer.Option(help="same seed, same captions")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object on standard output")] = False,
+) -> None:
+    """One captioner in torch and ONNX, in float32, bf16 and int8: time, equal tokens, CIDEr-D."""
+    import tempfile
+
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from clearcap.bench.backends import compare_backends, open_backends
+    from clearcap.bench.latency import sample_photo
+    from clearcap.data.corpus import open_corpus
+
+    photos = open_corpus(data or "flickr8k", root, split).photos[:limit] if root else ()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Progress(*columns, console=Console(stderr=True), transient=True) as bar,
+    ):
+        task = bar.add_task("writing graphs", total=None)
+        opened = open_backends(model, Path(folder))
+        bar.update(task, description="captioning")
+        rows = compare_backends(
+            opened,
+            photo or sample_photo(),
+            photos,
+            batch_size=batch_size,
+            repeats=repeats,
+            seed=seed,
+            steps=steps,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    if as_json:
+        print(json.dumps({"photos": len(photos), "backends": [row.to_json() for row in rows]}))
+    else:
+        _print_backends(rows, model, len(photos), batch_size)
+
+
+def _print_backends(rows: list[Row], model: str, photos: int, batch_size: int) -> None:
+    import torch
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(
+        title=f"{model}: median ms, from pixels to tokens",
+        caption=f"threads: {torch.get_num_threads()}; photos captioned: {photos:,}; in turn, in one process",
+    )
+    table.add_column("backend")
+    table.add_column("one photo", justify="right")
+    headings = (f"a photo of {batch_size}", "equal tokens", "equal photos", "CIDEr-D", "loss, 95% interval")
+    for heading in headings if photos else ():
+        table.add_column(heading, justify="right")
+    for row in rows:
+        cells = [row.name, f"{row.alone:.1f}"]
+        if row.together is not None and row.tokens is not None and row.cider is not None and row.loss:
+            lost, low, high = row.loss
+            cells += [f"{row.together:.1f}", f"{row.tokens:.3%}", f"{row.photos:,} of {photos:,}"]
+            cells += [f"{row.cider:.4f}", f"{lost:+.4f} ({low:+.4f} to {high:+.4f})"]
+        table.add_row(*cells)
+    Console().print(table)
 
 
 @app.command()

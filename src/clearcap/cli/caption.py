@@ -75,14 +75,15 @@ def info(
     from rich.console import Console
     from rich.table import Table
 
+    from clearcap.onnx.runtime import numbers
     from clearcap.pipeline import CaptionPipeline
 
     captioner = CaptionPipeline.from_pretrained(model).captioner
     config = captioner.config
     parts = {
-        "text space": sum(p.numel() for p in captioner.text.parameters()),
-        "image encoder": sum(p.numel() for p in captioner.vision.parameters()),
-        "denoiser": sum(p.numel() for p in captioner.denoiser.parameters()),
+        "text space": numbers(captioner.text),
+        "image encoder": numbers(captioner.vision),
+        "denoiser": numbers(captioner.denoiser),
     }
     about = {
         "parameters": parts,

@@ -33,6 +33,7 @@ def _register() -> None:
     app.command()(score.score)
     app.add_typer(bench.app, name="bench")
     app.command()(published.parity)
+    app.add_typer(bench.app, name="bench")
     app.add_typer(published.convert, name="convert")
     app.add_typer(data.app, name="data")
 

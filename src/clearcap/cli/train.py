@@ -166,8 +166,21 @@ def compute_stats(
 def export(
     model: Annotated[str, typer.Argument(help="folder or hub name of a captioner")],
     out: Annotated[Path, typer.Argument(help="folder to write")],
+    onnx: Annotated[
+        bool, typer.Option("--onnx", help="graphs for onnxruntime on a CPU, instead of weights for torch")
+    ] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="with --onnx: int8 weights of linear layers")] = False,
 ) -> None:
-    """Write a captioner for distribution, at half the size."""
+    """Write a captioner for distribution: at half the size, or as graphs. --model OUT captions with either."""
+    from clearcap.errors import InputError
+
+    if onnx:
+        from clearcap.onnx.export import export_graphs
+
+        export_graphs(model, out, int8=int8)
+        return
+    if int8:
+        raise InputError("--int8 is for graphs; pass --onnx with it")
     from clearcap.loading import export as run
 
     run(model, out)

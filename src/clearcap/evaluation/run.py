@@ -28,6 +28,7 @@ from clearcap.evaluation.files import (
 )
 from clearcap.evaluation.journal import Captioned, Journal, read_journal
 from clearcap.evaluation.scores import METRICS, Scored, score_captions, shuffled_scores
+from clearcap.onnx import GRAPHS, graph_file, is_exported
 from clearcap.pipeline import CaptionPipeline, bundled_model
 
 _TAKEN_OVER = ("model",)  # the same weights under another path are the same model
@@ -321,10 +322,10 @@ def surroundings(pipeline: CaptionPipeline) -> dict[str, Any]:
 
 
 def weights_digest(model: str | Path | None) -> str:
-    """SHA-256 of a model's model.safetensors, as sha256sum prints it.
+    """SHA-256 of a model's model.safetensors, as sha256sum prints it, or of its graphs one after another.
 
     Raises:
-        InputError: the model has no such file.
+        InputError: the model has neither.
     """
     folder = Path(bundled_model() if model in (None, "default") else str(model))
     file = folder / "model.safetensors"
@@ -332,7 +333,8 @@ def weights_digest(model: str | Path | None) -> str:
         from huggingface_hub import try_to_load_from_cache
 
         file = Path(str(try_to_load_from_cache(str(model), "model.safetensors")))
+    files = [graph_file(folder, name) for name in GRAPHS] if is_exported(folder) else [file]
     try:
-        return hashlib.sha256(file.read_bytes()).hexdigest()
+        return hashlib.sha256(b"".join(one.read_bytes() for one in files)).hexdigest()
     except OSError as error:
         raise InputError(f"{file} cannot be read ({error.strerror}); fetch the model again") from error
