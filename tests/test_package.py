@@ -17,7 +17,7 @@ LAYERS = (
     {"errors", "config", "layers", "schedule", "metrics"},
     {"text", "vision", "levels", "fused", "denoiser", "diffusion", "data"},
     {"guidance", "sampling", "refine", "selection"},
-    {"captioner", "assemble", "loading", "pipeline", "infill", "trajectory", "hub"},
+    {"captioner", "assemble", "loading", "packed", "pipeline", "infill", "trajectory", "hub"},
     {"training", "evaluation", "convert", "bulk", "parity"},
     {"cli", "demo", "serve", "bench", "__main__", "__init__"},
 )

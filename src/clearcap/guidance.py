@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from clearcap.denoiser import Denoiser, join_views
+from clearcap.denoiser import join_views
 from clearcap.diffusion import Noise
-from clearcap.fused import FusedDenoiser
 from clearcap.layers import KeysValues
 
 Denoise = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(x_t, x_self, t [batch]) -> predicted x0."""
+
+
+
+@runtime_checkable
+class Network(Protocol):
+    """What guidance asks of a denoiser: ``Denoiser``, ``FusedDenoiser`` or one prepared for inference."""
+
+    def see_nothing(self) -> list[KeysValues]:
+        """Keys and values where there is no photo, for one."""
+
+    def __call__(self, x: Tensor, x_self: Tensor, t: Tensor, view: list[KeysValues]) -> Tensor:
+        """The prediction."""
+
 
 Wrap = Callable[[Denoise, Tensor | None], Denoise]
 """Puts something around the denoiser of some rows of the batch (``None``: of all)."""
@@ -30,7 +43,7 @@ def view_rows(view: list[KeysValues], photos: Int[Tensor, " rows"]) -> list[Keys
     return [(k[photos], v[photos]) for k, v in view]
 
 
-def conditioned(denoiser: Denoiser | FusedDenoiser, noise: Noise, view: list[KeysValues]) -> Denoise:
+def conditioned(denoiser: Network, noise: Noise, view: list[KeysValues]) -> Denoise:
     """The denoiser looking at its photos; latents stay in float32, whatever the network computes in."""
     dtype = view[0][0].dtype
 
@@ -41,7 +54,7 @@ def conditioned(denoiser: Denoiser | FusedDenoiser, noise: Noise, view: list[Key
     return denoise
 
 
-def guided(denoiser: Denoiser | FusedDenoiser, noise: Noise, view: list[KeysValues], scale: float) -> Denoise:
+def guided(denoiser: Network, noise: Noise, view: list[KeysValues], scale: float) -> Denoise:
     """(1 + scale) * with photo - scale * without (Ho & Salimans 2021; LaDiC, eq. 5), both in one batch.
 
     Args:
@@ -64,7 +77,7 @@ def guided(denoiser: Denoiser | FusedDenoiser, noise: Noise, view: list[KeysValu
 
 
 def guided_in_part(
-    denoiser: Denoiser | FusedDenoiser,
+    denoiser: Network,
     noise: Noise,
     view: list[KeysValues],
     scale: float,

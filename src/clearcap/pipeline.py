@@ -70,6 +70,7 @@ class CaptionPipeline:
         *,
         device: str | torch.device | None = None,
         dtype: torch.dtype = torch.float32,
+        prepare: bool = False,
     ) -> CaptionPipeline:
         """Load a captioner.
 
@@ -77,18 +78,22 @@ class CaptionPipeline:
             model: a folder or hub name; None or "default" is the bundled model.
             device: where it runs; None is a GPU if there is one, else the CPU.
             dtype: of weights and activations.
+            prepare: lay the weights out for the CPU's matrix products (``clearcap.packed``): a paper-size model is
+                up to 1.5 times faster, captions are the same up to rounding, and the captioner cannot be saved.
 
         Raises:
             InputError: there is no such model, or its weights do not fit.
         """
         from clearcap.loading import load_captioner
+        from clearcap.packed import prepare_for_inference
 
         captioner, tokenizer = load_captioner(bundled_model() if model in (None, "default") else str(model))
         if isinstance(captioner.vision, CompactEncoder):
             captioner.vision = fold(captioner.vision)  # inference only: batch norms merged into convolutions
         place = device or ("cuda" if torch.cuda.is_available() else "cpu")
         placed: Any = captioner  # transformers' stub of .to() takes no device
-        return cls(placed.to(place, dtype), tokenizer)
+        placed = placed.to(place, dtype)
+        return cls(prepare_for_inference(placed) if prepare else placed, tokenizer)
 
     def __call__(self, images: Any, *, batch_size: int = 16, seed: int = 0, **how: Any) -> Any:
         """Caption photos.
