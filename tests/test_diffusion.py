@@ -137,6 +137,24 @@ def test_draws_have_the_asked_frequencies_and_follow_the_generator() -> None:
     assert not torch.equal(drawn.eps, some(1).eps)
 
 
+def test_emphasis_moves_draws_to_the_noisy_levels() -> None:
+    drawn = draw(
+        photos=20_000,
+        copies=1,
+        length=1,
+        dim=1,
+        steps=1000,
+        drop_image=0.1,
+        self_condition=0.5,
+        emphasis=3.0,
+        generator=torch.Generator().manual_seed(0),
+    )
+    u = (drawn.t.double() + 0.5) / 1000
+    assert 0 <= int(drawn.t.min()) <= int(drawn.t.max()) == 999
+    for level in (0.3, 0.6, 0.9):  # P(t < level T) = level ** emphasis
+        assert (u < level).double().mean().item() == pytest.approx(level**3, abs=0.01)
+
+
 def test_bad_noise() -> None:
     with pytest.raises(InputError, match="x0, epsilon or v"):
         make_noise("cosine", 10, 1.0, "score")

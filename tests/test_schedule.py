@@ -70,6 +70,18 @@ def test_quadratic_is_dense_near_the_words() -> None:
     assert (gaps[1:] <= gaps[:-1]).all()
 
 
+def test_log_snr_rises_evenly_between_its_bounds() -> None:
+    ab = alpha_bars("cosine", 1000).double()
+    ratio = ((1 - ab) / ab).sqrt()
+    visited = times("log-snr", 1000, 10)
+    assert visited[0] == 999
+    steps = ratio[visited[1:-1]].log().diff()
+    assert ratio[visited[1]].item() == pytest.approx(20 * 0.1 ** (1 / 18), rel=0.05)
+    assert ratio[visited[-2]].item() == pytest.approx(20 * 0.1 ** (17 / 18), rel=0.05)
+    assert steps.tolist() == pytest.approx([math.log(0.1) / 9] * 8, abs=0.02)  # levels are whole numbers
+    assert times("log-snr", 1000, 1) == [999, 0]
+
+
 def test_ladics_strides() -> None:
     assert times("stride", 1000, 200) == [999, 799, 599, 399, 199, 0]
     assert len(times("stride", 1000, 30)) - 1 == 34
@@ -91,7 +103,7 @@ def test_times_fall_strictly_from_the_noisiest_to_zero(
     ("call", "message"),
     [
         (lambda: alpha_bars("cubic", 10), "choose one of linear, cosine"),
-        (lambda: times("cubic", 10, 2), "uniform, quadratic, trailing, stride"),
+        (lambda: times("cubic", 10, 2), "uniform, quadratic, trailing, stride, log-snr"),
         (lambda: times("uniform", 1000, 2000), "pass 1 <= steps < 1000"),
         (lambda: times("trailing", 1000, 0), "pass 1 <= steps < 1000"),
         (lambda: times("stride", 1000, 1000), "between 1 and 999"),

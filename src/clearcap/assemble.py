@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor
 from clearcap.captioner import Captioner, CaptionerConfig
 from clearcap.config import Preset, TextConfig, VisionConfig
 from clearcap.errors import InputError
+from clearcap.loading import load_captioner
 from clearcap.text.spaces import SplitBertSpace, TextSpace, copy_from_masked_lm, word_positions
 from clearcap.text.tokens import clean_caption, encode_captions
 from clearcap.vision.pretrained import PretrainedEncoder, load_pretrained
@@ -69,6 +71,32 @@ def assemble(preset: Preset, *, seed: int = 0) -> tuple[Captioner, Any]:
         if preset.denoiser.null == "mean-colour":
             set_null_photo(captioner)
     elif preset.vision.source:
+        load_compact_encoder(captioner, Path(preset.vision.source))
+    return captioner, tokenizer
+
+
+def continued(preset: Preset) -> tuple[Captioner, Any]:
+    """The captioner that ``train.init`` names, to go on with, and its tokenizer.
+
+    Its parts and its text statistics are kept; corruption, sampling and, where ``vision.source`` is given, the
+    compact image encoder's weights are the preset's.
+
+    Raises:
+        InputError: it is missing, or the preset describes other parts than it has.
+    """
+    captioner, tokenizer = load_captioner(preset.train.init)
+    for section in ("text", "vision", "denoiser"):
+        asked, has = dataclasses.asdict(getattr(preset, section)), getattr(captioner.config, section)
+        changed = [key for key in asked if key != "source" and has.get(key, asked[key]) != asked[key]]
+        if changed:
+            raise InputError(
+                f"train.init={preset.train.init} has {section}.{changed[0]}={has[changed[0]]!r}, not "
+                f"{asked[changed[0]]!r}; pass {section}.{changed[0]}={has[changed[0]]} or train without train.init"
+            )
+    captioner.config.diffusion = dataclasses.asdict(preset.diffusion)
+    captioner.config.sampling = dataclasses.asdict(preset.sampling)
+    captioner.objective, captioner.defaults = preset.diffusion, preset.sampling
+    if preset.vision.kind == "compact" and preset.vision.source:
         load_compact_encoder(captioner, Path(preset.vision.source))
     return captioner, tokenizer
 
@@ -157,7 +185,7 @@ def tokenize_for(text: TextConfig, tokenizer: Any) -> Callable[[Sequence[str]], 
     """Raw captions -> ids and mask, cleaned and padded as the preset says."""
 
     def tokenize(captions: Sequence[str]) -> tuple[Tensor, Tensor]:
-        cleaned = [clean_caption(caption, keep_period=text.keep_period) for caption in captions]
+        cleaned = [clean_caption(caption, text.max_words, text.keep_period) for caption in captions]
         return encode_captions(tokenizer, cleaned, text.length)
 
     return tokenize

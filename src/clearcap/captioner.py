@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from clearcap.config import DenoiserConfig, DiffusionConfig, SamplingConfig, TextConfig, VisionConfig
-from clearcap.network import Network
+from clearcap.network import Network, build_parts
 
 
 class CaptionerConfig(PretrainedConfig):
@@ -52,7 +52,7 @@ class Captioner(Network, PreTrainedModel):
 
     def __init__(self, config: CaptionerConfig) -> None:
         PreTrainedModel.__init__(self, config)
-        self.build(config)
+        self.assemble(config, build_parts(config))
         self.post_init()
 
     @classmethod

@@ -42,11 +42,13 @@ class TextConfig:
     special: str = knob("normalised", "latent of positions that are not words", ("zero", "raw", "normalised"))
     filler: str = knob("[PAD]", "token that stands for special positions in the caption loss")
     length: int = knob(20, "positions of a caption, [CLS] and [SEP] included")
+    max_words: int = knob(30, "words of a training caption that are kept, before it is cut to length")
     keep_period: bool = knob(False, "keep the full stop at a caption's end")
 
     def __post_init__(self) -> None:
         check_choices(self)
         require(self.length >= 4, f"text.length={self.length} leaves no room for words; use at least 4")
+        require(self.max_words >= 1, f"text.max_words={self.max_words} keeps no word; use at least 1")
         require(self.split >= 1, f"text.split={self.split} must be at least 1")
 
 
@@ -109,6 +111,9 @@ class DiffusionConfig:
     caption_weight: float = knob(0.2, "lambda of the caption loss")
     drop_image: float = knob(0.1, "probability of hiding the photo, for guidance")
     self_condition: float = knob(0.5, "probability of conditioning on a first prediction")
+    emphasis: float = knob(
+        1.0, "noise level drawn: T u^(1/emphasis); 1 is uniform, above 1 favours noisy ones"
+    )
     objective: str = knob(
         "ladic", "losses: LaDiC's, or CLIP-Diffusion-LM's at many levels at once", ("ladic", "diffusion-lm")
     )
@@ -123,6 +128,9 @@ class DiffusionConfig:
         check_choices(self)
         require(self.steps >= 2, f"diffusion.steps={self.steps} must be at least 2")
         require(self.factor > 0, f"diffusion.factor={self.factor} must be positive")
+        require(
+            self.emphasis > 0, f"diffusion.emphasis={self.emphasis} must be positive; 1 draws levels evenly"
+        )
         require(
             self.caption_weight >= 0, f"diffusion.caption_weight={self.caption_weight} must not be negative"
         )
@@ -147,7 +155,7 @@ class SamplingConfig:
     solver: str = knob("ddim", "solver", ("ddim", "ddpm", "dpm-solver", "renoise", "plain"))
     steps: int = knob(8, "calls of the denoiser (the stride, where spacing is stride)")
     spacing: str = knob(
-        "uniform", "which noise levels are visited", ("uniform", "quadratic", "trailing", "stride")
+        "uniform", "which noise levels are visited", ("uniform", "quadratic", "trailing", "stride", "log-snr")
     )
     guidance: float = knob(1.0, "classifier-free guidance scale")
     guidance_low: float = knob(0.0, "lowest noise level that is guided, as a share of T")
@@ -167,6 +175,7 @@ class SamplingConfig:
     )
     candidates: int = knob(1, "captions drawn per photo")
     select: str = knob("mbr", "choice among candidates", ("mbr", "confidence"))
+    utility: str = knob("bleu", "what minimum Bayes risk compares candidates by", ("bleu", "cider"))
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -194,7 +203,7 @@ class SamplingConfig:
 class TrainConfig:
     """How the denoiser is fitted."""
 
-    init: str = knob("", "saved captioner whose denoiser and text space training starts from")
+    init: str = knob("", "folder or hub name of a captioner to go on with")
     steps: int = knob(20000, "optimiser steps")
     photos: int = knob(32, "photos a step (of each process)")
     copies: int = knob(12, "noised captions per photo and step; they share the photo's keys and values")
@@ -314,6 +323,18 @@ def load_preset(name: str, overrides: Sequence[str] = ()) -> Preset:
     return make(Preset, tables, where=str(path.name))
 
 
+def override(config: T, overrides: Sequence[str]) -> T:
+    """The settings with some of them changed, as in ``train.lr=1e-4``.
+
+    Raises:
+        InputError: unknown key, a value of the wrong type, or an invalid combination.
+    """
+    tables: dict[str, Any] = dataclasses.asdict(config)  # type: ignore[call-overload]
+    for text in overrides:
+        _apply(tables, text)
+    return make(type(config), tables, where="settings")
+
+
 def make(kind: type[T], table: Mapping[str, Any], where: str) -> T:
     """Build a (nested) settings class from a table, strictly."""
     hints = get_type_hints(kind)
@@ -323,6 +344,25 @@ def make(kind: type[T], table: Mapping[str, Any], where: str) -> T:
             raise InputError(f"{where}: unknown setting {key!r}; choose one of {', '.join(hints)}")
         values[key] = _convert(value, hints[key], f"{where}: {key}")
     return kind(**values)
+
+
+def changes(kind: type, overrides: Sequence[str]) -> dict[str, Any]:
+    """The fields of one settings class that ``key=value`` words change, of the right types.
+
+    Args:
+        kind: the settings class.
+        overrides: such as ``steps=5`` or ``solver=ddim``.
+
+    Raises:
+        InputError: no such field, or a value of the wrong type.
+    """
+    table: dict[str, Any] = {}
+    for override in overrides:
+        _apply(table, override)
+    hints = get_type_hints(kind)
+    for key in table:
+        require(key in hints, f"unknown setting {key!r}; choose one of {', '.join(hints)}")
+    return {key: _convert(value, hints[key], key) for key, value in table.items()}
 
 
 def _convert(value: Any, hint: Any, where: str) -> Any:

@@ -109,15 +109,27 @@ def draw(
     drop_image: float,
     self_condition: float,
     generator: torch.Generator,
+    emphasis: float = 1.0,
 ) -> Draws:
-    """Draws of one step: t uniform over all levels, the photo hidden with probability ``drop_image``."""
+    """Draws of one step: t = T u^(1/emphasis), the photo hidden with probability ``drop_image``.
+
+    With emphasis 1 levels are uniform, as published; above 1 more steps go to the noisy levels, where words are
+    chosen, and fewer to the clean ones, where they can be read off.
+    """
     batch = photos * copies
     return Draws(
-        t=torch.randint(steps, (batch,), generator=generator),
+        t=_levels(batch, steps, emphasis, generator),
         eps=torch.randn(batch, length, dim, generator=generator),
         keep_image=torch.rand(photos, generator=generator) >= drop_image,
         self_condition=bool(torch.rand((), generator=generator) < self_condition),
     )
+
+
+def _levels(batch: int, steps: int, emphasis: float, generator: torch.Generator) -> Int[Tensor, " batch"]:
+    if emphasis == 1:
+        return torch.randint(steps, (batch,), generator=generator)
+    u = torch.rand(batch, generator=generator)
+    return (steps * u ** (1 / emphasis)).long().clamp_max(steps - 1)
 
 
 def latent_distance(

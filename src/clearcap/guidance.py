@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from clearcap.denoiser import Denoiser, join_views
+from clearcap.denoiser import join_views
 from clearcap.diffusion import Noise
-from clearcap.fused import FusedDenoiser
 from clearcap.layers import KeysValues
+
+
+@runtime_checkable
+class DenoiserLike(Protocol):
+    """A denoiser: ``Denoiser``, ``FusedDenoiser``, or a graph that computes the same."""
+
+    def see_nothing(self) -> list[KeysValues]:
+        """The keys and values of no photo."""
+
+    def __call__(self, x: Tensor, x_self: Tensor, t: Tensor, view: list[KeysValues]) -> Tensor:
+        """The network's output for noisy latents, previous predictions and times, looking at photos."""
+
 
 Denoise = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(x_t, x_self, t [batch]) -> predicted x0."""
@@ -30,7 +42,7 @@ def view_rows(view: list[KeysValues], photos: Int[Tensor, " rows"]) -> list[Keys
     return [(k[photos], v[photos]) for k, v in view]
 
 
-def conditioned(denoiser: Denoiser | FusedDenoiser, noise: Noise, view: list[KeysValues]) -> Denoise:
+def conditioned(denoiser: DenoiserLike, noise: Noise, view: list[KeysValues]) -> Denoise:
     """The denoiser looking at its photos; latents stay in float32, whatever the network computes in."""
     dtype = view[0][0].dtype
 
@@ -41,7 +53,7 @@ def conditioned(denoiser: Denoiser | FusedDenoiser, noise: Noise, view: list[Key
     return denoise
 
 
-def guided(denoiser: Denoiser | FusedDenoiser, noise: Noise, view: list[KeysValues], scale: float) -> Denoise:
+def guided(denoiser: DenoiserLike, noise: Noise, view: list[KeysValues], scale: float) -> Denoise:
     """(1 + scale) * with photo - scale * without (Ho & Salimans 2021; LaDiC, eq. 5), both in one batch.
 
     Args:
@@ -64,7 +76,7 @@ def guided(denoiser: Denoiser | FusedDenoiser, noise: Noise, view: list[KeysValu
 
 
 def guided_in_part(
-    denoiser: Denoiser | FusedDenoiser,
+    denoiser: DenoiserLike,
     noise: Noise,
     view: list[KeysValues],
     scale: float,

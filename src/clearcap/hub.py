@@ -27,17 +27,25 @@ class CaptionerProcessor(ProcessorMixin):
     """Photos to pixel values, captions to ids, and drawn ids back to captions."""
 
     def __init__(
-        self, tokenizer: Any, *, image_size: int = 224, length: int = 20, keep_period: bool = False
+        self,
+        tokenizer: Any,
+        *,
+        image_size: int = 224,
+        length: int = 20,
+        max_words: int = 30,
+        keep_period: bool = False,
     ) -> None:
         """Args:
         tokenizer: the text space's.
         image_size: photos are squashed to this many pixels a side.
         length: positions of a caption.
+        max_words: words of a caption that are kept.
         keep_period: keep the full stop at a caption's end.
         """
         self.tokenizer = tokenizer
         self.image_size = image_size
         self.length = length
+        self.max_words = max_words
         self.keep_period = keep_period
 
     @classmethod
@@ -45,7 +53,13 @@ class CaptionerProcessor(ProcessorMixin):
         """The processor that fits a captioner."""
         text = make(TextConfig, captioner.config.text, "text")
         vision = make(VisionConfig, captioner.config.vision, "vision")
-        return cls(tokenizer, image_size=vision.image_size, length=text.length, keep_period=text.keep_period)
+        return cls(
+            tokenizer,
+            image_size=vision.image_size,
+            length=text.length,
+            max_words=text.max_words,
+            keep_period=text.keep_period,
+        )
 
     def __call__(
         self, images: Any = None, text: str | Sequence[str] | None = None, **unused: Any
@@ -68,7 +82,7 @@ class CaptionerProcessor(ProcessorMixin):
             features["pixel_values"] = torch.from_numpy(photos).permute(0, 3, 1, 2).float() / 255
         if text is not None:
             captions = [text] if isinstance(text, str) else list(text)
-            cleaned = [clean_caption(caption, keep_period=self.keep_period) for caption in captions]
+            cleaned = [clean_caption(caption, self.max_words, self.keep_period) for caption in captions]
             ids, mask = encode_captions(self.tokenizer, cleaned, self.length)
             features |= {"input_ids": ids, "attention_mask": mask}
         return BatchFeature(features)
@@ -98,6 +112,7 @@ class CaptionerProcessor(ProcessorMixin):
             "processor_class": type(self).__name__,
             "image_size": self.image_size,
             "length": self.length,
+            "max_words": self.max_words,
             "keep_period": self.keep_period,
         }
         (folder / PROCESSOR_FILE).write_text(json.dumps(settings, indent=1) + "\n")
@@ -118,6 +133,7 @@ class CaptionerProcessor(ProcessorMixin):
             raise InputError(f"{source}: holds no {PROCESSOR_FILE}; pass a folder that clearcap wrote")
         settings = json.loads(Path(found).read_text())
         known = {name: settings[name] for name in ("image_size", "length", "keep_period")}
+        known["max_words"] = settings.get("max_words", 30)  # files before 0.1.0's paragraphs have none
         return cls(BertTokenizer.from_pretrained(source), **known)
 
 

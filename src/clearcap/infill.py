@@ -218,51 +218,59 @@ def layouts_of(
 def fill_captions(
     captioner: Network,
     tokenizer: Any,
-    image: Float[Tensor, "photos tokens image_dim"],
+    image: Float[Tensor, "photos tokens image_dim"] | None,
     templates: Sequence[str | Template | Sequence[Template]],
     *,
+    photos: Sequence[int] | None = None,
     seed: int = 0,
     sampling: SamplingConfig | None = None,
 ) -> list[Filled]:
-    """Fill one template per photo.
+    """Fill templates, each about one photo.
 
     Args:
         captioner: any captioner.
         tokenizer: its tokenizer.
-        image: image tokens.
-        templates: one per photo: text with ``___``, a template, or several to choose among.
+        image: image tokens; None fills in without a photo, from the text alone.
+        templates: text with ``___``, a template, or several to choose among.
+        photos: row of ``image`` that each template is about; default one template a photo.
         seed: same seed, same words, whatever else is in the batch.
         sampling: how; default the model's own. ``candidates`` draws are made of every placement.
 
     Returns:
-        For each photo the placement and draw of the highest confidence.
+        For each template the placement and draw of the highest confidence.
 
     Raises:
         InputError: a template cannot be met.
     """
-    if len(templates) != len(image):
-        raise InputError(f"{len(templates)} templates for {len(image)} photos; pass one for each")
+    if image is None:
+        photos = [0] * len(templates)
+    elif photos is None:
+        photos = range(len(image))
+    if len(templates) != len(photos):
+        raise InputError(f"{len(templates)} templates for {len(photos)} photos; pass one for each")
     how = sampling or captioner.defaults
     keep_period = make(TextConfig, captioner.config.text, "text").keep_period
     rows: list[tuple[Template, Layout]] = []
     captions: list[Caption] = []
-    for photo, given in enumerate(templates):
+    owners: list[int] = []
+    for owner, given in enumerate(templates):
         for number, (template, layout) in enumerate(
             _all_layouts(given, tokenizer, captioner.length, keep_period)
         ):
             for copy in range(how.candidates):
                 rows.append((template, layout))
-                captions.append(Caption(photo, copy * 1000 + number))
+                captions.append(Caption(photos[owner], copy * 1000 + number))
+                owners.append(owner)
     clamp = Clamp.of(captioner, [layout for _, layout in rows])
     x0 = captioner.draw(image, captions, seed=seed, sampling=how, wrap=clamp.wrap)
     probabilities = captioner.logits(x0).softmax(-1)
     allowed = word_ids(tokenizer, captioner.text.special_ids, probabilities.shape[-1]).to(x0.device)
-    best: list[Filled | None] = [None] * len(image)
-    for caption, (template, layout), row in zip(captions, rows, probabilities, strict=True):
-        filled = _read(template, layout, row, allowed, tokenizer)
-        champion = best[caption.photo]
+    best: list[Filled | None] = [None] * len(templates)
+    for owner, (template, layout), row in zip(owners, rows, probabilities, strict=True):
+        filled = read_filled(template, layout, row, allowed, tokenizer)
+        champion = best[owner]
         if champion is None or filled.confidence > champion.confidence:
-            best[caption.photo] = filled
+            best[owner] = filled
     return [filled for filled in best if filled is not None]
 
 
@@ -284,7 +292,7 @@ class Clamp:
     @classmethod
     def of(cls, captioner: Network, layouts: Sequence[Layout]) -> Clamp:
         """The latents of layouts, their blanks encoded as the mask token."""
-        ids, mask, fixed = _tensors(layouts, captioner.length, captioner.config.tokens["pad"])
+        ids, mask, fixed = layout_tensors(layouts, captioner.length, captioner.config.tokens["pad"])
         device = captioner.device
         latent = captioner.text.encode(ids.to(device), mask.to(device)).float()
         return cls(latent, fixed.to(device))
@@ -309,6 +317,16 @@ def word_ids(tokenizer: Any, special_ids: Sequence[int], vocab: int) -> Bool[Ten
         whole = not piece.startswith(("##", "[")) and any(letter.isalnum() for letter in piece)
         allowed[i] = whole and i not in banned
     return allowed
+
+
+def gives_most(given: str | Template | Sequence[Template]) -> bool:
+    """Whether every template gives more words than it asks for."""
+    if isinstance(given, str):
+        given = parse_template(given)
+    return all(
+        sum(part.high if isinstance(part, Blank) else -len(part.split()) for part in template.parts) < 0
+        for template in ([given] if isinstance(given, Template) else given)
+    )
 
 
 def describe(template: Template) -> str:
@@ -373,7 +391,7 @@ def _all_layouts(
     ]
 
 
-def _tensors(
+def layout_tensors(
     layouts: Sequence[Layout], length: int, pad: int
 ) -> tuple[Int[Tensor, "captions length"], Int[Tensor, "captions length"], Bool[Tensor, "captions length"]]:
     """Ids, attention mask, and where positions are not blank."""
@@ -387,7 +405,7 @@ def _tensors(
     return ids, mask, fixed
 
 
-def _read(
+def read_filled(
     template: Template,
     layout: Layout,
     probabilities: Float[Tensor, "length vocab"],

@@ -12,13 +12,16 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from clearcap.errors import InputError
+from clearcap.metrics.cider import DocumentFrequency
 from clearcap.network import Network, Settings
+from clearcap.onnx import is_exported
 from clearcap.text.pieces import WordPieces
 
 if TYPE_CHECKING:  # at run time this is imported where it is used: transformers' models are slow to import
     from clearcap.captioner import Captioner
 
 MODEL_TYPE = "clearcap"
+FREQUENCY = "document_frequency.json.gz"  # beside the weights, where the training captions were counted
 # Not Tensor.normal_ itself: nn.init.trunc_normal_ repeats it until all values are in range.
 DRAWING = {nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_}
 Part = TypeVar("Part", bound=nn.Module)
@@ -46,14 +49,33 @@ def load_network(source: str) -> tuple[Network, WordPieces]:
         InputError: as there.
     """
     folder = find_folder(source)
-    settings = read_settings(folder)
+    with Unfilled():
+        network = Network(settings_of(folder))
+    return fill(network, folder), WordPieces.read(folder)
+
+
+def settings_of(folder: Path) -> Settings:
+    """What rebuilds the captioner of a folder.
+
+    Raises:
+        InputError: ``config.json`` cannot be read, is another model's, or lacks a section.
+    """
+    found = read_settings(folder)
     known = [field.name for field in dataclasses.fields(Settings)]
-    missing = [name for name in known if name not in settings]
+    missing = [name for name in known if name not in found]
     if missing:
         raise InputError(f"{folder / 'config.json'}: has no {missing[0]!r}; save the captioner again")
-    with Unfilled():
-        network = Network(Settings(**{name: settings[name] for name in known}))
-    return fill(network, folder), WordPieces.read(folder)
+    return Settings(**{name: found[name] for name in known})
+
+
+def load_frequency(source: str) -> DocumentFrequency | None:
+    """The document frequency saved with a captioner, for minimum Bayes risk by CIDEr; None where there is none.
+
+    Raises:
+        InputError: no such captioner, or the file is damaged.
+    """
+    file = find_folder(source) / FREQUENCY
+    return DocumentFrequency.load(file) if file.is_file() else None
 
 
 def find_folder(source: str) -> Path:
@@ -71,7 +93,11 @@ def find_folder(source: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(source, allow_patterns=["*.json", "*.safetensors", "*.txt"]))
+        return Path(
+            snapshot_download(
+                source, allow_patterns=["*.json", "*.json.gz", "*.safetensors", "*.txt", "*.onnx"]
+            )
+        )
     except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as fault:
         reason = str(fault).splitlines()[0]
         raise InputError(
@@ -127,6 +153,10 @@ def fill(model: Part, folder: Path) -> Part:
     from safetensors.torch import load_file
 
     weights = folder / "model.safetensors"
+    if is_exported(folder):
+        raise InputError(
+            f"{weights}: absent, the folder holds graphs to caption with; pass the trained model"
+        )
     try:
         state = load_file(weights)
     except (OSError, SafetensorError) as fault:
@@ -179,3 +209,5 @@ def export(source: str, out: Path) -> None:
     captioner.config.save_pretrained(out)
     tokenizer.save_pretrained(out)
     save_file(state, out / "model.safetensors", metadata={"format": "pt"})
+    if frequency := load_frequency(source):
+        frequency.save(out / FREQUENCY)

@@ -79,6 +79,21 @@ class Caption:
     stream: int = 0
 
 
+@dataclass(frozen=True)
+class Parts:
+    """What a captioner is put together from.
+
+    Attributes:
+        text: a text space, or what runs its graphs (``clearcap.onnx.runtime``).
+        vision: an image encoder, or the same.
+        denoiser: a denoiser, or the same.
+    """
+
+    text: Any
+    vision: Any
+    denoiser: Any
+
+
 class Network(nn.Module):
     """A diffusion image captioner (LaDiC and relatives)."""
 
@@ -87,25 +102,25 @@ class Network(nn.Module):
     vision: Any  # an ImageEncoder
     denoiser: Any  # a Denoiser or a FusedDenoiser
 
-    def __init__(self, config: Settings) -> None:
+    def __init__(self, config: Settings, parts: Parts | None = None) -> None:
+        """Args:
+        config: settings.
+        parts: made elsewhere; default are those of the settings, untrained.
+        """
         super().__init__()
         self.config = config
-        self.build(config)
+        self.assemble(config, parts or build_parts(config))
 
-    def build(self, config: Any) -> None:
-        """Make the parts that the settings describe, with random weights.
+    def assemble(self, config: Any, parts: Parts) -> None:
+        """Take the parts and the settings that drawing captions depends on.
 
         Raises:
-            InputError: impossible settings, or parts that do not fit each other.
+            InputError: impossible settings.
         """
-        text, vision = make(TextConfig, config.text, "text"), make(VisionConfig, config.vision, "vision")
-        sizes = make(DenoiserConfig, config.denoiser, "denoiser")
         self.defaults = make(SamplingConfig, config.sampling, "sampling")
         self.objective = make(DiffusionConfig, config.diffusion, "diffusion")
-        self.length = text.length
-        self.text = build_text(text, config)
-        self.vision = build_vision(vision, config)
-        self.denoiser = make_denoiser(sizes, text, vision, self.text.dim)
+        self.length = make(TextConfig, config.text, "text").length
+        self.text, self.vision, self.denoiser = parts.text, parts.vision, parts.denoiser
 
     @property
     def device(self) -> torch.device:
@@ -180,7 +195,7 @@ class Network(nn.Module):
     @torch.inference_mode()
     def draw(
         self,
-        image: Float[Tensor, "photos tokens image_dim"],
+        image: Float[Tensor, "photos tokens image_dim"] | None,
         captions: Sequence[Caption],
         *,
         seed: int = 0,
@@ -192,17 +207,23 @@ class Network(nn.Module):
         """Draw caption latents: what ``generate`` decodes.
 
         Args:
-            image: image tokens; everything that depends on a photo alone is computed once.
+            image: image tokens; everything that depends on a photo alone is computed once. None draws without
+                a photo, and without guidance: what the model says when it sees nothing (all captions are about
+                photo 0 then).
             captions: what is drawn, grouped by photo.
             seed, sampling, watch, callback_on_step_end: as for ``generate``; the number of candidates is that
                 of ``captions``.
             wrap: puts a constraint around the denoiser (see ``clearcap.infill``).
         """
         how = sampling or self.defaults
-        noise, view = self.noise(how.factor), self.see(image)
+        noise = self.noise(how.factor)
+        view, guidance = (
+            (self.denoiser.see_nothing(), 0.0) if image is None else (self.see(image), how.guidance)
+        )
+        photos = 1 if image is None else len(image)
         photo = torch.tensor([caption.photo for caption in captions], device=self.device)
         shared = torch.equal(
-            photo, torch.arange(len(image), device=self.device).repeat_interleave(len(photo) // len(image))
+            photo, torch.arange(photos, device=self.device).repeat_interleave(len(photo) // photos)
         )  # equally many of each photo can share its keys and values
 
         def build(rows: Tensor | None) -> Denoise:
@@ -210,7 +231,7 @@ class Network(nn.Module):
                 view if rows is None and shared else view_rows(view, photo if rows is None else photo[rows])
             )
             denoise = guided_in_part(
-                self.denoiser, noise, seen, how.guidance, how.guidance_low, how.guidance_high
+                self.denoiser, noise, seen, guidance, how.guidance_low, how.guidance_high
             )
             return wrap(denoise if how.self_condition else without_memory(denoise), rows)
 
@@ -248,6 +269,18 @@ class Network(nn.Module):
         return self.generate(pixel_values, **how)
 
 
+def build_parts(config: Any) -> Parts:
+    """The parts that settings describe, with random weights.
+
+    Raises:
+        InputError: impossible settings, or parts that do not fit each other.
+    """
+    text, vision = make(TextConfig, config.text, "text"), make(VisionConfig, config.vision, "vision")
+    space, encoder = build_text(text, config), build_vision(vision, config)
+    sizes = make(DenoiserConfig, config.denoiser, "denoiser")
+    return Parts(space, encoder, make_denoiser(sizes, text, vision, space.dim))
+
+
 def make_denoiser(
     sizes: DenoiserConfig, text: TextConfig, vision: VisionConfig, dim: int
 ) -> Denoiser | FusedDenoiser:
@@ -256,6 +289,12 @@ def make_denoiser(
     Raises:
         InputError: sizes that do not fit each other.
     """
+    needed = text.length + (0 if sizes.kind == "cross-attention" else FEATURES)
+    if 0 < sizes.positions < needed:
+        raise InputError(
+            f"denoiser.positions={sizes.positions} is too few for text.length={text.length}; "
+            f"set denoiser.positions to {needed} or more, or to 0"
+        )
     if sizes.kind == "cross-attention":
         return build_denoiser(
             dim=dim,
@@ -265,7 +304,7 @@ def make_denoiser(
             hidden=sizes.hidden,
             image_dim=vision.dim,
             image_tokens=vision.tokens,
-            length=sizes.positions or text.length,
+            length=sizes.positions or needed,
             projected=sizes.projected,
             time_head=sizes.time_head,
             adapter_depth=sizes.adapter_depth,
@@ -285,7 +324,7 @@ def make_denoiser(
         heads=sizes.heads,
         hidden=sizes.hidden,
         feature_dim=vision.dim,
-        length=sizes.positions or text.length + FEATURES,
+        length=sizes.positions or needed,
         dropout=sizes.dropout,
     )
 
@@ -299,6 +338,12 @@ def build_text(text: TextConfig, config: Any) -> SplitBertSpace | EmbeddingSpace
             pad_id=config.tokens["pad"],
             cls_id=config.tokens["cls"],
             sep_id=config.tokens["sep"],
+        )
+    positions = config.bert.get("max_position_embeddings", 512)  # BERT's default
+    if text.length > positions:
+        raise InputError(
+            f"text.length={text.length} exceeds the {positions} positions of the BERT it starts from; "
+            "shorten it, or take a BERT of more positions"
         )
     return build_split_bert(
         config.bert,

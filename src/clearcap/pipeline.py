@@ -19,8 +19,10 @@ from torch import Tensor
 from clearcap.config import SamplingConfig
 from clearcap.data.images import open_image, to_square
 from clearcap.errors import InputError
-from clearcap.infill import Filled, Template, fill_captions
+from clearcap.infill import Filled, Template, fill_captions, gives_most
+from clearcap.metrics.cider import DocumentFrequency
 from clearcap.network import Network
+from clearcap.onnx import is_exported
 from clearcap.selection import choose
 from clearcap.text.tokens import join_words, words_of
 from clearcap.trajectory import Frame, trajectory
@@ -57,11 +59,20 @@ class CaptionResult:
 
 
 class CaptionPipeline:
-    """A captioner with its tokenizer and photo preprocessing."""
+    """A captioner with its tokenizer and photo preprocessing.
 
-    def __init__(self, captioner: Network, tokenizer: Any) -> None:
+    Args:
+        captioner: any captioner.
+        tokenizer: its tokenizer.
+        frequency: document frequency for minimum Bayes risk by CIDEr; without one all n-grams weigh the same.
+    """
+
+    def __init__(
+        self, captioner: Network, tokenizer: Any, frequency: DocumentFrequency | None = None
+    ) -> None:
         self.captioner = captioner.eval()
         self.tokenizer = tokenizer
+        self.frequency = frequency
 
     @classmethod
     def from_pretrained(
@@ -70,6 +81,7 @@ class CaptionPipeline:
         *,
         device: str | torch.device | None = None,
         dtype: torch.dtype = torch.float32,
+        backend: str | None = None,
     ) -> CaptionPipeline:
         """Load a captioner, for inference: a ``Network``, not its transformers coat (``Captioner``).
 
@@ -77,17 +89,40 @@ class CaptionPipeline:
             model: a folder or hub name; None or "default" is the bundled model.
             device: where it runs; None is a GPU if there is one, else the CPU.
             dtype: of weights and activations.
+            backend: "torch"; "packed", torch with weights laid out for the CPU's matrix products
+                (``clearcap.packed``): a paper-size model is up to 1.5 times faster, captions are the same up to
+                rounding, and the captioner cannot be saved; or "onnx" for a folder that ``clearcap export --onnx``
+                wrote, which runs on the CPU with the weights it was written with. None is what the folder holds,
+                torch where it holds both.
 
         Raises:
-            InputError: there is no such model, or its weights do not fit.
+            InputError: there is no such model, its weights do not fit, or the backend cannot run it so.
         """
-        from clearcap.loading import load_network
+        from clearcap.loading import find_folder, load_frequency, load_network
 
-        captioner, tokenizer = load_network(bundled_model() if model in (None, "default") else str(model))
+        source = bundled_model() if model in (None, "default") else str(model)
+        folder = find_folder(source)
+        if backend not in (None, "torch", "packed", "onnx"):
+            raise InputError(f"unknown backend {backend!r}; choose torch, packed or onnx")
+        if backend == "onnx" or (backend is None and is_exported(folder)):
+            from clearcap.onnx.runtime import load_graphs
+
+            if torch.device(device or "cpu").type != "cpu" or dtype != torch.float32:
+                raise InputError(
+                    f"{folder}: graphs run on the CPU with the weights they were written with, "
+                    f"not on {device or 'cpu'} in {dtype}; leave device and dtype out"
+                )
+            return cls(*load_graphs(folder), load_frequency(source))
+        captioner, tokenizer = load_network(source)
         if isinstance(captioner.vision, CompactEncoder):
             captioner.vision = fold(captioner.vision)  # inference only: batch norms merged into convolutions
         place = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        return cls(captioner.to(place, dtype), tokenizer)
+        captioner = captioner.to(place, dtype)
+        if backend == "packed":
+            from clearcap.packed import prepare_for_inference
+
+            captioner = prepare_for_inference(captioner)
+        return cls(captioner, tokenizer, load_frequency(source))
 
     def __call__(self, images: Any, *, batch_size: int = 16, seed: int = 0, **how: Any) -> Any:
         """Caption photos.
@@ -136,11 +171,14 @@ class CaptionPipeline:
             template: text with ``___`` (one word) or ``___{1,3}`` (a range), or templates from
                 ``clearcap.infill``: ``length_template``, ``edit_template``, ``keyword_templates``.
             seed: same seed, same words.
-            how: fields of ``SamplingConfig``.
+            how: fields of ``SamplingConfig``. Guidance is off by default where the template gives more words than
+                it asks for: beside given words it costs accuracy (LOG.md).
 
         Raises:
             InputError: the photo cannot be read or the template cannot be met.
         """
+        if gives_most(template):
+            how = {"guidance": 0.0} | {name: value for name, value in how.items() if value is not None}
         return fill_captions(
             self.captioner,
             self.tokenizer,
@@ -181,6 +219,51 @@ class CaptionPipeline:
             raise pixels
         return self.captioner.encode_image(self.pixels([pixels]))
 
+    @torch.inference_mode()
+    def encode_all(
+        self,
+        images: Iterable[Any],
+        *,
+        batch_size: int = 16,
+        progress: Callable[[int], None] = lambda photos: None,
+    ) -> Tensor:
+        """Photos' image tokens [photos, tokens, dim], for whoever captions them several times.
+
+        Args:
+            images: as for a call.
+            batch_size: photos per forward pass.
+            progress: told how many photos each batch added.
+
+        Raises:
+            InputError: a photo cannot be read, or there are none.
+        """
+        encoded = []
+        for batch in _decoded(images, batch_size, int(self.captioner.config.vision["image_size"])):
+            squares = []
+            for _, pixels in batch:
+                if isinstance(pixels, InputError):
+                    raise pixels
+                squares.append(pixels)
+            encoded.append(self.captioner.encode_image(self.pixels(squares)))
+            progress(len(batch))
+        if not encoded:
+            raise InputError("no photos to encode; pass at least one")
+        return torch.cat(encoded)
+
+    def choose(
+        self, captions: Sequence[str], confidences: Sequence[Sequence[float]], how: SamplingConfig
+    ) -> int:
+        """Index of the candidate that the sampling settings choose."""
+        if len(captions) == 1:
+            return 0
+        return choose(
+            captions,
+            how.select,
+            confidences=confidences,
+            utility=how.utility,
+            frequency=self.frequency,
+        )
+
     def sampling(self, **how: Any) -> SamplingConfig:
         """The model's sampling settings with some of them changed (None leaves one as it is)."""
         known = {field.name for field in dataclasses.fields(SamplingConfig)}
@@ -215,7 +298,7 @@ class CaptionPipeline:
         ]
         captions = [join_words(words) for words, _ in read]
         confidences = [trust for _, trust in read]
-        best = choose(captions, sampling.select, confidences=confidences) if len(captions) > 1 else 0
+        best = self.choose(captions, confidences, sampling)
         words, trust = read[best]
         mean = float(np.mean(trust)) if trust else 0.0
         return CaptionResult(

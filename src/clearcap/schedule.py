@@ -84,11 +84,26 @@ def strided_times(train_steps: int, stride: int) -> list[int]:
     return [*range(train_steps - 1, 0, -stride), 0]
 
 
+def log_snr_times(train_steps: int, steps: int) -> list[int]:
+    """T-1, then levels at which log SNR of the cosine schedule, where s / a = tan(pi t / 2T), rises evenly.
+
+    They are the middles of equal parts of the way from a noise-to-signal ratio of 20 to one of 2, at factor 1: above
+    it a caption latent is as good as pure noise; below it every word can be read off, and calls change nothing.
+    """
+    check_steps(train_steps, steps)
+    ratios = [20 * 0.1 ** ((i + 0.5) / (steps - 1)) for i in range(steps - 1)]
+    times = [train_steps - 1, *(round(train_steps * 2 / math.pi * math.atan(r)) for r in ratios)]
+    for i in range(1, len(times)):
+        times[i] = min(times[i], times[i - 1] - 1)
+    return _strictly_falling([*times, 0])
+
+
 SPACINGS: dict[str, Callable[[int, int], list[int]]] = {
     "uniform": uniform_times,
     "quadratic": quadratic_times,
     "trailing": trailing_times,
     "stride": strided_times,
+    "log-snr": log_snr_times,
 }
 
 

@@ -22,7 +22,8 @@ from clearcap.config import load_preset
 from clearcap.data.features import Features
 from clearcap.errors import InputError
 from clearcap.pipeline import CaptionPipeline
-from clearcap.training.fit import StepReport, fit, prepare_examples
+from clearcap.training.captions import fit_captions, prepare_examples
+from clearcap.training.fit import StepReport
 
 CAPTIONS = [
     ["a man riding a wave .", "the man on a wave ."],
@@ -59,7 +60,7 @@ def test_a_preset_trains_and_captions(name: str, towers: dict[str, Path], tmp_pa
     features = Features(tokens[None].numpy().astype(np.float16), ("a", "b"), "test")
     reports: list[StepReport] = []
     diffusion = preset.diffusion
-    fit(
+    fit_captions(
         captioner,
         examples,
         features,

@@ -15,7 +15,7 @@ from tiny_captioner import photos, tiny_captioner
 from torch import Tensor
 
 from clearcap.diffusion import Draws
-from clearcap.training.fit import Objective
+from clearcap.training.captions import Objective
 
 PHOTOS, COPIES, LENGTH = 4, 2, 10
 

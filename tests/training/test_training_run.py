@@ -17,6 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from clearcap.config import load_preset
+from clearcap.errors import InputError
 from clearcap.pipeline import CaptionPipeline
 from clearcap.training.text import PretrainTextConfig, pretrain_text
 
@@ -156,3 +157,21 @@ def test_preset_of_the_wrong_shape_names_the_setting(workshop: Path) -> None:
         load_preset("compact", ['train.lr="fast"'])
     with pytest.raises(ValueError, match="no preset 'compakt'"):
         load_preset("compakt")
+
+
+def test_training_goes_on_from_a_saved_captioner(workshop: Path) -> None:
+    from clearcap.assemble import continued
+    from clearcap.loading import load_folder
+
+    saved = workshop / "whole" / "model"
+    if not saved.is_dir():
+        assert run_train(workshop, "whole").wait(300) == 0, (workshop / "whole.log").read_text()
+    asked = [f"train.init={saved}", "diffusion.factor=3.0"]
+    captioner, tokenizer = continued(load_preset(str(workshop / "tiny.toml"), asked))
+    assert captioner.objective.factor == captioner.config.diffusion["factor"] == 3.0
+    before = load_folder(saved).state_dict()
+    for name, tensor in captioner.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+    assert tokenizer("a dog")["input_ids"]
+    with pytest.raises(InputError, match=r"denoiser\.depth=2, not 3; pass denoiser\.depth=2"):
+        continued(load_preset(str(workshop / "tiny.toml"), [*asked, "denoiser.depth=3"]))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -16,6 +18,7 @@ from torch import Tensor
 from clearcap.captioner import Captioner, CaptionerConfig
 from clearcap.config import Preset, SamplingConfig, load_preset
 from clearcap.diffusion import Noise
+from clearcap.packed import prepare_for_inference
 from clearcap.schedule import uniform_times
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -39,7 +42,7 @@ VIT_BASE = {
 
 @dataclass(frozen=True)
 class Row:
-    """One setting's measures.
+    """One setting's measures, each the median of a few.
 
     Attributes:
         dtype, batch, steps: the setting.
@@ -73,53 +76,82 @@ def run(
     steps: Sequence[int] = (5, 30),
     batches: Sequence[int] = (1, 8),
     dtypes: Sequence[str] = ("float32", "bfloat16"),
-    naive_steps: int = 2,
+    repeats: int = 3,
     report: Callable[[str], None] = print,
 ) -> list[Row]:
     """Measure and report, a line for each setting.
 
     Args:
-        steps: numbers of steps.
+        steps: numbers of steps, each one call of the denoiser (a batch of two branches, or two calls).
         batches: photos at once.
         dtypes: "float32", "bfloat16".
-        naive_steps: steps of the published loop that are timed; all its steps cost the same, so the rest is
-            reckoned, not waited for.
+        repeats: rounds; in each, the published loop, ours and the matrix product take turns.
         report: takes each line.
     """
-    report(f"LaDiC at paper size, random weights, {torch.get_num_threads()} threads; seconds per photo")
-    report(f"naive: image encoder and both branches at every step, timed over {naive_steps} steps and scaled")
-    captioner = paper_size_captioner()
-    operations = count_operations(captioner)
+    report(f"LaDiC at paper size, random weights, {torch.get_num_threads()} threads; seconds per photo,")
+    report(f"medians of {repeats} rounds in which naive, ours and the matrix product take turns")
+    report(
+        "naive: plain torch; every step encodes the photo and the empty photo and calls the denoiser for each."
+    )
+    report("       All its steps cost the same: one a round is timed, and naive = steps * step + decoding")
+    report(
+        "ours: generate() of the captioner after prepare_for_inference, whole, as many steps in the same dtype"
+    )
+    plain = paper_size_captioner()
+    operations = count_operations(plain)
     rows = []
     for dtype in dtypes:
-        cast: Any = captioner  # transformers' stub of .to() takes no dtype
+        cast: Any = plain  # transformers' stub of .to() takes no dtype
         cast.to(DTYPES[dtype])
+        prepared = prepare_for_inference(copy.deepcopy(plain))
         for batch in batches:
-            for row in _compare(captioner, dtype, batch, steps, naive_steps, operations):
+            for row in _compare(plain, prepared, dtype, batch, steps, repeats, operations):
                 rows.append(row)
                 report(
                     f"{dtype:8s} batch {batch} steps {row.steps:2d}: naive {row.naive:7.2f} s  ours {row.ours:6.2f} s  "
                     f"{row.ratio:4.1f}x  {row.gflops:6.0f} of {row.peak:.0f} GFLOP/s = {row.efficiency:.2f}"
                 )
+        report(_check(plain, DTYPES[dtype], min(steps)))
     return rows
 
 
 def _compare(
-    captioner: Captioner,
+    plain: Captioner,
+    prepared: Captioner,
     dtype: str,
     batch: int,
     steps: Sequence[int],
-    naive_steps: int,
+    repeats: int,
     operations: Callable[[int, int], float],
-) -> Iterator[Row]:
+) -> list[Row]:
     pixels = _photos(batch).to(DTYPES[dtype])
-    naive_loop(captioner, pixels[:1], 1)  # the first call in a dtype prepares its kernels
-    per_step = _seconds(lambda: naive_loop(captioner, pixels, naive_steps)) / naive_steps
+    naive_laps(plain, pixels[:1], 1)  # the first call in a dtype prepares its kernels
+    _ours(prepared, pixels[:1], 1)
+    naive: list[tuple[float, float]] = []
+    peaks: list[float] = []
+    ours: dict[int, list[float]] = {count: [] for count in steps}
+    for _ in range(repeats):
+        *step, decoding = naive_laps(plain, pixels, 1)
+        naive.append((step[0], decoding))
+        for count in steps:
+            ours[count].append(_seconds(partial(_ours, prepared, pixels, count)))
+        peaks.append(matrix_rate(DTYPES[dtype]))
+    step_seconds, decode_seconds = (statistics.median(times) for times in zip(*naive, strict=True))
+    peak = statistics.median(peaks)
+    rows = []
     for count in steps:
-        seconds = _seconds(partial(_ours, captioner, pixels, count))
-        gflops = operations(batch, count) / seconds / 1e9
-        peak = matrix_rate(DTYPES[dtype])  # beside the run, for machines that others use too
-        yield Row(dtype, batch, count, per_step * count / batch, seconds / batch, gflops, peak)
+        seconds = statistics.median(ours[count])
+        reckoned = count * step_seconds + decode_seconds
+        rate = operations(batch, count) / seconds / 1e9
+        rows.append(Row(dtype, batch, count, reckoned / batch, seconds / batch, rate, peak))
+    return rows
+
+
+def _check(plain: Captioner, dtype: torch.dtype, steps: int) -> str:
+    """The whole published loop for one photo against what one of its own steps says it takes."""
+    *laps, decoding = naive_laps(plain, _photos(1).to(dtype), steps)
+    reckoned = steps * laps[0] + decoding
+    return f"  check: {steps} whole naive steps {sum(laps) + decoding:.2f} s, reckoned from the first {reckoned:.2f} s"
 
 
 def _photos(batch: int) -> Tensor:
@@ -152,9 +184,25 @@ def paper_size_captioner(preset: Preset | None = None) -> Captioner:
     return Captioner(config).eval()
 
 
+def naive_laps(captioner: Captioner, pixels: Tensor, steps: int) -> list[float]:
+    """Seconds of each step of the published loop, and at the end of decoding."""
+    clock = [time.perf_counter()]
+    naive_loop(captioner, pixels, steps, lambda: clock.append(time.perf_counter()))
+    return [after - before for before, after in pairwise(clock)]
+
+
 @torch.inference_mode()
-def naive_loop(captioner: Captioner, pixels: Tensor, steps: int) -> Tensor:
-    """The published loop: every step encodes the photo and the empty photo and runs each branch by itself."""
+def naive_loop(
+    captioner: Captioner, pixels: Tensor, steps: int, lap: Callable[[], None] = lambda: None
+) -> Tensor:
+    """The published loop: every step encodes the photo and the empty photo and runs each branch by itself.
+
+    Args:
+        captioner: not prepared for inference.
+        pixels: photos.
+        steps: calls of the denoiser, for each branch.
+        lap: called after each step and after decoding.
+    """
     how: SamplingConfig = captioner.defaults
     noise: Noise = captioner.noise(how.factor)
     generator = torch.Generator().manual_seed(0)
@@ -171,21 +219,28 @@ def naive_loop(captioner: Captioner, pixels: Tensor, steps: int) -> Tensor:
         if following:
             fresh = torch.randn(shape, generator=generator).to(x.dtype)
             x = noise.add(x0, torch.full((len(pixels),), following), fresh).to(x.dtype)
+        lap()
     ids: Tensor = captioner.logits(x0).argmax(-1)
+    lap()
     return ids
 
 
-def matrix_rate(dtype: torch.dtype, size: int = 2048) -> float:
+def matrix_rate(dtype: torch.dtype, size: int = 2048, device: str | torch.device = "cpu") -> float:
     """GFLOP/s of a square matrix product, the best of a few."""
-    a, b = torch.randn(size, size).to(dtype), torch.randn(size, size).to(dtype)
-    best = min(_seconds(lambda: a @ b, warmup=1) for _ in range(4))
+    a, b = (torch.randn(size, size).to(device, dtype) for _ in range(2))
+
+    def product() -> None:
+        (a @ b)[:1, :1].cpu()  # waits for a GPU
+
+    best = min(_seconds(product, warmup=1) for _ in range(4))
     return 2 * size**3 / best / 1e9
 
 
 def count_operations(captioner: Captioner) -> Callable[[int, int], float]:
     """Floating-point operations of ours by batch and steps, from torch's counts of three small runs.
 
-    What they cost is c + batch * (a + b * steps): the null photo once, a photo once, a step of it.
+    A run of the plain captioner costs c + batch * (a + b * steps): the null photo, a photo, a step of it. Prepared
+    for inference it does not look at the null photo, so c is left out. Attention is not in torch's count.
     """
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -197,7 +252,7 @@ def count_operations(captioner: Captioner) -> Callable[[int, int], float]:
     one, two_photos, two_steps = count(1, 1), count(2, 1), count(1, 2)
     step = two_steps - one
     photo = two_photos - one - step
-    return lambda batch, steps: one - photo - step + batch * (photo + step * steps)
+    return lambda batch, steps: batch * (photo + step * steps)
 
 
 def _seconds(work: Callable[[], Any], warmup: int = 0) -> float:

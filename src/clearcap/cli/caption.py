@@ -16,6 +16,9 @@ def caption(
     guidance: Annotated[float | None, typer.Option(help="classifier-free guidance scale")] = None,
     candidates: Annotated[int | None, typer.Option(help="captions drawn per photo")] = None,
     select: Annotated[str | None, typer.Option(help="choice among candidates: mbr or confidence")] = None,
+    utility: Annotated[
+        str | None, typer.Option(help="what mbr compares candidates by: bleu or cider")
+    ] = None,
     refine: Annotated[bool | None, typer.Option(help="Back&Refine: redo the least certain words")] = None,
     solver: Annotated[str | None, typer.Option(help="ddim, renoise, ddpm, dpm-solver or plain")] = None,
     seed: Annotated[int, typer.Option(help="same seed, same captions")] = 0,
@@ -39,6 +42,7 @@ def caption(
         "guidance": guidance,
         "candidates": candidates,
         "select": select,
+        "utility": utility,
         "refine": None if refine is None else int(refine),
         "solver": solver,
     }
@@ -71,14 +75,15 @@ def info(
     from rich.console import Console
     from rich.table import Table
 
+    from clearcap.onnx.runtime import numbers
     from clearcap.pipeline import CaptionPipeline
 
     captioner = CaptionPipeline.from_pretrained(model).captioner
     config = captioner.config
     parts = {
-        "text space": sum(p.numel() for p in captioner.text.parameters()),
-        "image encoder": sum(p.numel() for p in captioner.vision.parameters()),
-        "denoiser": sum(p.numel() for p in captioner.denoiser.parameters()),
+        "text space": numbers(captioner.text),
+        "image encoder": numbers(captioner.vision),
+        "denoiser": numbers(captioner.denoiser),
     }
     about = {
         "parameters": parts,

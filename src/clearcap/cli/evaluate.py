@@ -9,12 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from clearcap.data.records import Corpus, Expected
     from clearcap.evaluation.run import Evaluation
     from clearcap.metrics.scoring import Scores
     from clearcap.metrics.significance import Comparison
 
 
 def evaluate(
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="other sampling settings: solver=ddim refine=1 factor=2 ...", show_default=False),
+    ] = None,
     model: Annotated[str, typer.Option(help="folder or hub name; default is the bundled model")] = "default",
     data: Annotated[str, typer.Option(help="corpus: flickr8k, coco-karpathy, coco, folder ...")] = "flickr8k",
     root: Annotated[str, typer.Option(help="its folder (file, or data set name)")] = "",
@@ -29,6 +34,9 @@ def evaluate(
     guidance: Annotated[float | None, typer.Option(help="classifier-free guidance scale")] = None,
     candidates: Annotated[int | None, typer.Option(help="captions drawn per photo")] = None,
     select: Annotated[str | None, typer.Option(help="choice among candidates: mbr or confidence")] = None,
+    utility: Annotated[
+        str | None, typer.Option(help="what mbr compares candidates by: bleu or cider")
+    ] = None,
     seed: Annotated[int, typer.Option(help="same seed, same captions")] = 0,
     limit: Annotated[int | None, typer.Option(help="only the first photos of the split")] = None,
     batch_size: Annotated[int, typer.Option(help="photos at once")] = 16,
@@ -50,19 +58,13 @@ def evaluate(
     ] = None,
 ) -> None:
     """Caption every photo of a split and score the captions: BLEU, ROUGE-L, CIDEr-D, with intervals."""
-    from clearcap.errors import InputError
+    from clearcap.config import SamplingConfig, changes
 
     if compare is not None:
         _compare(compare, as_json)
         return
-    if not root:
-        raise InputError("no --root; pass the corpus's folder, as in --data flickr8k --root DIR")
-    from clearcap.data.corpus import open_corpus
-
-    options = key_values(option)
-    corpus = open_corpus(
-        data, root, split or _usual_split(data), expected=None if subset else "official", **options
-    )
+    how = changes(SamplingConfig, overrides or [])
+    corpus = open_split(data, root, split, option, subset)
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -90,6 +92,13 @@ def evaluate(
         bar.start()  # no sooner, so that an error before the first photo is the only line
         bar.update(task, completed=done, total=total)
 
+    named = {
+        "steps": steps,
+        "guidance": guidance,
+        "candidates": candidates,
+        "select": select,
+        "utility": utility,
+    }
     try:
         found = run(
             model,
@@ -100,10 +109,7 @@ def evaluate(
             seed=seed,
             shuffle=shuffle_photos,
             progress=advance,
-            steps=steps,
-            guidance=guidance,
-            candidates=candidates,
-            select=select,
+            **{**how, **{name: value for name, value in named.items() if value is not None}},
         )
     finally:
         bar.stop()
@@ -116,6 +122,17 @@ def evaluate(
 
         for path in write_report(found, corpus, report, curves=curves or _curves_beside(model)):
             console.print(f"wrote {path}", highlight=False, markup=False, soft_wrap=True)
+
+
+def open_split(data: str, root: str, split: str, option: list[str] | None, subset: bool) -> Corpus:
+    """The corpus that the common options ask for. Raises InputError."""
+    from clearcap.data.corpus import open_corpus
+    from clearcap.errors import InputError
+
+    if not root:
+        raise InputError("no --root; pass the corpus's folder, as in --data flickr8k --root DIR")
+    expected: Expected = None if subset else "official"
+    return open_corpus(data, root, split or _usual_split(data), expected=expected, **key_values(option))
 
 
 def key_values(texts: list[str] | None) -> dict[str, Any]:

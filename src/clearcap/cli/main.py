@@ -18,18 +18,22 @@ app = typer.Typer(
 
 
 def _register() -> None:
-    from clearcap.cli import bench, caption, control, data, evaluate, published, score, train
+    from clearcap.cli import bench, caption, control, data, evaluate, filling, published, score, table, train
 
     for command in (caption.caption, caption.info, train.train, train.distill, train.pretrain_text):
         app.command()(command)
     app.command()(train.export)
+    app.command("distill-steps")(train.distill_steps)
     app.command()(control.fill)
     app.command()(control.watch)
     app.command("compute-stats")(train.compute_stats)
     app.command()(evaluate.evaluate)
+    app.command()(table.table)
+    app.command()(filling.evaluate_fill)
     app.command()(score.score)
-    app.command()(bench.bench)
+    app.add_typer(bench.app, name="bench")
     app.command()(published.parity)
+    app.add_typer(bench.app, name="bench")
     app.add_typer(published.convert, name="convert")
     app.add_typer(data.app, name="data")
 

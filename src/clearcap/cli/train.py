@@ -1,35 +1,40 @@
-"""``clearcap train``, ``distill``, ``pretrain-text`` and ``compute-stats``."""
+"""``clearcap train``, ``distill``, ``distill-steps``, ``pretrain-text`` and ``compute-stats``."""
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from clearcap.config import Preset
+
+if TYPE_CHECKING:
+    from clearcap.data.records import Missing
 
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="settings to change: section.key=value", show_default=False)
 ]
 
 
-def knobs_help(config: type, prefix: str = "") -> str:
-    """Every setting of a settings class with its default, one line each."""
+def knobs_help(config: Any, prefix: str = "") -> str:
+    """Every setting of a settings class, or of settings, with its default, one line each."""
     lines = []
     for field in dataclasses.fields(config):
-        kind = field.default_factory if field.default is dataclasses.MISSING else None
-        if dataclasses.is_dataclass(kind):
-            lines.append(knobs_help(kind, f"{prefix}{field.name}."))
+        default = field.default if isinstance(config, type) else getattr(config, field.name)
+        if default is dataclasses.MISSING and field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
+        if dataclasses.is_dataclass(default):
+            lines.append(knobs_help(default, f"{prefix}{field.name}."))
             continue
         choices = field.metadata.get("choices") or ()
         among = f" ({', '.join(choices)})" if choices else ""
-        lines.append(f"{prefix}{field.name}={field.default!r}: {field.metadata.get('help', '')}{among}")
+        lines.append(f"{prefix}{field.name}={default!r}: {field.metadata.get('help', '')}{among}")
     return "\n".join(lines)
 
 
-def show_knobs(config: type) -> None:
+def show_knobs(config: Any) -> None:
     """Print every setting and stop."""
     print(knobs_help(config))
     raise typer.Exit()
@@ -67,6 +72,45 @@ def distill(
     if settings:
         show_knobs(DistillConfig)
     print(run(_from_overrides(DistillConfig, overrides or [])).metrics)
+
+
+def distill_steps(
+    model: Annotated[
+        str, typer.Argument(help="folder or hub name of the teacher; 'default' is the bundled model")
+    ],
+    overrides: Overrides = None,
+    out: Annotated[Path, typer.Option(help="folder of the run; a killed run goes on from here")] = Path(
+        "runs/few-steps"
+    ),
+    data: Annotated[
+        list[str] | None, typer.Option(help="corpus NAME:ROOT:SPLIT whose photos are used; several allowed")
+    ] = None,
+    photos: Annotated[
+        list[Path] | None,
+        typer.Option(help="folder of photos to use too, but for watched ones; several allowed"),
+    ] = None,
+    watch: Annotated[
+        str, typer.Option(help="corpus NAME:ROOT:SPLIT that teacher and student are scored on meanwhile")
+    ] = "",
+    settings: Annotated[
+        bool, typer.Option("--settings", help="print every setting and its default, then stop")
+    ] = False,
+) -> None:
+    """Distil a captioner into one that needs one or two steps and no guidance."""
+    from clearcap.config import override
+    from clearcap.loading import load_captioner
+    from clearcap.pipeline import bundled_model
+    from clearcap.training.few_steps import distill_steps as run
+    from clearcap.training.few_steps import few_steps, photos_in
+
+    captioner, tokenizer = load_captioner(bundled_model() if model == "default" else model)
+    config = few_steps(captioner.defaults)
+    if settings:
+        show_knobs(config)
+    used = [photo for spec in data or [] for photo in _corpus(spec, missing="error")]
+    watched = list(_corpus(watch, missing="error")) if watch else []
+    used += photos_in(photos or [], {photo.id for photo in [*used, *watched]})
+    run(captioner, tokenizer, used, watched, override(config, overrides or []), out)
 
 
 def pretrain_text(
@@ -122,14 +166,27 @@ def compute_stats(
 def export(
     model: Annotated[str, typer.Argument(help="folder or hub name of a captioner")],
     out: Annotated[Path, typer.Argument(help="folder to write")],
+    onnx: Annotated[
+        bool, typer.Option("--onnx", help="graphs for onnxruntime on a CPU, instead of weights for torch")
+    ] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="with --onnx: int8 weights of linear layers")] = False,
 ) -> None:
-    """Write a captioner for distribution, at half the size."""
+    """Write a captioner for distribution: at half the size, or as graphs. --model OUT captions with either."""
+    from clearcap.errors import InputError
+
+    if onnx:
+        from clearcap.onnx.export import export_graphs
+
+        export_graphs(model, out, int8=int8)
+        return
+    if int8:
+        raise InputError("--int8 is for graphs; pass --onnx with it")
     from clearcap.loading import export as run
 
     run(model, out)
 
 
-def _corpus(spec: str) -> Any:
+def _corpus(spec: str, missing: Missing = "keep") -> Any:
     from clearcap.data.corpus import open_corpus
     from clearcap.errors import InputError
 
@@ -137,7 +194,7 @@ def _corpus(spec: str) -> Any:
     if len(parts) not in (2, 3):
         raise InputError(f"corpus {spec!r} is not of the form NAME:ROOT:SPLIT")
     split = parts[2] if len(parts) == 3 else "all"
-    return open_corpus(parts[0], parts[1], split, missing="keep", expected=None)
+    return open_corpus(parts[0], parts[1], split, missing=missing, expected=None)
 
 
 def _from_overrides(kind: type, overrides: list[str]) -> Any:

@@ -108,6 +108,17 @@ class Journal:
         self._file.flush()
 
 
+def whole_lines(path: Path | None) -> list[bytes]:
+    """The whole lines of a file, none where there is no file; a last line that was cut short is taken off it."""
+    if path is None or not path.is_file():
+        return []
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if whole != content:
+        os.truncate(path, len(whole))
+    return whole.splitlines()
+
+
 def _parse(line: bytes, where: str) -> Captioned:
     record = as_kind(json.loads(line), dict, where)
     return Captioned(

@@ -28,6 +28,7 @@ from clearcap.evaluation.files import (
 )
 from clearcap.evaluation.journal import Captioned, Journal, read_journal
 from clearcap.evaluation.scores import METRICS, Scored, score_captions, shuffled_scores
+from clearcap.onnx import GRAPHS, graph_file, is_exported
 from clearcap.pipeline import CaptionPipeline, bundled_model
 
 _TAKEN_OVER = ("model",)  # the same weights under another path are the same model
@@ -100,7 +101,7 @@ def evaluate(
         raise InputError(f"batch_size={batch_size} must be at least 1")
     photos = list(corpus.photos[:limit])
     references = {photo.id: photo.captions for photo in photos}
-    with _threads(_begun_with(out)):
+    with computing_threads(begun_with(out)):
         pipeline = CaptionPipeline.from_pretrained(model)
         sampling = dataclasses.asdict(pipeline.sampling(**how))
         manifest = _manifest(model, pipeline, corpus, references, sampling, seed, batch_size)
@@ -163,7 +164,7 @@ class Stopwatch:
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def computing_threads(count: int) -> Iterator[None]:
     """Compute with so many threads of the CPU."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
@@ -173,7 +174,7 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _begun_with(out: str | Path | None) -> int:
+def begun_with(out: str | Path | None) -> int:
     """Threads of the run that began in this folder, on which the last digits depend; without one, as they are."""
     path = Path(out) / "manifest.json" if out is not None else None
     if path is None or not path.is_file():
@@ -279,6 +280,24 @@ def _manifest(
     seed: int,
     batch_size: int,
 ) -> dict[str, Any]:
+    return {
+        **subject(model, corpus, references),
+        "steps": sampling.pop("steps"),
+        "guidance": sampling.pop("guidance"),
+        "candidates": sampling.pop("candidates"),
+        "select": sampling.pop("select"),
+        "seed": seed,
+        "sampling": sampling,
+        "batch_size": batch_size,
+        "metrics": METRICS,
+        **surroundings(pipeline),
+    }
+
+
+def subject(
+    model: str | Path | None, corpus: Corpus, references: dict[str, tuple[str, ...]]
+) -> dict[str, Any]:
+    """What a manifest says of the model and the photos."""
     texts = json.dumps([[photo, list(captions)] for photo, captions in references.items()])
     return {
         "model": str(model or "default"),
@@ -288,16 +307,14 @@ def _manifest(
         "photos": len(references),
         "references": sum(len(captions) for captions in references.values()),
         "references_sha256": hashlib.sha256(texts.encode()).hexdigest(),
-        "steps": sampling.pop("steps"),
-        "guidance": sampling.pop("guidance"),
-        "candidates": sampling.pop("candidates"),
-        "select": sampling.pop("select"),
-        "seed": seed,
-        "sampling": sampling,
-        "batch_size": batch_size,
+    }
+
+
+def surroundings(pipeline: CaptionPipeline) -> dict[str, Any]:
+    """What a manifest says of where it ran."""
+    return {
         "device": pipeline.captioner.device.type,
         "threads": torch.get_num_threads(),
-        "metrics": METRICS,
         "versions": {
             name: version(name) for name in ("clearcap", "torch", "transformers", "pillow", "numpy")
         },
@@ -305,10 +322,10 @@ def _manifest(
 
 
 def weights_digest(model: str | Path | None) -> str:
-    """SHA-256 of a model's model.safetensors, as sha256sum prints it.
+    """SHA-256 of a model's model.safetensors, as sha256sum prints it, or of its graphs one after another.
 
     Raises:
-        InputError: the model has no such file.
+        InputError: the model has neither.
     """
     folder = Path(bundled_model() if model in (None, "default") else str(model))
     file = folder / "model.safetensors"
@@ -316,7 +333,8 @@ def weights_digest(model: str | Path | None) -> str:
         from huggingface_hub import try_to_load_from_cache
 
         file = Path(str(try_to_load_from_cache(str(model), "model.safetensors")))
+    files = [graph_file(folder, name) for name in GRAPHS] if is_exported(folder) else [file]
     try:
-        return hashlib.sha256(file.read_bytes()).hexdigest()
+        return hashlib.sha256(b"".join(one.read_bytes() for one in files)).hexdigest()
     except OSError as error:
         raise InputError(f"{file} cannot be read ({error.strerror}); fetch the model again") from error

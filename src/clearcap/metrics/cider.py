@@ -46,6 +46,10 @@ class DocumentFrequency:
             counts.update(seen)
         return cls(len(references), dict(counts))
 
+    def pruned(self) -> DocumentFrequency:
+        """Without the n-grams of one photo, which weigh as much as those of none: the same scores, a fifth the size."""
+        return DocumentFrequency(self.photos, {name: df for name, df in self.counts.items() if df > 1})
+
     def save(self, path: str | Path) -> None:
         """Write JSON (compressed where the name ends in .gz)."""
         text = json.dumps({"photos": self.photos, "counts": self.counts}, ensure_ascii=False)

@@ -1,9 +1,12 @@
-"""How often hidden words are filled in exactly."""
+"""How often hidden words are filled in exactly, and how sure that share is."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
 
 from clearcap.errors import InputError
 
@@ -51,3 +54,31 @@ def accuracy(answers: Sequence[Sequence[str]], truths: Sequence[Sequence[str]]) 
         captions=sum(map(all, hits)) / len(hits),
         per_caption=[sum(row) / len(row) for row in hits],
     )
+
+
+def resampled(
+    right: Int[np.ndarray, "photos systems"],
+    asked: Int[np.ndarray, " photos"],
+    *,
+    samples: int = 1000,
+    seed: int = 0,
+) -> Float[np.ndarray, "samples systems"]:
+    """Accuracies of bootstrap samples of photos, the same photos for every system.
+
+    Photos are drawn, not words: the words of one photo's captions are no independent draws.
+
+    Args:
+        right: hidden words that each system recovered, by photo.
+        asked: hidden words, by photo.
+        samples: bootstrap samples.
+        seed: of the samples.
+
+    Raises:
+        InputError: nothing was hidden.
+    """
+    if not asked.sum():
+        raise InputError("no word was hidden; pass captions with gaps")
+    weights = np.random.default_rng(seed).multinomial(
+        len(asked), np.full(len(asked), 1 / len(asked)), samples
+    )
+    return (weights @ right) / np.maximum(1, weights @ asked)[:, None]

@@ -22,7 +22,8 @@ from clearcap.sampling import renoise
 from clearcap.schedule import cosine_float32, linear, times
 from clearcap.text.published import drop_repeated_columns, ladic_captions
 from clearcap.text.tokens import clean_caption, encode_captions
-from clearcap.training.fit import Objective, make_optimizers
+from clearcap.training.captions import Objective
+from clearcap.training.fit import make_optimizers
 
 EMBEDDED_TIMES = (0, 1, 5, 500, 999)
 

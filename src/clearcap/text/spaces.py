@@ -117,6 +117,28 @@ class SplitBertSpace(TextSpace):
             h = layer(h)
         return self.lm_head(h)
 
+    @torch.no_grad()
+    def masked_logits(
+        self, ids: Int[Tensor, "batch length"], mask: Int[Tensor, "batch length"]
+    ) -> Float[Tensor, "batch length vocab"]:
+        """What the whole BERT says stands at each position, [MASK]s included: its masked language model.
+
+        Both halves are as they were pre-trained; the LM head has since been trained to read latents, so this is
+        a weaker language model than the one the halves came from.
+
+        Raises:
+            InputError: the decoder is the identity, so there is no upper half.
+        """
+        if not len(self.upper):
+            raise InputError(
+                "this text space kept no upper half of its BERT, so it is no masked language model; pass one"
+            )
+        h = self.contextual(ids, mask)
+        attend = torch.where(mask[:, None, None, :].bool(), 0.0, -1e4).to(h.dtype)  # added to the scores
+        for layer in self.upper:
+            h = layer(h, attend)
+        return self.lm_head(h)
+
     def targets(self, ids: Int[Tensor, "batch length"]) -> Int[Tensor, "batch length"]:
         return torch.where(torch.isin(ids, self._replaced.to(ids.device)), self.filler_id, ids)
 

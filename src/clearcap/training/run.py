@@ -15,18 +15,19 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from clearcap.assemble import assemble, settle_text, tokenize_for
+from clearcap.assemble import assemble, continued, settle_text, tokenize_for
 from clearcap.captioner import Captioner
-from clearcap.config import DataConfig, Preset
+from clearcap.config import DataConfig, Preset, SamplingConfig
 from clearcap.data.corpus import CaptionedPhoto, Corpus, open_corpus
 from clearcap.data.features import Features, make_features, open_features
 from clearcap.data.records import Expected
 from clearcap.errors import InputError
-from clearcap.loading import load_folder
-from clearcap.metrics import score
+from clearcap.loading import FREQUENCY
+from clearcap.metrics import DocumentFrequency, score
 from clearcap.text.tokens import join_words, words_of
+from clearcap.training.captions import fit_captions, prepare_examples
 from clearcap.training.checkpoint import reached_step
-from clearcap.training.fit import StepReport, fit, prepare_examples
+from clearcap.training.fit import StepReport, make_accelerator
 
 
 def train(preset: Preset, out: Path, console: Console | None = None) -> Captioner:
@@ -43,8 +44,6 @@ def train(preset: Preset, out: Path, console: Console | None = None) -> Captione
     Raises:
         InputError: settings, corpus or towers do not fit.
     """
-    from accelerate import Accelerator
-
     console = console or Console(stderr=True)
     data, config = preset.data, preset.train
     if not data.root:
@@ -52,15 +51,12 @@ def train(preset: Preset, out: Path, console: Console | None = None) -> Captione
     count: Expected = "official" if data.expected else None
     corpus = open_corpus(data.name, data.root, data.split, expected=count)
     watched = open_corpus(data.name, data.root, data.watch, expected=count).photos[: data.watch_photos]
-    captioner, tokenizer = assemble(preset, seed=config.seed)
-    if config.init:
-        start = load_folder(Path(config.init))
-        captioner.denoiser.load_state_dict(start.denoiser.state_dict(), strict=True)
-        captioner.text.load_state_dict(start.text.state_dict(), strict=True)
-    features = _features(captioner, data, corpus, watched, console)
+    captioner, tokenizer = continued(preset) if config.init else assemble(preset, seed=config.seed)
+    features = cached_features(captioner, [*corpus, *watched], Path(data.features), data.views, console)
     tokenize = tokenize_for(preset.text, tokenizer)
-    ids, mask = tokenize([caption for photo in corpus for caption in photo.captions])
-    settle_text(captioner.text, preset.text, tokenizer, ids, mask)
+    if not config.init:
+        ids, mask = tokenize([caption for photo in corpus for caption in photo.captions])
+        settle_text(captioner.text, preset.text, tokenizer, ids, mask)
     examples = prepare_examples(
         captioner,
         tokenize,
@@ -70,23 +66,10 @@ def train(preset: Preset, out: Path, console: Console | None = None) -> Captione
     )
     out.mkdir(parents=True, exist_ok=True)
     (out / "preset.json").write_text(json.dumps(dataclasses.asdict(preset), indent=1))
-    accelerator = Accelerator(
-        cpu=not torch.cuda.is_available(),
-        log_with=None if config.tracker == "none" else config.tracker,
-        project_dir=out,
-    )
-    if config.tracker != "none":
-        accelerator.init_trackers("clearcap")
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not accelerator.is_main_process) as progress:
-        task = progress.add_task("training", total=config.steps)
-        curves = _Curves(
-            out,
-            reached_step(out / "checkpoint"),
-            accelerator,
-            lambda r: progress.update(task, completed=r.step, description=_line(r)),
-        )
-        fit(
+    accelerator = tracked_accelerator(config.tracker, out)
+    with progress_bar(console, accelerator) as progress:
+        curves = Curves(out, accelerator, progress, config.steps)
+        fit_captions(
             captioner,
             examples,
             features,
@@ -101,12 +84,14 @@ def train(preset: Preset, out: Path, console: Console | None = None) -> Captione
                 step,
                 sample(captioner, tokenizer, features, watched),
                 console,
-                lambda: _save(captioner, tokenizer, out),
+                lambda: save(captioner, tokenizer, out),
             ),
             accelerator=accelerator,
         )
     if accelerator.is_main_process:
-        _save(captioner, tokenizer, out)
+        save(captioner, tokenizer, out)
+        frequency = DocumentFrequency.of([photo.captions for photo in corpus]).pruned()
+        frequency.save(out / "model" / FREQUENCY)  # for minimum Bayes risk by CIDEr
     accelerator.end_training()
     return captioner
 
@@ -116,15 +101,25 @@ def sample(
     tokenizer: Any,
     features: Features,
     photos: Sequence[CaptionedPhoto],
+    sampling: SamplingConfig | None = None,
     batch: int = 100,
 ) -> tuple[dict[str | int, str], dict[str, float]]:
-    """Captions of photos in the cache with the model's default sampling, and their scores."""
+    """Captions of photos in the cache, the first drawn of each, and their scores.
+
+    Args:
+        captioner: draws them.
+        tokenizer: its.
+        features: the cache; view 0 of each photo is captioned.
+        photos: captioned ones.
+        sampling: how; default the model's own.
+        batch: photos at once.
+    """
     captions: dict[str | int, str] = {}
     for start in range(0, len(photos), batch):
         group = photos[start : start + batch]
         rows = features.rows([photo.id for photo in group])
         image = features.gather(torch.zeros_like(rows), rows).to(captioner.device)
-        drawn = captioner.generate(image=image)
+        drawn = captioner.generate(image=image, sampling=sampling)
         for photo, ids, confidence in zip(group, drawn.ids[:, 0], drawn.confidence[:, 0], strict=True):
             words, _ = words_of(tokenizer, ids.tolist(), confidence.tolist(), captioner.text.special_ids)
             captions[photo.id] = join_words(words)
@@ -133,14 +128,30 @@ def sample(
     return captions, scores
 
 
-class _Curves:
-    """Appends measures and samples to the run's files and to the tracker."""
+def tracked_accelerator(tracker: str, out: Path) -> Any:
+    """An accelerator that logs to the named tracker ("none": nowhere)."""
+    accelerator = make_accelerator(log_with=None if tracker == "none" else tracker, project_dir=out)
+    if tracker != "none":
+        accelerator.init_trackers("clearcap")
+    return accelerator
 
-    def __init__(self, out: Path, reached: int, accelerator: Any, show: Callable[[StepReport], None]) -> None:
-        self.out, self.accelerator, self.show = out, accelerator, show
+
+def progress_bar(console: Console, accelerator: Any) -> Progress:
+    """A bar that the main process alone shows."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console, disable=not accelerator.is_main_process)
+
+
+class Curves:
+    """Appends measures and samples to the run's files and to the tracker, and moves the bar."""
+
+    def __init__(self, out: Path, accelerator: Any, progress: Progress, steps: int) -> None:
+        self.out, self.accelerator, self.progress = out, accelerator, progress
+        self.reached = reached_step(out / "checkpoint")
+        self.task = progress.add_task("training", total=steps, completed=self.reached)
         self.started = time.monotonic()
         for file in (out / "curves.jsonl", out / "samples.jsonl"):  # a resumed run repeats what came after
-            _keep_until(file, reached)
+            _keep_until(file, self.reached)
 
     def write(self, report: StepReport) -> None:
         if not math.isfinite(report.latent + report.caption):
@@ -148,7 +159,7 @@ class _Curves:
         line = dataclasses.asdict(report) | {"seconds": round(time.monotonic() - self.started, 1)}
         _append(self.out / "curves.jsonl", line)
         self.accelerator.log({k: v for k, v in line.items() if k != "step"}, step=report.step)
-        self.show(report)
+        self.progress.update(self.task, completed=report.step, description=_line(report))
 
     def sample(
         self,
@@ -183,7 +194,8 @@ def _append(file: Path, line: dict[str, Any]) -> None:
         lines.write(json.dumps(line) + "\n")
 
 
-def _save(captioner: Captioner, tokenizer: Any, out: Path) -> None:
+def save(captioner: Captioner, tokenizer: Any, out: Path) -> None:
+    """Write the captioner a run has come to as ``out/model``."""
     captioner.save_pretrained(out / "model")
     tokenizer.save_pretrained(out / "model")
 
@@ -206,24 +218,23 @@ def _text_corpus(spec: str) -> Corpus:
     return open_corpus(name, root, split, missing="keep", expected=None)
 
 
-def _features(
-    captioner: Captioner,
-    data: DataConfig,
-    corpus: Corpus,
-    watched: Sequence[CaptionedPhoto],
-    console: Console,
+def cached_features(
+    captioner: Captioner, photos: Sequence[CaptionedPhoto], folder: Path, views: int, console: Console
 ) -> Features:
-    folder = Path(data.features)
+    """The feature cache in a folder, made of these photos where there is none.
+
+    Raises:
+        InputError: a photo cannot be read, or the cache holds another encoder's tokens.
+    """
     if not (folder / "index.json").is_file():
-        photos = [*corpus, *watched]
         with Progress(console=console) as progress:
-            task = progress.add_task("encoding photos", total=len(photos) * data.views)
+            task = progress.add_task("encoding photos", total=len(photos) * views)
             make_features(
                 captioner.encode_image,
                 [(photo.id, photo.image.open) for photo in photos],
                 folder,
                 size=captioner.config.vision["image_size"],
-                views=data.views,
+                views=views,
                 seed=0,
                 advance=lambda n: progress.advance(task, n),
             )

@@ -35,6 +35,7 @@ class PretrainTextConfig:
     vocab_size: int = _knob(5000, "word pieces at most")
     min_count: int = _knob(4, "occurrences that make a word one piece")
     length: int = _knob(20, "positions of a caption, [CLS] and [SEP] included")
+    max_words: int = _knob(30, "words of a caption that are kept, before it is cut to length")
     width: int = _knob(128, "channels of the text space")
     depth: int = _knob(4, "layers, both halves together")
     split: int = _knob(2, "layers of the lower half")
@@ -80,7 +81,7 @@ def pretrain_text(
     """
     from transformers import BertConfig, BertForMaskedLM
 
-    cleaned = [clean_caption(caption, keep_period=False) for caption in captions]
+    cleaned = [clean_caption(caption, config.max_words, keep_period=False) for caption in captions]
     tokenizer = train_tokenizer(cleaned, config.vocab_size, config.min_count)
     ids, mask = encode_captions(tokenizer, cleaned, config.length)
     torch.manual_seed(config.seed)

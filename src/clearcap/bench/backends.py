@@ -1,0 +1,194 @@
+"""One captioner in torch and as graphs, in float32, bf16 and int8: time, equal tokens and scores, in one run."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clearcap.data.images import open_image, to_square
+from clearcap.data.records import CaptionedPhoto
+from clearcap.evaluation.scores import score_captions
+from clearcap.metrics.scoring import Scores
+from clearcap.metrics.significance import compare
+from clearcap.onnx.export import export_graphs, quantize_graphs
+from clearcap.pipeline import CaptionPipeline, bundled_model
+from clearcap.text.tokens import join_words, words_of
+
+FIRST = "torch float32"  # what the others are compared with
+
+
+@dataclass
+class Backend:
+    """One way to run a captioner, and what it drew and took so far.
+
+    Attributes:
+        pipeline: photos to captions.
+        alone: milliseconds of each run of one photo.
+        together: milliseconds a photo of each batch.
+        ids: tokens of each batch.
+        captions: photo -> caption.
+    """
+
+    pipeline: CaptionPipeline
+    alone: list[float] = field(default_factory=list)
+    together: list[float] = field(default_factory=list)
+    ids: list[Tensor] = field(default_factory=list)
+    captions: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A backend's figures.
+
+    Attributes:
+        name: of the backend.
+        alone: median milliseconds of one photo, pixels to token ids.
+        together: median milliseconds a photo in a batch; None without photos of a corpus.
+        tokens: share of token ids equal to the first backend's.
+        photos: photos all of whose token ids are equal.
+        cider: CIDEr-D.
+        loss: CIDEr-D of the first backend minus this one's, with a paired 95% interval.
+    """
+
+    name: str
+    alone: float
+    together: float | None = None
+    tokens: float | None = None
+    photos: int | None = None
+    cider: float | None = None
+    loss: tuple[float, float, float] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields, unrounded."""
+        return {key: value for key, value in vars(self).items() if value is not None}
+
+
+def open_backends(model: str, folder: Path) -> dict[str, Backend]:
+    """All ways to run a captioner.
+
+    Args:
+        model: folder or hub name of a trained captioner, or "default".
+        folder: where its graphs are written.
+
+    Raises:
+        InputError: no such captioner, or the extra ``onnx`` is not installed.
+    """
+    source = bundled_model() if model == "default" else model
+    export_graphs(source, folder / "float32")
+    quantize_graphs(folder / "float32", folder / "int8")
+    load = CaptionPipeline.from_pretrained
+    return {
+        FIRST: Backend(load(source, device="cpu")),
+        "torch bfloat16": Backend(load(source, device="cpu", dtype=torch.bfloat16)),
+        "onnx float32": Backend(load(folder / "float32")),
+        "onnx int8": Backend(load(folder / "int8")),
+    }
+
+
+def compare_backends(
+    backends: Mapping[str, Backend],
+    photo: Path,
+    corpus: Sequence[CaptionedPhoto] = (),
+    *,
+    batch_size: int = 16,
+    repeats: int = 20,
+    seed: int = 0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    **how: Any,
+) -> list[Row]:
+    """Time all backends in turn, and compare what they say of the photos of a corpus.
+
+    Args:
+        backends: from ``open_backends``; the first is what the others are compared with.
+        photo: captioned alone.
+        corpus: photos with references; none: time only.
+        batch_size: photos at once.
+        repeats: timed runs of one photo, after two that are not counted.
+        seed: same seed, same captions.
+        progress: called with photos done and photos in all.
+        how: fields of ``SamplingConfig``; one caption a photo is drawn.
+
+    Raises:
+        InputError: a photo cannot be read, or settings that do not exist.
+    """
+    size = int(next(iter(backends.values())).pipeline.captioner.config.vision["image_size"])
+    alone = [to_square(open_image(photo, at_least=size), size)]
+    for round_ in range(-2, repeats):
+        for backend in _in_turn(backends, round_):
+            _, took = _draw(backend, alone, seed, how)
+            if round_ >= 0:
+                backend.alone.append(took)
+    references = {one.id: one.captions for one in corpus}
+    for start in range(0, len(corpus), batch_size):
+        batch = corpus[start : start + batch_size]
+        squares = [to_square(open_image(one.image, at_least=size), size) for one in batch]
+        for backend in _in_turn(backends, start // batch_size):
+            drawn, took = _draw(backend, squares, seed, how)
+            backend.together.append(took / len(batch))
+            backend.ids.append(drawn)
+            backend.captions |= {
+                one.id: read(backend.pipeline, row) for one, row in zip(batch, drawn, strict=True)
+            }
+        progress(start + len(batch), len(corpus))
+    return _rows(backends, references, seed)
+
+
+def read(pipeline: CaptionPipeline, ids: Tensor) -> str:
+    """The caption that token ids stand for."""
+    tokens = ids.tolist()
+    return join_words(
+        words_of(pipeline.tokenizer, tokens, [1.0] * len(tokens), pipeline.captioner.text.special_ids)[0]
+    )
+
+
+def _in_turn(backends: Mapping[str, Backend], round_: int) -> list[Backend]:
+    """All of them, another one first each round: what runs after what is then no advantage."""
+    every = list(backends.values())
+    first = round_ % len(every)
+    return every[first:] + every[:first]
+
+
+def _draw(
+    backend: Backend, squares: Sequence[np.ndarray], seed: int, how: dict[str, Any]
+) -> tuple[Tensor, float]:
+    """Token ids [photos, length] and milliseconds, from uint8 pixels on."""
+    start = time.perf_counter()
+    pipeline = backend.pipeline
+    sampling = pipeline.sampling(**{**how, "candidates": 1})
+    ids = pipeline.captioner.generate(pipeline.pixels(squares), seed=seed, sampling=sampling).ids[:, 0]
+    return ids, (time.perf_counter() - start) * 1e3
+
+
+def _rows(backends: Mapping[str, Backend], references: dict[str, tuple[str, ...]], seed: int) -> list[Row]:
+    rows: list[Row] = []
+    base: tuple[Tensor, Scores] | None = None
+    for name, backend in backends.items():
+        alone = statistics.median(backend.alone)
+        if not references:
+            rows.append(Row(name, alone))
+            continue
+        ids = torch.cat(backend.ids)
+        scores = score_captions(backend.captions, references, metrics=["CIDEr-D"], seed=seed).scores
+        base = base or (ids, scores)
+        equal = ids == base[0]
+        difference = compare(base[1], scores, seed=seed)["CIDEr-D"].difference
+        rows.append(
+            Row(
+                name,
+                alone,
+                together=statistics.median(backend.together),
+                tokens=float(equal.float().mean()),
+                photos=int(equal.all(-1).sum()),
+                cider=scores.corpus["CIDEr-D"],
+                loss=(difference.estimate, difference.low, difference.high),
+            )
+        )
+    return rows

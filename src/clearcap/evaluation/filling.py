@@ -1,0 +1,389 @@
+"""How often hidden words of the references are guessed: with the photo, without it, and by a masked language model."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from clearcap.config import SamplingConfig, TextConfig, make
+from clearcap.data.records import Corpus
+from clearcap.errors import InputError
+from clearcap.evaluation.draws import encoded
+from clearcap.evaluation.files import write_json
+from clearcap.evaluation.hiding import FUNCTION_WORDS, Counted, Hidden, hide_words
+from clearcap.evaluation.journal import whole_lines
+from clearcap.evaluation.run import begun_with, claim, computing_threads, subject, surroundings
+from clearcap.infill import Filled, Template, fill_captions, layout_tensors, layouts_of, read_filled, word_ids
+from clearcap.metrics.infilling import accuracy, resampled
+from clearcap.pipeline import CaptionPipeline
+from clearcap.text.spaces import SplitBertSpace
+
+PHOTO, BLIND, MASKED = "photo", "no photo", "masked LM"
+SYSTEMS = (PHOTO, BLIND, MASKED)
+
+Logits = Callable[[Tensor, Tensor], Tensor]
+"""Token ids and mask [batch, length] -> logits [batch, length, vocab]."""
+Progress = Callable[[int, int, str], None]
+"""(captions filled, captions in all, what is going on)."""
+
+
+@dataclass(frozen=True)
+class Filling:
+    """What is found for one number of hidden words.
+
+    Attributes:
+        hidden: number of words hidden in each reference.
+        references: the references, with what was hidden.
+        counted: references that were cut or left out.
+        answers: system -> the words it put into each reference's blanks.
+        unchanged: references whose fixed words all came back, of those filled with the photo.
+        ms: system -> milliseconds a reference.
+    """
+
+    hidden: int
+    references: tuple[Hidden, ...]
+    counted: Counted
+    answers: dict[str, tuple[tuple[str, ...], ...]]
+    unchanged: int
+    ms: dict[str, float]
+
+    def to_json(self, seed: int = 0) -> dict[str, Any]:
+        """Exact-match accuracies with 95% bootstrap intervals over photos, of all words and of content words."""
+        found: dict[str, Any] = {
+            "references": len(self.references),
+            "cut": self.counted.cut,
+            "left_out": self.counted.left_out,
+            "fixed_words_unchanged": self.unchanged / len(self.references),
+            "ms_per_reference": self.ms,
+            "every_word": {
+                name: accuracy(words, [one.answers for one in self.references]).captions
+                for name, words in self.answers.items()
+            },
+        }
+        for name, content in (("words", False), ("content_words", True)):
+            found[name] = _figures(*self._hits(content), list(self.answers), seed)
+        return found
+
+    def _hits(
+        self, content_only: bool
+    ) -> tuple[Int[np.ndarray, "photos systems"], Int[np.ndarray, " photos"]]:
+        """Hidden words recovered by each system and hidden words in all, by photo."""
+        photos = 1 + max(one.photo for one in self.references)
+        right, asked = np.zeros((photos, len(self.answers)), np.int64), np.zeros(photos, np.int64)
+        for number, one in enumerate(self.references):
+            for gap, word in enumerate(one.answers):
+                if content_only and word.lower() in FUNCTION_WORDS:
+                    continue
+                asked[one.photo] += 1
+                for system, said in enumerate(self.answers.values()):
+                    right[one.photo, system] += said[number][gap].lower() == word.lower()
+        return right, asked
+
+
+@dataclass(frozen=True)
+class FillEvaluation:
+    """What `evaluate_fill` returns.
+
+    Attributes:
+        manifest: what was filled in and how.
+        fillings: one for each number of hidden words.
+    """
+
+    manifest: dict[str, Any]
+    fillings: tuple[Filling, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Manifest and figures."""
+        seed = int(self.manifest["seed"])
+        return {
+            "manifest": self.manifest,
+            "hidden": {str(one.hidden): one.to_json(seed) for one in self.fillings},
+        }
+
+
+def evaluate_fill(
+    model: str | Path | None,
+    corpus: Corpus,
+    *,
+    hidden: Sequence[int] = (1, 2, 4),
+    masked_lm: str | Path | None = None,
+    out: str | Path | None = None,
+    limit: int | None = None,
+    batch_size: int = 8,
+    seed: int = 0,
+    progress: Progress = lambda done, total, what: None,
+    **how: Any,
+) -> FillEvaluation:
+    """Hide words of every reference of a split and have them guessed.
+
+    Words are hidden at random places, which need not be neighbours. The captioner guesses them with the photo and
+    without it (its null image, no guidance); a masked language model guesses them all at once from the text. With
+    ``out``, answers are kept there batch by batch and a killed run goes on where it stopped.
+
+    Args:
+        model: folder or hub name; None or "default" is the bundled model.
+        corpus: the split, from ``open_corpus``.
+        hidden: numbers of words to hide.
+        masked_lm: folder or hub name of a masked language model with the captioner's tokenizer, such as
+            ``clearcap pretrain-text`` writes; default the captioner's own text space, see
+            ``SplitBertSpace.masked_logits``.
+        out: folder for the answers and ``fill.json``.
+        limit: only the first photos of the split.
+        batch_size: photos at once; their references share one encoding of each.
+        seed: of the hidden places and of the draws.
+        progress: sees what is done.
+        how: fields of ``SamplingConfig`` that differ from the model's own; guidance is off unless given, as
+            ``CaptionPipeline.fill`` has it.
+
+    Raises:
+        InputError: no such model or setting, a photo that cannot be read, a folder of another evaluation, or no
+            masked language model.
+    """
+    if limit is not None and limit < 1:
+        raise InputError(f"limit={limit} leaves no photo; pass at least 1")
+    if batch_size < 1 or not hidden or min(hidden) < 1 or len(set(hidden)) < len(hidden):
+        raise InputError(
+            f"batch_size={batch_size} and the numbers of hidden words {list(hidden)} must be at least 1, each once"
+        )
+    photos = list(corpus.photos[:limit])
+    references = {photo.id: photo.captions for photo in photos}
+    folder = Path(out) if out is not None else None
+    with computing_threads(begun_with(out)):
+        pipeline = CaptionPipeline.from_pretrained(model)
+        logits, described = masked_language_model(pipeline, masked_lm)
+        sampling = pipeline.sampling(**{"guidance": 0.0, **how})
+        manifest = subject(model, corpus, references)
+        manifest |= {"masked_lm": described, "sampling": dataclasses.asdict(sampling), "seed": seed}
+        manifest |= {"batch_size": batch_size} | surroundings(pipeline)
+        if folder is not None:
+            manifest = claim(folder, manifest)
+        text = make(TextConfig, pipeline.captioner.config.text, "text")
+        asked = {
+            count: hide_words(
+                photos,
+                count,
+                pipeline.tokenizer,
+                length=text.length,
+                keep_period=text.keep_period,
+                seed=seed,
+            )
+            for count in hidden
+        }
+        total = sum(len(one) for one, _ in asked.values())
+        tokens, _ = encoded(
+            pipeline,
+            photos,
+            None if folder is None else folder / "tokens.safetensors",
+            batch_size=16,
+            progress=lambda n: progress(0, total, "encoding photos"),
+        )
+        fillings: list[Filling] = []
+        before = 0
+        for count, (rows, counted) in asked.items():
+            if not rows:
+                raise InputError(f"no reference has {count} words to hide; hide fewer")
+            lines = _answer_all(
+                pipeline,
+                tokens,
+                rows,
+                logits,
+                sampling,
+                None if folder is None else folder / f"hidden{count}.jsonl",
+                batch_size=batch_size,
+                seed=seed,
+                progress=lambda n, b=before, c=count: progress(b + n, total, f"{c} hidden"),  # type: ignore[misc]
+            )
+            before += len(rows)
+            fillings.append(_filling(count, rows, counted, lines))
+    found = FillEvaluation(manifest, tuple(fillings))
+    if folder is not None:
+        write_json(found.to_json(), folder / "fill.json")
+    return found
+
+
+def masked_language_model(pipeline: CaptionPipeline, source: str | Path | None) -> tuple[Logits, str]:
+    """The logits of a masked language model over the captioner's vocabulary, and what it is in words.
+
+    Args:
+        pipeline: of the captioner.
+        source: as for ``evaluate_fill``.
+
+    Raises:
+        InputError: the text space has none, or the one given has another vocabulary.
+    """
+    if source is None:
+        space = pipeline.captioner.text
+        if not isinstance(space, SplitBertSpace) or not len(space.upper):
+            raise InputError(
+                "this captioner's text space is no masked language model; pass one of its vocabulary (masked_lm)"
+            )
+        return space.masked_logits, "the captioner's own BERT, its LM head as trained with the denoiser"
+    from clearcap.assemble import load_masked_lm
+
+    masked_lm, tokenizer = load_masked_lm(str(source))
+    if tokenizer.get_vocab() != pipeline.tokenizer.get_vocab():
+        raise InputError(f"{source} has another vocabulary than the captioner; pass the one it was made from")
+    placed = masked_lm.to(pipeline.captioner.device)
+
+    def logits(ids: Tensor, mask: Tensor) -> Tensor:
+        return placed(input_ids=ids, attention_mask=mask).logits
+
+    return logits, str(source)
+
+
+@torch.inference_mode()
+def fill_masked(logits: Logits, pipeline: CaptionPipeline, templates: Sequence[Template]) -> list[Filled]:
+    """Fill templates of one placement each by a masked language model, every blank at once.
+
+    Args:
+        logits: of the model.
+        pipeline: whose tokenizer and rules of reading blanks are used.
+        templates: with blanks of a fixed number of words.
+    """
+    captioner = pipeline.captioner
+    keep_period = make(TextConfig, captioner.config.text, "text").keep_period
+    layouts = [
+        layouts_of(template, pipeline.tokenizer, captioner.length, keep_period=keep_period)[0]
+        for template in templates
+    ]
+    ids, mask, _ = layout_tensors(layouts, captioner.length, captioner.config.tokens["pad"])
+    probabilities = logits(ids.to(captioner.device), mask.to(captioner.device)).float().softmax(-1)
+    allowed = word_ids(pipeline.tokenizer, captioner.text.special_ids, probabilities.shape[-1])
+    allowed = allowed.to(captioner.device)
+    return [
+        read_filled(template, layout, row, allowed, pipeline.tokenizer)
+        for template, layout, row in zip(templates, layouts, probabilities, strict=True)
+    ]
+
+
+def _answer_all(
+    pipeline: CaptionPipeline,
+    tokens: Float[Tensor, "photos tokens dim"],
+    rows: Sequence[Hidden],
+    logits: Logits,
+    sampling: SamplingConfig,
+    file: Path | None,
+    *,
+    batch_size: int,
+    seed: int,
+    progress: Callable[[int], None],
+) -> list[dict[str, Any]]:
+    """One record for each batch of photos: each system's words, fixed words kept, seconds."""
+    photos = sorted({one.photo for one in rows})
+    groups = [set(photos[start : start + batch_size]) for start in range(0, len(photos), batch_size)]
+    lines = _read_lines(file)
+    filled = sum(len(line["answers"][PHOTO]) for line in lines)
+    progress(filled)
+    for group in groups[len(lines) :]:
+        line = _answer(pipeline, tokens, [one for one in rows if one.photo in group], logits, sampling, seed)
+        lines.append(line)
+        filled += len(line["answers"][PHOTO])
+        if file is not None:
+            with file.open("ab") as out:
+                out.write((json.dumps(line, ensure_ascii=False) + "\n").encode())
+        progress(filled)
+    if filled != len(rows):
+        raise InputError(f"{file} holds answers to other references; choose another folder or delete it")
+    return lines
+
+
+def _answer(
+    pipeline: CaptionPipeline,
+    tokens: Float[Tensor, "photos tokens dim"],
+    rows: Sequence[Hidden],
+    logits: Logits,
+    sampling: SamplingConfig,
+    seed: int,
+) -> dict[str, Any]:
+    templates = [one.template() for one in rows]
+    shown = sorted({one.photo for one in rows})
+    image = tokens[shown]
+
+    def fill(image: Tensor | None) -> list[Filled]:
+        return fill_captions(
+            pipeline.captioner,
+            pipeline.tokenizer,
+            image,
+            templates,
+            photos=None if image is None else [shown.index(one.photo) for one in rows],
+            seed=seed,
+            sampling=sampling,
+        )
+
+    filled: dict[str, list[Filled]] = {}
+    seconds: dict[str, float] = {}
+    for name, work in (
+        (PHOTO, lambda: fill(image)),
+        (BLIND, lambda: fill(None)),
+        (MASKED, lambda: fill_masked(logits, pipeline, templates)),
+    ):
+        started = time.perf_counter()
+        filled[name] = work()
+        seconds[name] = time.perf_counter() - started
+    return {
+        "answers": {name: [list(one.words) for one in several] for name, several in filled.items()},
+        "kept": sum(row.keeps(one.text) for row, one in zip(rows, filled[PHOTO], strict=True)),
+        "seconds": seconds,
+    }
+
+
+def _read_lines(file: Path | None) -> list[dict[str, Any]]:
+    """The records of the whole lines of a file. Raises InputError."""
+    try:
+        return [json.loads(line) for line in whole_lines(file)]
+    except ValueError as error:
+        raise InputError(f"{file} is damaged ({error}); delete it to fill in again") from error
+
+
+def _filling(
+    count: int, rows: Sequence[Hidden], counted: Counted, lines: Sequence[dict[str, Any]]
+) -> Filling:
+    answers = {
+        name: tuple(tuple(words) for line in lines for words in line["answers"][name]) for name in SYSTEMS
+    }
+    ms = {
+        name: float(np.median([1000 * line["seconds"][name] / len(line["answers"][name]) for line in lines]))
+        for name in SYSTEMS
+    }
+    return Filling(count, tuple(rows), counted, answers, sum(line["kept"] for line in lines), ms)
+
+
+def _figures(
+    right: Int[np.ndarray, "photos systems"], asked: Int[np.ndarray, " photos"], names: list[str], seed: int
+) -> dict[str, Any]:
+    """Accuracy of each system, the ratio of with to without the photo, and the lead over the masked LM."""
+    if not asked.sum():
+        return {"hidden": 0}
+    shares = right.sum(0) / asked.sum()
+    drawn = resampled(right, asked, seed=seed)
+    photo, blind, masked = (names.index(name) for name in SYSTEMS)
+    ratio = drawn[:, photo] / np.maximum(drawn[:, blind], 1e-12)
+    return {
+        "hidden": int(asked.sum()),
+        **{
+            name: {"accuracy": float(shares[i]), "interval": _interval(drawn[:, i])}
+            for i, name in enumerate(names)
+        },
+        "photo_to_no_photo": {
+            "ratio": float(shares[photo] / max(shares[blind], 1e-12)),
+            "interval": _interval(ratio),
+        },
+        "photo_minus_masked_lm": {
+            "difference": float(shares[photo] - shares[masked]),
+            "interval": _interval(drawn[:, photo] - drawn[:, masked]),
+        },
+    }
+
+
+def _interval(values: Float[np.ndarray, " samples"]) -> list[float]:
+    return [float(end) for end in np.quantile(values, [0.025, 0.975])]

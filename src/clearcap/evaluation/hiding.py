@@ -1,0 +1,127 @@
+"""Words of a split's references hidden at random places, for a captioner to guess."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from clearcap.data.records import CaptionedPhoto
+from clearcap.infill import Blank, Template
+from clearcap.text.tokens import clean_caption
+
+_WORD = re.compile(r"\w+")
+FUNCTION_WORDS = frozenset(
+    """
+    a an the this that these those some another other of in on at by to from with into onto
+    over under through across near behind between along around up down out off for and or but while as is are
+    was were be being been am has have had do does his her its their he she it they him them who which what
+    there not no
+    """.split()  # noqa: SIM905
+)  # closed classes; what is left says what the photo shows
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """A reference with words hidden.
+
+    Attributes:
+        photo: place of its photo.
+        words: the whole reference, in words as white space parts them.
+        places: which of them are hidden.
+    """
+
+    photo: int
+    words: tuple[str, ...]
+    places: tuple[int, ...]
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """The hidden words."""
+        return tuple(self.words[place] for place in self.places)
+
+    def template(self) -> Template:
+        """The reference with a blank of one word in each hidden place."""
+        parts: list[str | Blank] = []
+        for place, word in enumerate(self.words):
+            if place in self.places:
+                parts.append(Blank())
+            elif parts and isinstance(parts[-1], str):
+                parts[-1] += word + " "
+            else:
+                parts.append((" " if parts else "") + word + " ")
+        return Template(tuple(parts))
+
+    def keeps(self, filled: str) -> bool:
+        """Whether a filled text has every fixed word where it was, and one word in each blank."""
+        said = filled.split()
+        return len(said) == len(self.words) and all(
+            place in self.places or a == b for place, (a, b) in enumerate(zip(said, self.words, strict=True))
+        )
+
+
+@dataclass(frozen=True)
+class Counted:
+    """References that were not hidden as they stand.
+
+    Attributes:
+        cut: longer than a caption may be, so their end was cut off.
+        left_out: with too few words, or a symbol that the vocabulary lacks.
+    """
+
+    cut: int
+    left_out: int
+
+
+def hide_words(
+    photos: Sequence[CaptionedPhoto],
+    count: int,
+    tokenizer: Any,
+    *,
+    length: int,
+    keep_period: bool,
+    seed: int,
+) -> tuple[list[Hidden], Counted]:
+    """Hide ``count`` words of every reference, at places that depend on the seed and the reference alone.
+
+    Any word of letters and digits may be hidden, also one that the captioner cannot say.
+
+    Args:
+        photos: with their references.
+        count: words to hide.
+        tokenizer: of the captioner.
+        length: positions of a caption, [CLS] and [SEP] included.
+        keep_period: whether the captioner knows the full stop at a caption's end.
+        seed: of the places.
+    """
+    hidden: list[Hidden] = []
+    cut = left_out = 0
+    for number, photo in enumerate(photos):
+        for copy, caption in enumerate(photo.captions):
+            words = caption.split()
+            whole = len(words)
+            while words and _pieces(words, tokenizer, keep_period) > length - 2:
+                words.pop()
+            cut += len(words) < whole
+            open_ = [place for place, word in enumerate(words) if _WORD.fullmatch(word)]
+            if len(open_) < count or _unknown(words, tokenizer, keep_period):
+                left_out += 1
+                continue
+            draw = random.Random(f"{seed} {photo.id} {copy} {count}")
+            hidden.append(Hidden(number, tuple(words), tuple(sorted(draw.sample(open_, count)))))
+    return hidden, Counted(cut, left_out)
+
+
+def _tokens(words: Sequence[str], tokenizer: Any, keep_period: bool) -> list[str]:
+    return tokenizer.tokenize(clean_caption(" ".join(words), max_words=10_000, keep_period=keep_period))
+
+
+def _pieces(words: Sequence[str], tokenizer: Any, keep_period: bool) -> int:
+    """Positions that the words may take, blanks of one for a hidden word of no piece included."""
+    return max(len(words), len(_tokens(words, tokenizer, keep_period)))
+
+
+def _unknown(words: Sequence[str], tokenizer: Any, keep_period: bool) -> bool:
+    return tokenizer.unk_token in _tokens(words, tokenizer, keep_period)

@@ -1,0 +1,405 @@
+"""Sampling settings side by side on one split: scores, time, and a paired test of each against the plain draw."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clearcap.config import SamplingConfig
+from clearcap.data.records import Corpus
+from clearcap.errors import InputError
+from clearcap.evaluation.draws import Batch, calls_of, draw_all, encoded, median_ms
+from clearcap.evaluation.files import write_json
+from clearcap.evaluation.run import begun_with, claim, computing_threads, subject, surroundings
+from clearcap.evaluation.scores import METRICS, Scored, score_captions
+from clearcap.metrics.significance import Comparison, compare
+from clearcap.pipeline import CaptionPipeline
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SCORED = ("BLEU", "CIDEr-D")
+SHOWN = ("BLEU-4", "CIDEr-D")
+PLAIN = "plain"
+_VARIED = ("steps", "refine", "refine_time", "refine_share", "refine_threshold", "refine_level")
+_CHOOSING = ("candidates", "select", "utility")
+_ENCODING = 4  # about as long as so many calls of the denoiser; for the progress bar only
+
+Progress = Callable[[int, int, str], None]
+"""(work done, work in all, what is going on); a unit of work is one call of the denoiser for one caption."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """One line of the table: a name, and how its captions are drawn and chosen."""
+
+    name: str
+    sampling: SamplingConfig
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method's figures.
+
+    Attributes:
+        method: name and sampling.
+        scored: BLEU and CIDEr-D with intervals, distinct captions.
+        ms: milliseconds a photo, its encoding and the choice among candidates included.
+        against_plain: metric -> paired comparison with the plain draw of as many steps; None for plain itself.
+    """
+
+    method: Method
+    scored: Scored
+    ms: float
+    against_plain: dict[str, Comparison] | None
+
+    def to_json(self) -> dict[str, Any]:
+        """The row's figures, unrounded."""
+        scores, tested = self.scored.scores.corpus, self.against_plain or {}
+        return {
+            "method": self.method.name,
+            "steps": self.method.sampling.steps,
+            "sampling": dataclasses.asdict(self.method.sampling),
+            **{name: scores[name] for name in SHOWN},
+            "intervals": {name: self.scored.intervals[name] for name in SHOWN},
+            "captions": self.scored.diversity,
+            "ms_per_photo": self.ms,
+            "against_plain": {
+                name: {
+                    "difference": tested[name].difference.estimate,
+                    "interval": [tested[name].difference.low, tested[name].difference.high],
+                    "p_bootstrap": tested[name].p_bootstrap,
+                    "p_permutation": tested[name].p_permutation,
+                }
+                for name in SHOWN
+                if name in tested
+            },
+        }
+
+
+@dataclass(frozen=True)
+class MethodTable:
+    """What `steps_table` and `refine_sweep` return.
+
+    Attributes:
+        manifest: what was drawn and how; with it and the seed, the same captions come out.
+        rows: the methods, in the order asked for.
+        encode_ms: milliseconds that encoding a photo took, once for the whole table.
+        compared: captions drawn both alone and as the first of several candidates.
+        differing: how many of those were not the same caption.
+    """
+
+    manifest: dict[str, Any]
+    rows: tuple[Row, ...]
+    encode_ms: float
+    compared: int
+    differing: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Manifest and rows."""
+        return {
+            "manifest": self.manifest,
+            "encode_ms_per_photo": self.encode_ms,
+            "first_candidates": {"compared": self.compared, "differing": self.differing},
+            "rows": [row.to_json() for row in self.rows],
+        }
+
+
+def steps_table(
+    model: str | Path | None,
+    corpus: Corpus,
+    *,
+    steps: Sequence[int] = (1, 2, 5, 10, 30),
+    candidates: int = 10,
+    out: str | Path | None = None,
+    limit: int | None = None,
+    batch_size: int = 16,
+    seed: int = 0,
+    progress: Progress = lambda done, total, what: None,
+    **how: Any,
+) -> MethodTable:
+    """Each number of steps plain, with Back&Refine, with minimum Bayes risk, and with both.
+
+    Photos are encoded once, and candidates drawn once for each number of steps with and without Back&Refine.
+    With ``out``, every batch is kept there and an interrupted table goes on where it stopped.
+
+    Args:
+        model: folder or hub name; None or "default" is the bundled model.
+        corpus: the split, from ``open_corpus``.
+        steps: numbers of steps.
+        candidates: captions that minimum Bayes risk chooses among; 1 leaves it out.
+        out: folder for the drawn captions, ``table.json`` and ``table.png``.
+        limit: only the first photos of the split.
+        batch_size: photos at once.
+        seed: same seed, same captions.
+        progress: sees what is done.
+        how: fields of ``SamplingConfig`` that differ from the model's own; ``refine_time`` and the like are
+            Back&Refine's.
+
+    Raises:
+        InputError: no such model or setting, a photo that cannot be read, or a folder of another table.
+    """
+    _check(steps, limit, batch_size)
+
+    def methods(base: SamplingConfig) -> list[Method]:
+        found = []
+        for count in steps:
+            plain = dataclasses.replace(base, steps=count, refine=0, candidates=1)
+            refined = dataclasses.replace(plain, refine=max(1, base.refine))
+            found += [Method(PLAIN, plain), Method("Back&Refine", refined)]
+            if candidates > 1:
+                found += [
+                    Method(name, dataclasses.replace(one, candidates=candidates))
+                    for name, one in ((f"{base.select.upper()} of {candidates}", plain), ("both", refined))
+                ]
+        return found
+
+    return _table(model, corpus, methods, "table", out, limit, batch_size, seed, progress, how)
+
+
+def refine_sweep(
+    model: str | Path | None,
+    corpus: Corpus,
+    *,
+    steps: Sequence[int] = (),
+    times: Sequence[float] = (0.2, 0.5, 0.8),
+    shares: Sequence[float] = (0.2, 0.5, 0.8),
+    thresholds: Sequence[float] = (0.5, 0.9),
+    levels: Sequence[float] = (0.0,),
+    out: str | Path | None = None,
+    limit: int | None = None,
+    batch_size: int = 16,
+    seed: int = 0,
+    progress: Progress = lambda done, total, what: None,
+    **how: Any,
+) -> MethodTable:
+    """Back&Refine's parameters on a grid, as in LaDiC's table 4, each against the plain draw.
+
+    Args:
+        model, corpus, out, limit, batch_size, seed, progress, how: as for ``steps_table``; the files are
+            ``sweep.json`` and ``sweep.png``.
+        steps: numbers of steps; none is the model's own.
+        times: noise levels, as shares of T, at which it goes back.
+        shares: shares of the positions that it keeps (the paper's l is what it drops, 1 minus this).
+        thresholds: probabilities to keep positions by, instead of shares.
+        levels: noise levels, as shares of T, that kept words restart from.
+
+    Raises:
+        InputError: as ``steps_table``.
+    """
+    _check(steps, limit, batch_size)
+    kept: list[dict[str, Any]] = [{"refine_share": share} for share in shares] + [
+        {"refine_threshold": p} for p in thresholds
+    ]
+
+    def methods(base: SamplingConfig) -> list[Method]:
+        found = []
+        for count in steps or [base.steps]:
+            plain = dataclasses.replace(base, steps=count, refine=0, candidates=1, refine_threshold=0.0)
+            found.append(Method(PLAIN, plain))
+            for time_, keep, level in itertools.product(times, kept, levels):
+                sampling = dataclasses.replace(
+                    plain, refine=max(1, base.refine), refine_time=time_, refine_level=level, **keep
+                )
+                found.append(Method(describe_back(sampling), sampling))
+        return found
+
+    return _table(model, corpus, methods, "sweep", out, limit, batch_size, seed, progress, how)
+
+
+def describe_back(sampling: SamplingConfig) -> str:
+    """Back&Refine's parameters in a few words: ``t=0.5T keep 0.5L``."""
+    kept = (
+        f"keep p>={sampling.refine_threshold:g}"
+        if sampling.refine_threshold
+        else f"keep {sampling.refine_share:g}L"
+    )
+    level = f" at {sampling.refine_level:g}T" if sampling.refine_level else ""
+    return f"t={sampling.refine_time:g}T {kept}{level}"
+
+
+def draw_picture(found: MethodTable) -> Figure:
+    """CIDEr-D against milliseconds a photo: a line a method through its numbers of steps."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.2, 4.6), layout="constrained")
+    axes = figure.subplots()
+    lined = len({row.method.sampling.steps for row in found.rows}) > 1
+    for name in dict.fromkeys(row.method.name for row in found.rows):
+        rows = [row for row in found.rows if row.method.name == name]
+        x = [row.ms for row in rows]
+        y = [row.scored.scores.corpus["CIDEr-D"] for row in rows]
+        low = [v - row.scored.intervals["CIDEr-D"][0] for v, row in zip(y, rows, strict=True)]
+        high = [row.scored.intervals["CIDEr-D"][1] - v for v, row in zip(y, rows, strict=True)]
+        axes.errorbar(
+            x, y, yerr=(low, high), marker="o", markersize=4, linewidth=1.4, elinewidth=0.6, label=name
+        )
+        for row, a, b in zip(rows, x, y, strict=True):
+            label = str(row.method.sampling.steps) if lined else name
+            axes.annotate(label, (a, b), xytext=(4, 4), textcoords="offset points", fontsize=7)
+    axes.set(xscale="log", xlabel="milliseconds a photo", ylabel="CIDEr-D")
+    axes.set_title(
+        f"{found.manifest['corpus']} {found.manifest['split']}, {found.manifest['photos']:,} photos"
+        + (", by steps" if lined else ""),
+        fontsize=10,
+    )
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)
+    if lined:
+        axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def _check(steps: Sequence[int], limit: int | None, batch_size: int) -> None:
+    if limit is not None and limit < 1:
+        raise InputError(f"limit={limit} leaves no photo to score; pass at least 1")
+    if batch_size < 1:
+        raise InputError(f"batch_size={batch_size} must be at least 1")
+    if len(set(steps)) != len(steps):
+        raise InputError(f"steps {', '.join(map(str, steps))} name one number twice; name each once")
+
+
+def _table(
+    model: str | Path | None,
+    corpus: Corpus,
+    methods_of: Callable[[SamplingConfig], list[Method]],
+    name: str,
+    out: str | Path | None,
+    limit: int | None,
+    batch_size: int,
+    seed: int,
+    progress: Progress,
+    how: dict[str, Any],
+) -> MethodTable:
+    photos = list(corpus.photos[:limit])
+    references = {photo.id: photo.captions for photo in photos}
+    folder = Path(out) if out is not None else None
+    with computing_threads(begun_with(out)):
+        pipeline = CaptionPipeline.from_pretrained(model)
+        base = pipeline.sampling(**how)
+        methods = methods_of(base)
+        fixed = {k: v for k, v in dataclasses.asdict(base).items() if k not in _VARIED + _CHOOSING}
+        manifest = subject(model, corpus, references) | {"sampling": fixed, "seed": seed}
+        manifest |= {"batch_size": batch_size, "metrics": METRICS} | surroundings(pipeline)
+        if folder is not None:
+            manifest = claim(folder, manifest)
+        needed = _draws(methods)
+        levels = pipeline.captioner.objective.steps
+        work = {key: _work(sampling, levels) for key, sampling in needed.items()}
+        tally = _Tally(progress, len(photos) * (_ENCODING + sum(work.values())))
+        tokens, encode_ms = encoded(
+            pipeline,
+            photos,
+            None if folder is None else folder / "tokens.safetensors",
+            batch_size=batch_size,
+            progress=lambda n: tally.add(n * _ENCODING, "encoding photos"),
+        )
+        drawn: dict[str, list[Batch]] = {}
+        for key, sampling in needed.items():
+            drawn[key] = draw_all(
+                pipeline,
+                tokens,
+                [photo.id for photo in photos],
+                sampling,
+                None if folder is None else folder / f"{key}.jsonl",
+                batch_size=batch_size,
+                seed=seed,
+                progress=lambda n, key=key: tally.add(n * work[key], key),  # type: ignore[misc]
+            )
+    rows = _rows(pipeline, methods, drawn, references, encode_ms, seed)
+    pairs = [
+        (alone, several[0])
+        for batches in drawn.values()
+        for batch in batches
+        for alone, several in zip(batch.alone, batch.candidates, strict=False)
+    ]
+    found = MethodTable(manifest, rows, encode_ms, len(pairs), sum(a != b for a, b in pairs))
+    if folder is not None:
+        write_json(found.to_json(), folder / f"{name}.json")
+        draw_picture(found).savefig(folder / f"{name}.png", dpi=150)
+    return found
+
+
+class _Tally:
+    """Adds up work."""
+
+    def __init__(self, progress: Progress, total: int) -> None:
+        self._progress, self._total, self._done = progress, total, 0
+
+    def add(self, work: int, what: str) -> None:
+        self._done += work
+        self._progress(self._done, self._total, what)
+
+
+def _key(sampling: SamplingConfig, candidates: int) -> str:
+    """What names the file of a setting's draws."""
+    name = f"steps{sampling.steps}"
+    if sampling.refine:
+        name += f"-refine{sampling.refine}-t{sampling.refine_time:g}"
+        name += (
+            f"-p{sampling.refine_threshold:g}"
+            if sampling.refine_threshold
+            else f"-share{sampling.refine_share:g}"
+        )
+        name += f"-level{sampling.refine_level:g}"
+    return f"{name}-x{candidates}"
+
+
+def _draws(methods: Sequence[Method]) -> dict[str, SamplingConfig]:
+    """File name -> setting of every draw that is needed: methods that only choose differently share one."""
+    most: dict[str, Method] = {}
+    for method in methods:
+        setting = _key(method.sampling, 1)
+        if setting not in most or most[setting].sampling.candidates < method.sampling.candidates:
+            most[setting] = method
+    return {_key(one.sampling, one.sampling.candidates): one.sampling for one in most.values()}
+
+
+def _work(sampling: SamplingConfig, levels: int) -> int:
+    captions = 1 + (sampling.candidates if sampling.candidates > 1 else 0)
+    return calls_of(sampling, levels) * captions
+
+
+def _rows(
+    pipeline: CaptionPipeline,
+    methods: Sequence[Method],
+    drawn: dict[str, list[Batch]],
+    references: dict[str, tuple[str, ...]],
+    encode_ms: float,
+    seed: int,
+) -> tuple[Row, ...]:
+    by_setting = {key.rpartition("-x")[0]: batches for key, batches in drawn.items()}
+    rows: list[Row] = []
+    plain: dict[int, Scored] = {}
+    for method in methods:
+        batches = by_setting[_key(method.sampling, 1).rpartition("-x")[0]]
+        together = method.sampling.candidates > 1
+        started = time.perf_counter()
+        captions = _chosen(pipeline, batches, method.sampling) if together else _alone(batches)
+        choice_ms = 1000 * (time.perf_counter() - started) / len(captions)
+        scored = score_captions(captions, references, metrics=SCORED, seed=seed)
+        steps = method.sampling.steps
+        tested = compare(scored.scores, plain[steps].scores, seed=seed) if steps in plain else None
+        if method.name == PLAIN:
+            plain[steps] = scored
+        rows.append(Row(method, scored, encode_ms + median_ms(batches, together) + choice_ms, tested))
+    return tuple(rows)
+
+
+def _alone(batches: Sequence[Batch]) -> dict[str, str]:
+    return {
+        photo: caption for batch in batches for photo, caption in zip(batch.photos, batch.alone, strict=True)
+    }
+
+
+def _chosen(pipeline: CaptionPipeline, batches: Sequence[Batch], sampling: SamplingConfig) -> dict[str, str]:
+    found = {}
+    for batch in batches:
+        for photo, captions, trust in zip(batch.photos, batch.candidates, batch.confidence, strict=True):
+            found[photo] = captions[pipeline.choose(captions, [[p] for p in trust], sampling)]
+    return found

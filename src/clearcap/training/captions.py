@@ -1,0 +1,230 @@
+"""Captions of photos as training examples, and the objective that a captioner is fitted to them with."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from clearcap.config import TrainConfig
+from clearcap.data.features import Features, flip
+from clearcap.diffusion import Draws, Noise, draw, training_losses
+from clearcap.layers import KeysValues
+from clearcap.training.fit import StepReport, fit, make_accelerator
+from clearcap.training.levels import LevelsObjective
+from clearcap.training.schedules import generator_at
+
+SIDED = re.compile(r"\b(left|right)\b")
+"""A caption that names a side, which mirroring its photo would make wrong."""
+
+
+@dataclass(frozen=True)
+class Examples:
+    """All training captions as clean latents, grouped by photo; text without a photo at the end.
+
+    Attributes:
+        x0: clean latents, float16.
+        ids: tokens.
+        first: index of each photo's first caption, then the number of captioned ones.
+        rows: each photo's row in the feature cache.
+        mirrored: whether a photo may be mirrored (no caption names a side).
+        text_first: index of the first caption that has no photo.
+    """
+
+    x0: Float[Tensor, "captions length dim"]
+    ids: Int[Tensor, "captions length"]
+    first: Int[Tensor, " photos_and_end"]
+    rows: Int[Tensor, " photos"]
+    mirrored: Bool[Tensor, " photos"]
+    text_first: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's input: photos and ``copies`` captions of each, photo-major."""
+
+    image: Float[Tensor, "photos tokens image_dim"]
+    has_image: Bool[Tensor, " photos"]
+    x0: Float[Tensor, "batch length dim"]
+    ids: Int[Tensor, "batch length"]
+
+
+class Objective(nn.Module):
+    """The losses of one step as a module, so that data parallelism synchronises their gradients."""
+
+    denoiser: Any
+    text: Any
+
+    def __init__(self, captioner: Any, noise: Noise) -> None:
+        super().__init__()
+        self.denoiser = captioner.denoiser
+        self.text = captioner.text
+        self.noise = noise
+        self.emphasis = captioner.objective.emphasis
+
+    def forward(
+        self, image: Tensor, has_image: Tensor, x0: Tensor, ids: Tensor, draws: Draws
+    ) -> tuple[Tensor, Tensor]:
+        seen = self.denoiser.see(image)
+        view = hide_photos(seen, self.denoiser.see_nothing(), draws.keep_image & has_image)
+
+        def predict(x: Tensor, x_self: Tensor, t: Tensor) -> Tensor:
+            return self.denoiser(x, x_self, t, view)
+
+        losses = training_losses(predict, self.text, self.noise, x0=x0, ids=ids, draws=draws)
+        return losses.latent, losses.caption
+
+    def draw(self, **sizes: Any) -> Draws:
+        """A step's randomness; arguments of ``clearcap.diffusion.draw``."""
+        return draw(emphasis=self.emphasis, **sizes)
+
+    def weight(self, caption_weight: float, latent: Tensor, caption: Tensor) -> float:
+        """lambda, fixed."""
+        return caption_weight
+
+
+def make_objective(captioner: Any, noise: Noise) -> Objective | LevelsObjective:
+    """The losses that the captioner's settings ask for."""
+    asked = captioner.objective
+    if asked.objective == "diffusion-lm":
+        return LevelsObjective(
+            captioner, noise, asked.distance, asked.lag, levels=asked.levels, dynamic=asked.dynamic_weight
+        )
+    return Objective(captioner, noise)
+
+
+def hide_photos(
+    view: list[KeysValues], nothing: list[KeysValues], keep: Bool[Tensor, " photos"]
+) -> list[KeysValues]:
+    """Keys and values of the null image where a photo is not kept."""
+    mask = keep[:, None, None, None]
+    return [
+        (torch.where(mask, k, k0), torch.where(mask, v, v0))
+        for (k, v), (k0, v0) in zip(view, nothing, strict=True)
+    ]
+
+
+@torch.no_grad()
+def prepare_examples(
+    captioner: Any,
+    tokenize: Callable[[Sequence[str]], tuple[Tensor, Tensor]],
+    captions: Sequence[Sequence[str]],
+    rows: Int[Tensor, " photos"],
+    text_only: Sequence[str] = (),
+    batch: int = 512,
+) -> Examples:
+    """Encode all captions once: the lower half is frozen, so their clean latents never change."""
+    flat = [caption for group in captions for caption in group] + list(text_only)
+    ids, mask = tokenize(flat)
+    space = captioner.text.eval()
+    x0 = torch.cat(
+        [space.encode(i, m).half() for i, m in zip(ids.split(batch), mask.split(batch), strict=True)]
+    )
+    counts = torch.tensor([0, *(len(group) for group in captions)])
+    sided = [any(SIDED.search(caption.lower()) for caption in group) for group in captions]
+    first = counts.cumsum(0)
+    return Examples(x0, ids, first, rows, ~torch.tensor(sided), int(first[-1]))
+
+
+def photos_of_step(
+    photos: int, count: int, seed: int, step: int, rank: int, world: int
+) -> Int[Tensor, " count"]:
+    """Which of the photos a process sees in a step: every photo once per epoch, in an order of its own."""
+    per_step = count * world
+    epoch, place = divmod(step, max(photos // per_step, 1))
+    order = torch.randperm(photos, generator=generator_at(seed, 0, epoch))
+    return order[(place * per_step + rank * count + torch.arange(count)) % photos]
+
+
+def take_batch(
+    examples: Examples, features: Features, config: TrainConfig, step: int, rank: int, world: int
+) -> Batch:
+    """The batch of a step: a pure function of seed, step and rank; every photo once per epoch."""
+    with_text = round(config.text_only * config.photos)
+    with_photo = config.photos - with_text
+    chosen = photos_of_step(len(examples.rows), with_photo, config.seed, step, rank, world)
+    generator = generator_at(config.seed, 1, step, rank)
+    views = torch.randint(len(features.tokens), (with_photo,), generator=generator)
+    image = features.gather(views, examples.rows[chosen])
+    mirror = examples.mirrored[chosen] & (torch.rand(with_photo, generator=generator) < 0.5)
+    image = torch.where(mirror[:, None, None], flip(image), image)
+    first, end = examples.first[chosen], examples.first[chosen + 1]
+    start = torch.randint(1 << 30, (with_photo, 1), generator=generator)
+    captions = (first[:, None] + (start + torch.arange(config.copies)) % (end - first)[:, None]).flatten()
+    if with_text:
+        texts = len(examples.ids) - examples.text_first
+        extra = examples.text_first + torch.randint(texts, (with_text * config.copies,), generator=generator)
+        captions = torch.cat((captions, extra))
+        image = torch.cat((image, torch.zeros(with_text, *image.shape[1:])))
+    has_image = torch.arange(config.photos) < with_photo
+    return Batch(image, has_image, examples.x0[captions].float(), examples.ids[captions])
+
+
+def fit_captions(
+    captioner: Any,
+    examples: Examples,
+    features: Features,
+    config: TrainConfig,
+    out: Path,
+    *,
+    caption_weight: float,
+    factor: float,
+    drop_image: float,
+    self_condition: float,
+    report: Callable[[StepReport], None] = lambda report: None,
+    evaluate: Callable[[int], None] = lambda step: None,
+    accelerator: Any | None = None,
+) -> None:
+    """Fit a captioner to captions; a killed run resumes exactly (see ``clearcap.training.fit.fit``).
+
+    Args:
+        captioner: its denoiser and LM head are trained in place; at the end it holds the averaged weights.
+        examples: captions as latents.
+        features: image tokens.
+        config: optimisation settings.
+        out: folder of the checkpoint.
+        caption_weight: lambda.
+        factor: noise factor k.
+        drop_image: probability of hiding the photo.
+        self_condition: probability of conditioning on a first prediction.
+        report: receives every ``log_every``-th step's measures.
+        evaluate: called every ``sample_every`` steps while the captioner holds the averaged weights.
+        accelerator: an ``accelerate.Accelerator``, for several processes or a GPU.
+    """
+    accelerator = accelerator or make_accelerator()
+    captioner.to(accelerator.device)
+    noise = captioner.noise(factor)
+    objective = make_objective(captioner, noise)
+    length, dim = examples.x0.shape[1:]
+
+    def batch_at(step: int, rank: int, world: int) -> tuple[Any, ...]:
+        batch = take_batch(examples, features, config, step, rank, world)
+        draws = objective.draw(
+            photos=config.photos,
+            copies=config.copies,
+            length=length,
+            dim=dim,
+            steps=noise.steps,
+            drop_image=drop_image,
+            self_condition=self_condition,
+            generator=generator_at(config.seed, 2, step, rank),
+        )
+        return batch.image, batch.has_image, batch.x0, batch.ids, draws
+
+    fit(
+        captioner,
+        objective,
+        batch_at,
+        config,
+        out,
+        caption_weight=caption_weight,
+        report=report,
+        evaluate=evaluate,
+        accelerator=accelerator,
+    )

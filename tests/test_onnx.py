@@ -1,0 +1,289 @@
+"""Exported graphs against the captioner they were written from: the same numbers, the same tokens, clear errors."""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_captioner import tiny_captioner
+
+from clearcap.captioner import Captioner, CaptionerConfig
+from clearcap.data.records import CaptionedPhoto
+from clearcap.errors import InputError
+from clearcap.guidance import guided
+from clearcap.loading import load_captioner
+from clearcap.onnx import GRAPHS
+from clearcap.onnx.int8 import quantize_columns
+from clearcap.pipeline import CaptionPipeline
+
+needed = "onnxruntime, onnx and onnxscript are not installed; pip install 'clearcap[onnx]'"
+pytest.importorskip("onnxruntime", reason=needed)
+pytest.importorskip("onnxscript", reason=needed)
+from clearcap.bench.backends import Backend, compare_backends  # noqa: E402
+from clearcap.onnx.export import export_graphs  # noqa: E402
+
+
+def save(captioner: Captioner, tokenizer: Any, folder: Path) -> Path:
+    captioner.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def clearcap(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "clearcap", *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        timeout=900,
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    captioner, tokenizer = tiny_captioner()
+    captioner = copy.deepcopy(captioner)
+    with torch.no_grad():
+        captioner.denoiser.position.mul_(6)  # or every position of every photo says the same word
+    return save(captioner, tokenizer, tmp_path_factory.mktemp("trained"))
+
+
+@pytest.fixture(scope="module")
+def exported(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("exported")
+    export_graphs(str(trained), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def int8(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("int8") / "model"
+    done = clearcap("export", str(trained), str(folder), "--onnx", "--int8")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def torch_pipeline(trained: Path) -> CaptionPipeline:
+    return CaptionPipeline.from_pretrained(trained)
+
+
+@pytest.fixture(scope="module")
+def onnx_pipeline(exported: Path) -> CaptionPipeline:
+    return CaptionPipeline.from_pretrained(exported)
+
+
+@pytest.fixture(scope="module")
+def pixels() -> torch.Tensor:
+    return torch.rand(5, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+@torch.inference_mode()
+def test_graphs_compute_what_the_networks_do(
+    torch_pipeline: CaptionPipeline, onnx_pipeline: CaptionPipeline, pixels: torch.Tensor
+) -> None:
+    mine, theirs = torch_pipeline.captioner, onnx_pipeline.captioner
+    views = [one.see(one.encode_image(pixels)) for one in (mine, theirs)]
+    assert len(views[0]) == len(views[1]) == 2
+    for a, b in zip(*views, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+    for a, b in zip(mine.denoiser.see_nothing(), theirs.denoiser.see_nothing(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+    x, x_self = (torch.randn(10, 10, 24, generator=torch.Generator().manual_seed(i)) for i in (1, 2))
+    t = torch.arange(10) * 100
+    outputs = [one.denoiser(x, x_self, t, view) for one, view in zip((mine, theirs), views, strict=True)]
+    torch.testing.assert_close(*outputs, atol=1e-5, rtol=1e-5)
+    logits = [one.logits(x) for one in (mine, theirs)]
+    scale = float(logits[0].abs().max())  # products sum up in another order, which shows in the last digits
+    torch.testing.assert_close(*logits, atol=1e-5 * scale, rtol=0)
+    ids = torch.tensor([[2, 5, 6, 7, 3, 0, 0, 0, 0, 0], [2, 8, 9, 6, 5, 7, 8, 3, 0, 0]])
+    latents = [one.text.encode(ids, (ids != 0).long()) for one in (mine, theirs)]
+    torch.testing.assert_close(*latents, atol=1e-5, rtol=1e-5)
+
+
+@torch.inference_mode()
+def test_guidance_runs_both_branches_in_one_batch(
+    torch_pipeline: CaptionPipeline, onnx_pipeline: CaptionPipeline, pixels: torch.Tensor
+) -> None:
+    x = torch.randn(15, 10, 24, generator=torch.Generator().manual_seed(3))
+    found = []
+    for one in (torch_pipeline.captioner, onnx_pipeline.captioner):
+        denoise = guided(one.denoiser, one.noise(1.0), one.see(one.encode_image(pixels)), 1.5)
+        found.append(denoise(x, torch.zeros_like(x), torch.full((15,), 500)))
+    torch.testing.assert_close(*found, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {},
+        {"guidance": 0.0},
+        {"solver": "ddim", "candidates": 3},
+        {"solver": "renoise", "refine": 1, "candidates": 2},
+        {"solver": "dpm-solver", "early_exit": 2},
+    ],
+)
+def test_same_token_ids(
+    torch_pipeline: CaptionPipeline, onnx_pipeline: CaptionPipeline, pixels: torch.Tensor, how: dict[str, Any]
+) -> None:
+    drawn = [
+        pipeline.captioner.generate(pixels, seed=1, sampling=pipeline.sampling(**how))
+        for pipeline in (torch_pipeline, onnx_pipeline)
+    ]
+    assert len(drawn[0].ids[:, 0].unique(dim=0)) > 1
+    assert torch.equal(drawn[0].ids, drawn[1].ids)
+    torch.testing.assert_close(drawn[0].confidence, drawn[1].confidence, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["exported", "int8"])
+def test_batch_of_one_equals_its_row(kind: str, request: pytest.FixtureRequest, pixels: torch.Tensor) -> None:
+    captioner = CaptionPipeline.from_pretrained(request.getfixturevalue(kind)).captioner
+    loud = torch.cat((pixels[:1], pixels[1:] * torch.tensor([1e-2, 1.0, 0.5, 0.1]).view(4, 1, 1, 1)))
+    together = captioner.generate(loud, seed=1)
+    for row in range(5):
+        assert torch.equal(captioner.generate(loud[row : row + 1], seed=1).ids[0], together.ids[row])
+
+
+def test_fill_keeps_the_fixed_words_of_the_torch_captioner(
+    torch_pipeline: CaptionPipeline, onnx_pipeline: CaptionPipeline
+) -> None:
+    photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    filled = [one.fill(photo, "a ___ dog ___ the ___", seed=0) for one in (torch_pipeline, onnx_pipeline)]
+    assert filled[0].text == filled[1].text
+    assert filled[1].text.split()[2] == "dog"
+
+
+@torch.inference_mode()
+def test_int8_is_close_and_smaller(
+    int8: Path, exported: Path, torch_pipeline: CaptionPipeline, pixels: torch.Tensor
+) -> None:
+    captioner = CaptionPipeline.from_pretrained(int8).captioner
+    assert captioner.denoiser.graph.weights == "int8"
+    wanted = torch_pipeline.captioner.see(torch_pipeline.captioner.encode_image(pixels))
+    found = captioner.see(captioner.encode_image(pixels))
+    for a, b in zip(wanted, found, strict=True):
+        for one, other in zip(a, b, strict=True):
+            assert 0 < (one - other).norm() / one.norm() < 0.05
+    assert (int8 / "denoise.onnx").stat().st_size < (exported / "denoise.onnx").stat().st_size
+
+
+def test_int8_weights_are_within_half_a_step() -> None:
+    weight = np.random.default_rng(0).normal(size=(7, 5)).astype(np.float32)
+    weight[:, 2] = 0
+    rounded, scale = quantize_columns(weight)
+    assert rounded.dtype == np.int8
+    assert np.all(np.abs(rounded * scale - weight) <= scale / 2 + 1e-7)
+
+
+def test_fused_denoiser_and_word_embeddings_are_exported_too(tmp_path: Path) -> None:
+    _, tokenizer = tiny_captioner()
+    torch.manual_seed(0)
+    config = CaptionerConfig(
+        text={"kind": "embedding", "length": 8},
+        vision={"kind": "compact", "tokens": 1, "dim": 16, "image_size": 32},
+        denoiser={"kind": "concat", "width": 24, "depth": 2, "heads": 2, "hidden": 32},
+        sampling={"solver": "plain", "steps": 3},
+        tower={"widths": [8, 8, 8, 16], "depths": [0, 1, 1, 1], "mixers": 1, "heads": 2},
+        bert={"vocab_size": len(tokenizer), "dim": 24},
+        tokens={"pad": 0, "cls": 2, "sep": 3, "filler": 0},
+    )
+    trained = save(Captioner(config).eval(), tokenizer, tmp_path / "trained")
+    export_graphs(str(trained), tmp_path / "graphs")
+    pixels = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    drawn = [
+        CaptionPipeline.from_pretrained(tmp_path / name).captioner.generate(pixels, seed=0)
+        for name in ("trained", "graphs")
+    ]
+    assert len(drawn[0].ids.unique()) > 1
+    assert torch.equal(drawn[0].ids, drawn[1].ids)
+
+
+def test_command_line_captions_with_graphs(int8: Path, tmp_path: Path) -> None:
+    assert {file.stem for file in int8.glob("*.onnx")} == set(GRAPHS)
+    photo = tmp_path / "photo.png"
+    Image.fromarray(np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(photo)
+    done = clearcap("caption", str(photo), "--model", str(int8))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == CaptionPipeline.from_pretrained(int8)(photo).caption
+
+
+@pytest.mark.parametrize("fault", ["absent", "truncated", "no graph", "swapped", "another captioner's"])
+def test_bad_graphs_are_one_line(exported: Path, tmp_path: Path, fault: str) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(exported, folder)
+    file = folder / "denoise.onnx"
+    if fault == "absent":
+        file.unlink()
+    elif fault == "truncated":
+        file.write_bytes(file.read_bytes()[:-1000])
+    elif fault == "no graph":
+        file.write_text("not a graph")
+    elif fault == "swapped":
+        shutil.copy(folder / "decode.onnx", file)
+    else:
+        import onnx
+
+        model = onnx.load(file)
+        for entry in model.metadata_props:
+            if entry.key == "clearcap.stamp":
+                entry.value = "0" * 64
+        onnx.save(model, file)
+    with pytest.raises(InputError, match=r"denoise\.onnx") as caught:
+        CaptionPipeline.from_pretrained(folder)
+    assert "\n" not in str(caught.value)
+    assert "clearcap export --onnx" in str(caught.value)
+
+
+def test_what_graphs_cannot_do_is_one_line(exported: Path, trained: Path) -> None:
+    with pytest.raises(InputError, match="leave device and dtype out"):
+        CaptionPipeline.from_pretrained(exported, dtype=torch.bfloat16)
+    with pytest.raises(InputError, match="leave device and dtype out"):
+        CaptionPipeline.from_pretrained(exported, device="cuda")
+    with pytest.raises(InputError, match=r"encode\.onnx: absent"):
+        CaptionPipeline.from_pretrained(trained, backend="onnx")
+    with pytest.raises(InputError, match="pass the trained model"):
+        load_captioner(str(exported))
+    with pytest.raises(InputError, match="choose torch, packed or onnx"):
+        CaptionPipeline.from_pretrained(exported, backend="tflite")
+
+
+def test_backends_are_compared_with_the_first(
+    trained: Path, exported: Path, int8: Path, tmp_path: Path
+) -> None:
+    backends = {
+        name: Backend(CaptionPipeline.from_pretrained(folder))
+        for name, folder in {"torch": trained, "onnx": exported, "int8": int8}.items()
+    }
+    rng = np.random.default_rng(2)
+    corpus = []
+    for number in range(5):
+        file = tmp_path / f"{number}.png"
+        Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(file)
+        corpus.append(CaptionedPhoto(str(number), file, ("a dog runs", f"photo {number} of a dog")))
+    rows = compare_backends(backends, corpus[0].image, corpus, batch_size=2, repeats=2, steps=3)
+    assert [row.name for row in rows] == list(backends)
+    first, second, third = rows
+    assert (first.tokens, first.photos) == (second.tokens, second.photos) == (1.0, 5)
+    assert first.loss == second.loss == (0.0, 0.0, 0.0)
+    assert third.tokens is not None
+    assert 0 < third.tokens <= 1
+    assert all(row.alone > 0 and row.together is not None and row.together > 0 for row in rows)
+    read_alone = CaptionPipeline.from_pretrained(trained)([one.image for one in corpus], steps=3)
+    assert [one.caption for one in read_alone] == list(backends["torch"].captions.values())
+
+
+def test_backends_without_a_corpus_are_timed_only(trained: Path, tmp_path: Path) -> None:
+    photo = tmp_path / "photo.png"
+    Image.new("RGB", (64, 64), "red").save(photo)
+    (row,) = compare_backends({"torch": Backend(CaptionPipeline.from_pretrained(trained))}, photo, repeats=1)
+    assert row.alone > 0
+    assert set(row.to_json()) == {"name", "alone"}
