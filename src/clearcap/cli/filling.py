@@ -124,7 +124,7 @@ def _print(found: FillEvaluation) -> None:
                 f"{ratio['ratio']:.2f} ({ratio['interval'][0]:.2f} to {ratio['interval'][1]:.2f})",
                 f"{lead['difference']:+.3f} ({_span(lead['interval'], '+.3f')})",
             )
-    console = Console(width=None if Console().is_terminal else 150)
+    console = Console(width=None if Console().is_terminal else 170)
     console.print(table)
     for count, one in figures.items():
         speed = ", ".join(f"{name} {ms:.1f}" for name, ms in one["ms_per_reference"].items())

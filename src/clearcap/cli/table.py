@@ -155,7 +155,7 @@ def _print(found: MethodTable) -> None:
             *_tested(row.against_plain, "BLEU-4"),
         )
         earlier = steps
-    console = Console(width=None if Console().is_terminal else 150)
+    console = Console(width=None if Console().is_terminal else 170)
     console.print(shown)
     if found.compared:
         console.print(
