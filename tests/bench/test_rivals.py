@@ -270,7 +270,6 @@ def test_picture_names_every_line(found: Contest, tmp_path: Path) -> None:
         "bundled, 2 steps",
         "BLIP-base, greedy",
         "BLIP-base, beam 3",
-        "GIT-base, greedy",
     }
     assert {t.get_text() for t in candidates.texts} == {"bundled, 2 steps", "BLIP-base, greedy"}
     assert [t.get_text() for t in quality.texts] == ["2 steps"]
@@ -281,7 +280,7 @@ def test_picture_names_every_line(found: Contest, tmp_path: Path) -> None:
 
 def test_tables_have_a_line_for_each_system_setting_and_claim(found: Contest) -> None:
     assert times_table(found).row_count == 7
-    assert settings_table(found).row_count == 3 + 3 + 2 + 2  # bundled, BLIP greedy, BLIP beam, GIT greedy
+    assert settings_table(found).row_count == 3 + 3 + 2  # bundled, BLIP greedy, BLIP beam
     assert claims_table(found).row_count == 5
 
 
