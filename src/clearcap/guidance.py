@@ -17,16 +17,17 @@ Denoise = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(x_t, x_self, t [batch]) -> predicted x0."""
 
 
-
 @runtime_checkable
 class Network(Protocol):
     """What guidance asks of a denoiser: ``Denoiser``, ``FusedDenoiser`` or one prepared for inference."""
 
     def see_nothing(self) -> list[KeysValues]:
         """Keys and values where there is no photo, for one."""
+        ...
 
     def __call__(self, x: Tensor, x_self: Tensor, t: Tensor, view: list[KeysValues]) -> Tensor:
         """The prediction."""
+        ...
 
 
 Wrap = Callable[[Denoise, Tensor | None], Denoise]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from clearcap.captioner import Captioner
@@ -34,7 +34,9 @@ class PackedLinear(nn.Module):
         return product
 
     def _apply(self, fn: Any, recurse: bool = True) -> PackedLinear:
-        raise InputError("a captioner prepared for inference cannot be moved or cast; do that before preparing it")
+        raise InputError(
+            "a captioner prepared for inference cannot be moved or cast; do that before preparing it"
+        )
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         raise InputError("a captioner prepared for inference cannot be saved; save it before preparing it")
@@ -58,8 +60,15 @@ class KeptNull(nn.Module):
         """What the denoiser's own gave when it was wrapped."""
         return self._nothing
 
-    def forward(self, *inputs: Tensor, **more: Tensor) -> Tensor:
-        output: Tensor = self.denoiser(*inputs, **more)
+    def forward(
+        self,
+        x: Float[Tensor, "batch length dim"],
+        x_self: Float[Tensor, "batch length dim"],
+        t: Int[Tensor, " batch"],
+        view: list[KeysValues],
+    ) -> Float[Tensor, "batch length dim"]:
+        """As the denoiser's own."""
+        output: Tensor = self.denoiser(x, x_self, t, view)
         return output
 
 

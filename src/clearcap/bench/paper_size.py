@@ -90,9 +90,13 @@ def run(
     """
     report(f"LaDiC at paper size, random weights, {torch.get_num_threads()} threads; seconds per photo,")
     report(f"medians of {repeats} rounds in which naive, ours and the matrix product take turns")
-    report("naive: plain torch; every step encodes the photo and the empty photo and calls the denoiser for each.")
+    report(
+        "naive: plain torch; every step encodes the photo and the empty photo and calls the denoiser for each."
+    )
     report("       All its steps cost the same: one a round is timed, and naive = steps * step + decoding")
-    report("ours: generate() of the captioner after prepare_for_inference, whole, as many steps in the same dtype")
+    report(
+        "ours: generate() of the captioner after prepare_for_inference, whole, as many steps in the same dtype"
+    )
     plain = paper_size_captioner()
     operations = count_operations(plain)
     rows = []
