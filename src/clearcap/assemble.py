@@ -145,6 +145,7 @@ def load_masked_lm(source: str, kind: str = "bert-split") -> tuple[Any, Any]:
     Raises:
         InputError: nothing loadable there, or tensors missing or unexpected.
     """
+    from safetensors import SafetensorError
     from transformers import AutoModelForMaskedLM, AutoTokenizer, BertForMaskedLM
 
     if not source:
@@ -154,17 +155,26 @@ def load_masked_lm(source: str, kind: str = "bert-split") -> tuple[Any, Any]:
     loader: Any = BertForMaskedLM if kind == "bert-split" else AutoModelForMaskedLM
     try:
         masked_lm, loading = loader.from_pretrained(
-            source, use_safetensors=True, output_loading_info=True, attn_implementation="sdpa"
+            source,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # refused below, by name
+            attn_implementation="sdpa",
         )
         tokenizer = AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError) as fault:
+    except (OSError, ValueError, SafetensorError) as fault:
         raise InputError(f"text.source={source!r} cannot be loaded ({str(fault).splitlines()[0]})") from fault
     unneeded = (
         "bert.pooler.",
         "cls.seq_relationship.",
     )  # of next-sentence prediction, in Google's checkpoints
     unexpected = [key for key in map(str, loading["unexpected_keys"]) if not key.startswith(unneeded)]
-    for fault_, keys in (("missing", sorted(loading["missing_keys"])), ("unexpected", sorted(unexpected))):
+    resized = [str(key) for key, *_ in loading["mismatched_keys"]]
+    for fault_, keys in (
+        ("missing", sorted(loading["missing_keys"])),
+        ("unexpected", sorted(unexpected)),
+        ("of another size than config.json says", sorted(resized)),
+    ):
         if keys:
             raise InputError(
                 f"{source}: {keys[0]} is {fault_}; is it a masked language model of BERT's kind?"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from clearcap.errors import InputError
@@ -61,8 +61,15 @@ class KeptNull(nn.Module):
         """What the denoiser's own gave when it was wrapped."""
         return self._nothing
 
-    def forward(self, *inputs: Tensor, **more: Tensor) -> Tensor:
-        output: Tensor = self.denoiser(*inputs, **more)
+    def forward(
+        self,
+        x: Float[Tensor, "batch length dim"],
+        x_self: Float[Tensor, "batch length dim"],
+        t: Int[Tensor, " batch"],
+        view: list[KeysValues],
+    ) -> Float[Tensor, "batch length dim"]:
+        """As the denoiser's own."""
+        output: Tensor = self.denoiser(x, x_self, t, view)
         return output
 
 

@@ -104,3 +104,17 @@ def test_conversion_names_the_clip_model_that_does_not_fit(
     captioner = Captioner.from_pretrained(tmp_path / "out")
     drawn = captioner.generate(torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)))
     assert drawn.ids.shape == (2, 1, 7)
+
+
+@pytest.mark.parametrize("fault", ["truncated", "foreign"])
+def test_bad_checkpoints_are_one_sentence(fault: str, weights: dict[str, Tensor], tmp_path: Path) -> None:
+    file, words = tmp_path / "model.pt", tmp_path / "words"
+    torch.save(weights if fault == "truncated" else {"encoder.weight": torch.zeros(2, 2)}, file)
+    if fault == "truncated":
+        file.write_bytes(file.read_bytes()[:5000])
+    write_tokenizer(words)
+    clip = write_clip(tmp_path / "clip")
+    with pytest.raises(InputError, match=r"model\.pt") as caught:
+        convert_clip_diffusion_lm(file, tmp_path / "out", vision=clip, tokenizer=words, heads=2, length=7)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()

@@ -189,15 +189,21 @@ def build_pretrained(
 
 def _load_strictly(source: str, config: PretrainedConfig) -> PreTrainedModel:
     """The whole checkpoint, as the class its config names."""
+    from safetensors import SafetensorError
     from transformers import AutoModel
 
     names = config.architectures or []
     loader: Any = _architecture(names[0]) if names else AutoModel
     try:
         model, report = loader.from_pretrained(
-            source, config=config, use_safetensors=True, output_loading_info=True, torch_dtype=torch.float32
+            source,
+            config=config,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # refused below, by name
+            torch_dtype=torch.float32,
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise _unreachable(source, error) from error
     for fault in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         keys = sorted(map(str, report[fault]))
