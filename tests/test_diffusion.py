@@ -155,6 +155,52 @@ def test_emphasis_moves_draws_to_the_noisy_levels() -> None:
         assert (u < level).double().mean().item() == pytest.approx(level**3, abs=0.01)
 
 
+def test_lengths_and_words_are_told_as_often_as_asked() -> None:
+    drawn = draw(
+        photos=20_000,
+        copies=1,
+        length=8,
+        dim=1,
+        steps=1000,
+        drop_image=0.1,
+        self_condition=0.5,
+        given=0.4,
+        generator=torch.Generator().manual_seed(0),
+    )
+    assert drawn.framed is not None
+    assert drawn.given is not None
+    assert drawn.framed.double().mean().item() == pytest.approx(0.4, abs=0.02)
+    assert drawn.given.double().mean().item() == pytest.approx(0.25, abs=0.01)  # half of them: U(0, 1)
+    assert (drawn.given.sum(-1) == 0).double().mean().item() == pytest.approx(0.5 + 0.5 / 9, abs=0.02)
+
+
+def test_told_words_come_back_and_betray_nothing_of_the_others() -> None:
+    from clearcap.training.captions import Objective
+
+    captioner, tokenizer = tiny_captioner()
+    captioner.config.tokens["mask"] = tokenizer.mask_token_id
+    objective = Objective(captioner, captioner.noise(2.0))
+    ids, mask = encode_captions(tokenizer, [CAPTIONS[0]], 10)
+    other = ids.clone()
+    other[0, 2] = ids[0, 3]
+    framed, given = torch.tensor([True]), torch.zeros(1, 10, dtype=torch.bool)
+    given[0, 1] = True
+    x, t = torch.randn(1, 10, 24, generator=torch.Generator().manual_seed(0)), torch.tensor([900])
+
+    def predict(x_t: Tensor, x_self: Tensor, t: Tensor) -> Tensor:
+        return (x_t + x_self).mean(1, keepdim=True).expand_as(x_t)  # mixes all positions
+
+    found, changed = (objective.told(predict, i, framed, given)(x, x, t) for i in (ids, other))
+    assert torch.equal(found, changed)
+    told = torch.where(given | (torch.roll(mask, -1, 1) == 0), 1, 0).bool()
+    told[0, [0, -1]] = True
+    masked = torch.where(told, ids, tokenizer.mask_token_id)
+    torch.testing.assert_close(found[told], captioner.text.encode(masked, mask)[told])
+    assert not torch.equal(found, predict(x, x, t))
+    untold = objective.told(predict, ids, ~framed, given)(x, x, t)
+    assert torch.equal(untold, predict(x, x, t))
+
+
 def test_bad_noise() -> None:
     with pytest.raises(InputError, match="x0, epsilon or v"):
         make_noise("cosine", 10, 1.0, "score")

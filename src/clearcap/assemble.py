@@ -58,6 +58,7 @@ def assemble(preset: Preset, *, seed: int = 0) -> tuple[Captioner, Any]:
             "cls": tokenizer.cls_token_id,
             "sep": tokenizer.sep_token_id,
             "filler": filler,
+            "mask": tokenizer.mask_token_id,
         },
     )
     torch.manual_seed(seed)
@@ -93,6 +94,7 @@ def continued(preset: Preset) -> tuple[Captioner, Any]:
                 f"train.init={preset.train.init} has {section}.{changed[0]}={has[changed[0]]!r}, not "
                 f"{asked[changed[0]]!r}; pass {section}.{changed[0]}={has[changed[0]]} or train without train.init"
             )
+    captioner.config.tokens = {**captioner.config.tokens, "mask": tokenizer.mask_token_id}
     captioner.config.diffusion = dataclasses.asdict(preset.diffusion)
     captioner.config.sampling = dataclasses.asdict(preset.sampling)
     captioner.objective, captioner.defaults = preset.diffusion, preset.sampling

@@ -114,6 +114,9 @@ class DiffusionConfig:
     emphasis: float = knob(
         1.0, "noise level drawn: T u^(1/emphasis); 1 is uniform, above 1 favours noisy ones"
     )
+    given: float = knob(
+        0.0, "share of captions whose length, and half the time also some of whose words, the network is told"
+    )
     objective: str = knob(
         "ladic", "losses: LaDiC's, or CLIP-Diffusion-LM's at many levels at once", ("ladic", "diffusion-lm")
     )
@@ -142,7 +145,11 @@ class DiffusionConfig:
         require(
             self.dynamic_weight >= 0, f"diffusion.dynamic_weight={self.dynamic_weight} must not be negative"
         )
-        for name in ("drop_image", "self_condition"):
+        require(
+            self.given == 0 or self.predicts == "x0",
+            f"diffusion.given={self.given} needs diffusion.predicts=x0, not {self.predicts}: words are given as x0",
+        )
+        for name in ("drop_image", "self_condition", "given"):
             require(
                 0 <= getattr(self, name) <= 1, f"diffusion.{name}={getattr(self, name)} is not a probability"
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -77,6 +77,22 @@ class Noise:
         return (x_t - a * x0) / s.clamp_min(1e-8)
 
 
+def clamped(
+    predict: Predict, latent: Float[Tensor, "batch length dim"], fixed: Bool[Tensor, "batch length"]
+) -> Predict:
+    """A denoiser of captions that are known at some positions, in training and in sampling alike.
+
+    Known latents replace what the network sees, what it is conditioned on, and what it predicts.
+    """
+    known = fixed[..., None]
+
+    def predict_rest(x_t: Tensor, x_self: Tensor, t: Tensor) -> Tensor:
+        x0 = predict(torch.where(known, latent, x_t), torch.where(known, latent, x_self), t)
+        return torch.where(known, latent.to(x0.dtype), x0)
+
+    return predict_rest
+
+
 def make_noise(schedule: str, steps: int, factor: float = 1.0, predicts: str = "x0") -> Noise:
     """Noise from a named schedule."""
     return Noise(alpha_bars(schedule, steps), factor, predicts)
@@ -91,12 +107,16 @@ class Draws:
         eps: standard normal noise.
         keep_image: False where a photo is hidden, for classifier-free guidance.
         self_condition: whether this step conditions on a first prediction.
+        framed: captions whose length the network is told (None: none).
+        given: where it is also told the word, if one stands there and the caption is framed.
     """
 
     t: Int[Tensor, " batch"]
     eps: Float[Tensor, "batch length dim"]
     keep_image: Bool[Tensor, " photos"]
     self_condition: bool
+    framed: Bool[Tensor, " batch"] | None = None
+    given: Bool[Tensor, "batch length"] | None = None
 
 
 def draw(
@@ -110,6 +130,7 @@ def draw(
     self_condition: float,
     generator: torch.Generator,
     emphasis: float = 1.0,
+    given: float = 0.0,
 ) -> Draws:
     """Draws of one step: t = T u^(1/emphasis), the photo hidden with probability ``drop_image``.
 
@@ -117,12 +138,19 @@ def draw(
     chosen, and fewer to the clean ones, where they can be read off.
     """
     batch = photos * copies
-    return Draws(
+    made = Draws(
         t=_levels(batch, steps, emphasis, generator),
         eps=torch.randn(batch, length, dim, generator=generator),
         keep_image=torch.rand(photos, generator=generator) >= drop_image,
         self_condition=bool(torch.rand((), generator=generator) < self_condition),
     )
+    if not given:
+        return made
+    framed = torch.rand(batch, generator=generator) < given
+    share = (2 * torch.rand(batch, 1, generator=generator) - 1).clamp_min(
+        0
+    )  # of the words; none half the time
+    return replace(made, framed=framed, given=torch.rand(batch, length, generator=generator) < share)
 
 
 def _levels(batch: int, steps: int, emphasis: float, generator: torch.Generator) -> Int[Tensor, " batch"]:

@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from clearcap.config import SamplingConfig, TextConfig, make
+from clearcap.diffusion import clamped
 from clearcap.errors import InputError
 from clearcap.guidance import Denoise
 from clearcap.network import Caption, Network
@@ -299,14 +300,9 @@ class Clamp:
 
     def wrap(self, denoise: Denoise, rows: Tensor | None) -> Denoise:
         """The denoiser of some rows of the batch (``None``: of all), clamped."""
-        latent = self.latent if rows is None else self.latent[rows]
-        fixed = (self.fixed if rows is None else self.fixed[rows])[..., None]
-
-        def clamped(x_t: Tensor, x_self: Tensor, t: Tensor) -> Tensor:
-            x0 = denoise(torch.where(fixed, latent, x_t), torch.where(fixed, latent, x_self), t)
-            return torch.where(fixed, latent, x0)
-
-        return clamped
+        if rows is None:
+            return clamped(denoise, self.latent, self.fixed)
+        return clamped(denoise, self.latent[rows], self.fixed[rows])
 
 
 def word_ids(tokenizer: Any, special_ids: Sequence[int], vocab: int) -> Bool[Tensor, " vocab"]:

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from clearcap.config import TrainConfig
 from clearcap.data.features import Features, flip
-from clearcap.diffusion import Draws, Noise, draw, training_losses
+from clearcap.diffusion import Draws, Noise, Predict, clamped, draw, training_losses
 from clearcap.layers import KeysValues
+from clearcap.text.spaces import word_positions
 from clearcap.training.fit import StepReport, fit, make_accelerator
 from clearcap.training.levels import LevelsObjective
 from clearcap.training.schedules import generator_at
@@ -66,7 +67,8 @@ class Objective(nn.Module):
         self.denoiser = captioner.denoiser
         self.text = captioner.text
         self.noise = noise
-        self.emphasis = captioner.objective.emphasis
+        self.emphasis, self.given = captioner.objective.emphasis, captioner.objective.given
+        self.pad, self.blank = captioner.config.tokens["pad"], captioner.config.tokens.get("mask")
 
     def forward(
         self, image: Tensor, has_image: Tensor, x0: Tensor, ids: Tensor, draws: Draws
@@ -77,12 +79,31 @@ class Objective(nn.Module):
         def predict(x: Tensor, x_self: Tensor, t: Tensor) -> Tensor:
             return self.denoiser(x, x_self, t, view)
 
-        losses = training_losses(predict, self.text, self.noise, x0=x0, ids=ids, draws=draws)
+        told: Predict = predict
+        if draws.framed is not None and draws.given is not None:
+            told = self.told(predict, ids, draws.framed, draws.given)
+        losses = training_losses(told, self.text, self.noise, x0=x0, ids=ids, draws=draws)
         return losses.latent, losses.caption
+
+    def told(
+        self,
+        predict: Predict,
+        ids: Int[Tensor, "batch length"],
+        framed: Bool[Tensor, " batch"],
+        given: Bool[Tensor, "batch length"],
+    ) -> Predict:
+        """The denoiser of captions whose length and some of whose words are told, as ``clearcap.infill`` tells them.
+
+        Given words are encoded with the mask token in place of the others, so their latents betray nothing.
+        """
+        mask = (ids != self.pad).long()
+        fixed = framed[:, None] & (given | ~word_positions(mask))
+        latent = self.text.encode(torch.where(fixed, ids, self.blank), mask)
+        return clamped(predict, latent, fixed)
 
     def draw(self, **sizes: Any) -> Draws:
         """A step's randomness; arguments of ``clearcap.diffusion.draw``."""
-        return draw(emphasis=self.emphasis, **sizes)
+        return draw(emphasis=self.emphasis, given=self.given, **sizes)
 
     def weight(self, caption_weight: float, latent: Tensor, caption: Tensor) -> float:
         """lambda, fixed."""
