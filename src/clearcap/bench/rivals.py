@@ -85,19 +85,19 @@ def write(model: Any, photos: Tensor, tokens: int, *, beams: int = 1, candidates
 
 def rivals(name: str, model: Any) -> list[System]:
     """A rival as its greedy and its beam-search system; several candidates are sampled, under the greedy's name."""
+    further = name == "BLIP-base"  # GIT encodes the photo again for each candidate, and would take minutes
     return [
         System(
             f"{name}, greedy",
             name,
             lambda photos, tokens, candidates: write(model, photos, tokens, candidates=candidates),
-            at_batches=True,
-            at_candidates=name
-            == "BLIP-base",  # GIT encodes the photo again for each, which only costs time here
+            at_batches=further,
+            at_candidates=further,
         ),
         System(
             f"{name}, beam {BEAMS}",
             name,
             lambda photos, tokens, candidates: write(model, photos, tokens, beams=BEAMS),
-            at_batches=name == "BLIP-base",
+            at_batches=further,
         ),
     ]
