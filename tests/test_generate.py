@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -141,3 +142,41 @@ def test_bad_requests(call, message: str) -> None:
     captioner, _ = tiny_captioner()
     with pytest.raises(InputError, match=message):
         call(captioner)
+
+
+def test_captions_have_the_words_they_are_told() -> None:
+    captioner, _ = tiny_captioner()
+    how = replace(captioner.defaults, words=2, words_to=5, candidates=6)
+    drawn = captioner.generate(image=photos(2), sampling=how)
+    special = torch.tensor(captioner.text.special_ids)
+    for candidate, words in enumerate([2, 3, 4, 5, 2, 3]):
+        told = drawn.ids[:, candidate, 1 : words + 1]
+        assert not torch.isin(told, special).any()
+    alone = captioner.generate(image=photos(2)[1:], sampling=replace(how, candidates=1))
+    assert torch.equal(alone.ids[0, 0], drawn.ids[1, 0])
+    free = captioner.generate(image=photos(2), sampling=replace(how, words=0, words_to=0))
+    assert not torch.equal(free.ids, drawn.ids)
+
+
+def test_the_denoiser_sees_where_a_told_caption_ends() -> None:
+    captioner, tokenizer = tiny_captioner()
+    seen: list[torch.Tensor] = []
+    handle = captioner.denoiser.register_forward_pre_hook(lambda m, a: seen.append(a[0]))
+    captioner.draw(photos(1), [Caption(0, words=4)], sampling=replace(captioner.defaults, guidance=0.0))
+    handle.remove()
+    ids = torch.tensor([[2, 4, 4, 4, 4, 3, 0, 0, 0, 0]])
+    assert tokenizer.convert_ids_to_tokens(ids[0].tolist())[1] == "[MASK]"
+    latent = captioner.text.encode(ids, (ids != 0).long())
+    for x in seen:
+        torch.testing.assert_close(x[:, [0, 5, 6, 9]], latent[:, [0, 5, 6, 9]])
+        assert not torch.allclose(x[:, 1:5], latent[:, 1:5])
+
+
+@pytest.mark.parametrize(("words", "message"), [(9, "at most 8 words"), (2, "not trained to be told")])
+def test_lengths_that_cannot_be_told(words: int, message: str) -> None:
+    captioner, _ = tiny_captioner()
+    if words == 2:
+        captioner = copy.deepcopy(captioner)
+        del captioner.config.tokens["mask"]
+    with pytest.raises(InputError, match=message):
+        captioner.generate(image=photos(1), sampling=replace(captioner.defaults, words=words))

@@ -46,6 +46,7 @@ def tiny_captioner(length: int = 10, seed: int = 0) -> tuple[Captioner, Any]:
                 "cls": tokenizer.cls_token_id,
                 "sep": tokenizer.sep_token_id,
                 "filler": tokenizer.pad_token_id,
+                "mask": tokenizer.mask_token_id,
             },
         )
     ).eval()

@@ -180,6 +180,8 @@ class SamplingConfig:
     refine_level: float = knob(
         0.0, "noise level that kept words restart from, as a share of T; 0 keeps them clean"
     )
+    words: int = knob(0, "words a caption is told to have; 0 leaves its length to the model")
+    words_to: int = knob(0, "candidates are told ``words`` to ``words_to`` words in turn; 0: all the same")
     candidates: int = knob(1, "captions drawn per photo")
     select: str = knob("mbr", "choice among candidates", ("mbr", "confidence"))
     utility: str = knob("bleu", "what minimum Bayes risk compares candidates by", ("bleu", "cider"))
@@ -189,6 +191,11 @@ class SamplingConfig:
         require(self.steps >= 1, f"sampling.steps={self.steps} must be at least 1")
         require(self.guidance >= 0, f"sampling.guidance={self.guidance} must not be negative")
         require(self.candidates >= 1, f"sampling.candidates={self.candidates} must be at least 1")
+        require(self.words >= 0, f"sampling.words={self.words} must not be negative")
+        require(
+            self.words_to == 0 or self.words_to >= self.words > 0,
+            f"sampling.words_to={self.words_to} needs sampling.words between 1 and it, not {self.words}",
+        )
         require(self.early_exit >= 0, f"sampling.early_exit={self.early_exit} must not be negative")
         require(self.refine >= 0, f"sampling.refine={self.refine} must not be negative")
         require(
@@ -204,6 +211,10 @@ class SamplingConfig:
                 0 <= getattr(self, name) <= 1,
                 f"sampling.{name}={getattr(self, name)} must lie between 0 and 1",
             )
+
+    def told_words(self, candidate: int) -> int:
+        """Words that a candidate is told to have."""
+        return self.words + (candidate % (self.words_to - self.words + 1) if self.words_to else 0)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from clearcap.config import DenoiserConfig, DiffusionConfig, SamplingConfig, TextConfig, VisionConfig, make
 from clearcap.denoiser import Denoiser, build_denoiser
-from clearcap.diffusion import Noise, make_noise
+from clearcap.diffusion import Noise, clamped, make_noise
 from clearcap.errors import InputError
 from clearcap.fused import FEATURES, FusedDenoiser, build_fused
 from clearcap.guidance import Denoise, Wrap, guided_in_part, unwrapped, view_rows, without_memory
@@ -73,10 +73,12 @@ class Caption:
     Attributes:
         photo: row of the photo it is about.
         stream: number that its random draws depend on, besides the seed.
+        words: how many tokens its words are, which the denoiser is told; 0 leaves that to the denoiser.
     """
 
     photo: int
     stream: int = 0
+    words: int = 0
 
 
 @dataclass(frozen=True)
@@ -182,14 +184,14 @@ class Network(nn.Module):
         how = sampling or self.defaults
         photos = len(image)
         captions = [
-            Caption(i, name * 1000 + copy)
+            Caption(i, name * 1000 + copy, how.told_words(copy))
             for i, name in enumerate(names or [0] * photos)
             for copy in range(how.candidates)
         ]
         x0 = self.draw(
             image, captions, seed=seed, sampling=how, watch=watch, callback_on_step_end=callback_on_step_end
         )
-        confidence, ids = self.logits(x0).softmax(-1).max(-1)
+        confidence, ids = self.read(x0, captions).softmax(-1).max(-1)
         return Drawn(ids.unflatten(0, (photos, -1)), confidence.unflatten(0, (photos, -1)))
 
     @torch.inference_mode()
@@ -202,7 +204,7 @@ class Network(nn.Module):
         sampling: SamplingConfig | None = None,
         watch: Watch = ignore,
         callback_on_step_end: Callback | None = None,
-        wrap: Wrap = unwrapped,
+        wrap: Wrap | None = None,
     ) -> Float[Tensor, "captions length dim"]:
         """Draw caption latents: what ``generate`` decodes.
 
@@ -213,9 +215,11 @@ class Network(nn.Module):
             captions: what is drawn, grouped by photo.
             seed, sampling, watch, callback_on_step_end: as for ``generate``; the number of candidates is that
                 of ``captions``.
-            wrap: puts a constraint around the denoiser (see ``clearcap.infill``).
+            wrap: puts a constraint around the denoiser (see ``clearcap.infill``); default the lengths that
+                ``captions`` are told.
         """
         how = sampling or self.defaults
+        wrap = wrap or self.told_lengths(captions)
         noise = self.noise(how.factor)
         view, guidance = (
             (self.denoiser.see_nothing(), 0.0) if image is None else (self.see(image), how.guidance)
@@ -255,6 +259,46 @@ class Network(nn.Module):
             time_offset=how.time_offset,
             watch=watch,
         )
+
+    def told_lengths(self, captions: Sequence[Caption]) -> Wrap:
+        """Tells the denoiser how long captions are: the latents of all positions but their words are known.
+
+        Raises:
+            InputError: a caption is longer than the model's, or the model has no mask token to stand for words.
+        """
+        words = torch.tensor([caption.words for caption in captions], device=self.device)
+        if not bool(words.any()):
+            return unwrapped
+        tokens = self.config.tokens
+        if "mask" not in tokens:
+            raise InputError("words: this model was not trained to be told a caption's length; pass words=0")
+        if int(words.max()) > self.length - 2:
+            raise InputError(
+                f"words={int(words.max())}: captions of this model have at most {self.length - 2} words; ask for fewer"
+            )
+        place = torch.arange(self.length, device=self.device)
+        blank = (place >= 1) & (place <= words[:, None])
+        ids = torch.where(
+            blank, tokens["mask"], torch.where(place > words[:, None] + 1, tokens["pad"], tokens["sep"])
+        )
+        ids[:, 0] = tokens["cls"]
+        latent = self.text.encode(ids, (place <= words[:, None] + 1).long()).float()
+        fixed = ~blank & (words > 0)[:, None]
+
+        def wrap(denoise: Denoise, rows: Tensor | None) -> Denoise:
+            return clamped(denoise, *((latent, fixed) if rows is None else (latent[rows], fixed[rows])))
+
+        return wrap
+
+    def read(
+        self, x0: Float[Tensor, "captions length dim"], captions: Sequence[Caption]
+    ) -> Float[Tensor, "captions length vocab"]:
+        """Token logits of captions, in float32; none but words where the denoiser was told that words are."""
+        logits = self.logits(x0)
+        special = list(self.text.special_ids)
+        for row, caption in zip(logits, captions, strict=True):
+            row[1 : caption.words + 1, special] = -torch.inf
+        return logits
 
     def logits(self, x0: Float[Tensor, "batch length dim"]) -> Float[Tensor, "batch length vocab"]:
         """Token logits of clean latents, in float32."""

@@ -118,7 +118,7 @@ def teach(
         if number >= done:
             image = look(features, torch.full((len(photos),), variant), rows[start : photos.stop])
             wanted = [
-                Caption(i, taught.stream(variant, photo, draw))
+                Caption(i, taught.stream(variant, photo, draw), sampling.told_words(draw))
                 for i, photo in enumerate(photos)
                 for draw in range(draws)
             ]
