@@ -14,6 +14,8 @@ from clearcap.errors import InputError
 
 FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")  # of an accelerate save_state folder, new and old
 _INERT = ("torch.nn.", "transformers.", "__main__.")  # a pickled module's classes, replaced by stand-ins
+# What torch raises at a damaged file, depending on where it is cut.
+_DAMAGE = (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError)
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -64,7 +66,7 @@ def read_pickle(file: Path) -> Any:
             f"{file}: holds more than tensors ({_first_line(fault)}), so nothing of it was run; "
             "pass a file that torch.save made of a state dict"
         ) from fault
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, UnicodeDecodeError) as fault:
+    except _DAMAGE as fault:
         raise _damaged(file, fault) from fault
 
 
@@ -81,7 +83,7 @@ def read_module(path: Path) -> dict[str, Tensor]:
         return read_state(file)
     try:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(file)
-    except (RuntimeError, pickle.UnpicklingError, ValueError, KeyError, IndexError, EOFError) as fault:
+    except (*_DAMAGE, pickle.UnpicklingError) as fault:
         raise _damaged(file, fault) from fault
     for name in names:
         if not name.startswith(_INERT):
