@@ -17,6 +17,7 @@ from PIL import Image
 from tiny_captioner import tiny_captioner
 
 from clearcap.captioner import Captioner, CaptionerConfig
+from clearcap.data.images import PhotoFile
 from clearcap.data.records import CaptionedPhoto
 from clearcap.errors import InputError
 from clearcap.guidance import guided
@@ -268,8 +269,10 @@ def test_backends_are_compared_with_the_first(
     for number in range(5):
         file = tmp_path / f"{number}.png"
         Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(file)
-        corpus.append(CaptionedPhoto(str(number), file, ("a dog runs", f"photo {number} of a dog")))
-    rows = compare_backends(backends, corpus[0].image, corpus, batch_size=2, repeats=2, steps=3)
+        corpus.append(
+            CaptionedPhoto(str(number), PhotoFile(file), ("a dog runs", f"photo {number} of a dog"))
+        )
+    rows = compare_backends(backends, tmp_path / "0.png", corpus, batch_size=2, repeats=2, steps=3)
     assert [row.name for row in rows] == list(backends)
     first, second, third = rows
     assert (first.tokens, first.photos) == (second.tokens, second.photos) == (1.0, 5)
