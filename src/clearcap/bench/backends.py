@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,21 +25,34 @@ from clearcap.text.tokens import join_words, words_of
 FIRST = "torch float32"  # what the others are compared with
 
 
+@dataclass(frozen=True)
+class Took:
+    """Milliseconds on the clock, and of the processor's: what other jobs do to the first they hardly do to the second.
+
+    Attributes:
+        wall: from start to end.
+        cpu: spent by this process, all threads together.
+    """
+
+    wall: float
+    cpu: float
+
+
 @dataclass
 class Backend:
     """One way to run a captioner, and what it drew and took so far.
 
     Attributes:
         pipeline: photos to captions.
-        alone: milliseconds of each run of one photo.
-        together: milliseconds a photo of each batch.
+        alone: each run of one photo.
+        together: each batch, a photo.
         ids: tokens of each batch.
         captions: photo -> caption.
     """
 
     pipeline: CaptionPipeline
-    alone: list[float] = field(default_factory=list)
-    together: list[float] = field(default_factory=list)
+    alone: list[Took] = field(default_factory=list)
+    together: list[Took] = field(default_factory=list)
     ids: list[Tensor] = field(default_factory=list)
     captions: dict[str, str] = field(default_factory=dict)
 
@@ -50,8 +63,8 @@ class Row:
 
     Attributes:
         name: of the backend.
-        alone: median milliseconds of one photo, pixels to token ids.
-        together: median milliseconds a photo in a batch; None without photos of a corpus.
+        alone: medians of one photo, pixels to token ids.
+        together: medians a photo in a batch; None without photos of a corpus.
         tokens: share of token ids equal to the first backend's.
         photos: photos all of whose token ids are equal.
         cider: CIDEr-D.
@@ -59,8 +72,8 @@ class Row:
     """
 
     name: str
-    alone: float
-    together: float | None = None
+    alone: Took
+    together: Took | None = None
     tokens: float | None = None
     photos: int | None = None
     cider: float | None = None
@@ -68,7 +81,7 @@ class Row:
 
     def to_json(self) -> dict[str, Any]:
         """The fields, unrounded."""
-        return {key: value for key, value in vars(self).items() if value is not None}
+        return {key: value for key, value in asdict(self).items() if value is not None}
 
 
 def open_backends(model: str, folder: Path) -> dict[str, Backend]:
@@ -132,7 +145,7 @@ def compare_backends(
         squares = [to_square(open_image(one.image, at_least=size), size) for one in batch]
         for backend in _in_turn(backends, start // batch_size):
             drawn, took = _draw(backend, squares, seed, how)
-            backend.together.append(took / len(batch))
+            backend.together.append(Took(took.wall / len(batch), took.cpu / len(batch)))
             backend.ids.append(drawn)
             backend.captions |= {
                 one.id: read(backend.pipeline, row) for one, row in zip(batch, drawn, strict=True)
@@ -158,20 +171,24 @@ def _in_turn(backends: Mapping[str, Backend], round_: int) -> list[Backend]:
 
 def _draw(
     backend: Backend, squares: Sequence[np.ndarray], seed: int, how: dict[str, Any]
-) -> tuple[Tensor, float]:
-    """Token ids [photos, length] and milliseconds, from uint8 pixels on."""
-    start = time.perf_counter()
+) -> tuple[Tensor, Took]:
+    """Token ids [photos, length] and time, from uint8 pixels on."""
+    start, spent = time.perf_counter(), time.process_time()
     pipeline = backend.pipeline
     sampling = pipeline.sampling(**{**how, "candidates": 1})
     ids = pipeline.captioner.generate(pipeline.pixels(squares), seed=seed, sampling=sampling).ids[:, 0]
-    return ids, (time.perf_counter() - start) * 1e3
+    return ids, Took((time.perf_counter() - start) * 1e3, (time.process_time() - spent) * 1e3)
+
+
+def _median(times: Sequence[Took]) -> Took:
+    return Took(statistics.median(one.wall for one in times), statistics.median(one.cpu for one in times))
 
 
 def _rows(backends: Mapping[str, Backend], references: dict[str, tuple[str, ...]], seed: int) -> list[Row]:
     rows: list[Row] = []
     base: tuple[Tensor, Scores] | None = None
     for name, backend in backends.items():
-        alone = statistics.median(backend.alone)
+        alone = _median(backend.alone)
         if not references:
             rows.append(Row(name, alone))
             continue
@@ -184,7 +201,7 @@ def _rows(backends: Mapping[str, Backend], references: dict[str, tuple[str, ...]
             Row(
                 name,
                 alone,
-                together=statistics.median(backend.together),
+                together=_median(backend.together),
                 tokens=float(equal.float().mean()),
                 photos=int(equal.all(-1).sum()),
                 cider=scores.corpus["CIDEr-D"],

@@ -12,7 +12,7 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from clearcap.bench.backends import Row
+    from clearcap.bench.backends import Row, Took
     from clearcap.bench.contest import Contest
     from clearcap.bench.race import Timing
 
@@ -103,6 +103,10 @@ def backends(
         _print_backends(rows, model, len(photos), batch_size)
 
 
+def _took(time: Took) -> str:
+    return f"{time.wall:.1f} ({time.cpu:.1f})"
+
+
 def _print_backends(rows: list[Row], model: str, photos: int, batch_size: int) -> None:
     import torch
     from rich.console import Console
@@ -110,7 +114,8 @@ def _print_backends(rows: list[Row], model: str, photos: int, batch_size: int) -
 
     table = Table(
         title=f"{model}: median ms, from pixels to tokens",
-        caption=f"threads: {torch.get_num_threads()}; photos captioned: {photos:,}; in turn, in one process",
+        caption=f"threads: {torch.get_num_threads()}; photos captioned: {photos:,}; in turn, in one process; "
+        "CPU time of all threads in brackets, which other jobs hardly change",
     )
     table.add_column("backend")
     table.add_column("one photo", justify="right")
@@ -118,10 +123,10 @@ def _print_backends(rows: list[Row], model: str, photos: int, batch_size: int) -
     for heading in headings if photos else ():
         table.add_column(heading, justify="right")
     for row in rows:
-        cells = [row.name, f"{row.alone:.1f}"]
+        cells = [row.name, _took(row.alone)]
         if row.together is not None and row.tokens is not None and row.cider is not None and row.loss:
             lost, low, high = row.loss
-            cells += [f"{row.together:.1f}", f"{row.tokens:.3%}", f"{row.photos:,} of {photos:,}"]
+            cells += [_took(row.together), f"{row.tokens:.3%}", f"{row.photos:,} of {photos:,}"]
             cells += [f"{row.cider:.4f}", f"{lost:+.4f} ({low:+.4f} to {high:+.4f})"]
         table.add_row(*cells)
     Console().print(table)
