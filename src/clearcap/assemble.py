@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -79,25 +80,29 @@ def assemble(preset: Preset, *, seed: int = 0) -> tuple[Captioner, Any]:
 def continued(preset: Preset) -> tuple[Captioner, Any]:
     """The captioner that ``train.init`` names, to go on with, and its tokenizer.
 
-    Its parts and its text statistics are kept; corruption, sampling and, where ``vision.source`` is given, the
-    compact image encoder's weights are the preset's.
+    Its parts and its text statistics are kept; dropout, corruption, sampling and, where ``vision.source`` is given,
+    the compact image encoder's weights are the preset's.
 
     Raises:
         InputError: it is missing, or the preset describes other parts than it has.
     """
-    captioner, tokenizer = load_captioner(preset.train.init)
+    start, tokenizer = load_captioner(preset.train.init)
     for section in ("text", "vision", "denoiser"):
-        asked, has = dataclasses.asdict(getattr(preset, section)), getattr(captioner.config, section)
-        changed = [key for key in asked if key != "source" and has.get(key, asked[key]) != asked[key]]
+        asked, has = dataclasses.asdict(getattr(preset, section)), getattr(start.config, section)
+        fixed = [key for key in asked if key not in ("source", "dropout", "image_dropout")]
+        changed = [key for key in fixed if has.get(key, asked[key]) != asked[key]]
         if changed:
             raise InputError(
                 f"train.init={preset.train.init} has {section}.{changed[0]}={has[changed[0]]!r}, not "
                 f"{asked[changed[0]]!r}; pass {section}.{changed[0]}={has[changed[0]]} or train without train.init"
             )
-    captioner.config.tokens = {**captioner.config.tokens, "mask": tokenizer.mask_token_id}
-    captioner.config.diffusion = dataclasses.asdict(preset.diffusion)
-    captioner.config.sampling = dataclasses.asdict(preset.sampling)
-    captioner.objective, captioner.defaults = preset.diffusion, preset.sampling
+    config = copy.deepcopy(start.config)
+    config.tokens = {**config.tokens, "mask": tokenizer.mask_token_id}
+    config.denoiser = dataclasses.asdict(preset.denoiser)
+    config.diffusion = dataclasses.asdict(preset.diffusion)
+    config.sampling = dataclasses.asdict(preset.sampling)
+    captioner = Captioner(config)
+    captioner.load_state_dict(start.state_dict(), strict=True)
     if preset.vision.kind == "compact" and preset.vision.source:
         load_compact_encoder(captioner, Path(preset.vision.source))
     return captioner, tokenizer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import math
@@ -60,7 +61,7 @@ def tiny_git() -> Any:
 @pytest.fixture(scope="module")
 def tiny_ours() -> Any:
     captioner, _ = tiny_captioner()
-    return captioner.requires_grad_(False)
+    return copy.deepcopy(captioner).requires_grad_(False)  # the cached one is trained by other tests
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import random
@@ -19,6 +20,7 @@ from clearcap.assemble import tokenize_for
 from clearcap.captioner import Captioner
 from clearcap.config import DenoiserConfig, TextConfig, VisionConfig, load_preset
 from clearcap.errors import InputError
+from clearcap.loading import load_captioner
 from clearcap.network import make_denoiser
 from clearcap.pipeline import CaptionPipeline
 from clearcap.sampling import SOLVERS
@@ -104,15 +106,15 @@ tracker = "none"
 
 
 def test_a_paragraph_is_not_cut_at_a_captions_length(workshop: Path) -> None:
-    pipeline = CaptionPipeline.from_pretrained(workshop / "run" / "model")
+    _, tokenizer = load_captioner(str(workshop / "run" / "model"))
     record = json.loads((workshop / "paragraphs_v1.json").read_text())[0]
     words = record["paragraph"].replace(".", " .").split()
     assert len(words) > 50
     text = TextConfig(length=LENGTH, max_words=60, keep_period=True)
-    ids, mask = tokenize_for(text, pipeline.tokenizer)([record["paragraph"]])
+    ids, mask = tokenize_for(text, tokenizer)([record["paragraph"]])
     assert ids.shape == (1, LENGTH)
     assert int(mask.sum()) == 2 + len(words)
-    short, seen = tokenize_for(replace(text, max_words=30), pipeline.tokenizer)([record["paragraph"]])
+    short, seen = tokenize_for(replace(text, max_words=30), tokenizer)([record["paragraph"]])
     assert int(seen.sum()) < 40
     assert short.shape == ids.shape
 
@@ -188,8 +190,8 @@ def test_the_published_preset_has_the_papers_length() -> None:
 def test_lengths_that_a_part_cannot_hold_are_refused(workshop: Path) -> None:
     with pytest.raises(InputError, match=r"denoiser\.positions=32 is too few for text\.length=64"):
         make_denoiser(DenoiserConfig(positions=32), TextConfig(length=64), VisionConfig(), 128)
-    config = CaptionPipeline.from_pretrained(workshop / "run" / "model").captioner.config.to_dict()
-    config["text"]["length"] = 65
-    config = type(CaptionPipeline.from_pretrained(workshop / "run" / "model").captioner.config)(**config)
+    captioner, _ = load_captioner(str(workshop / "run" / "model"))
+    config = copy.deepcopy(captioner.config)
+    config.text["length"] = 65
     with pytest.raises(InputError, match=r"text\.length=65 exceeds the 64 positions"):
         Captioner(config)

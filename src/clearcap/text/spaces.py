@@ -134,9 +134,8 @@ class SplitBertSpace(TextSpace):
                 "this text space kept no upper half of its BERT, so it is no masked language model; pass one"
             )
         h = self.contextual(ids, mask)
-        attend = torch.where(mask[:, None, None, :].bool(), 0.0, -1e4).to(h.dtype)  # added to the scores
         for layer in self.upper:
-            h = layer(h, attend)
+            h = layer(h, mask[:, None, None, :].bool())
         return self.lm_head(h)
 
     def targets(self, ids: Int[Tensor, "batch length"]) -> Int[Tensor, "batch length"]:
