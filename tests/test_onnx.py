@@ -253,8 +253,18 @@ def test_what_graphs_cannot_do_is_one_line(exported: Path, trained: Path) -> Non
         CaptionPipeline.from_pretrained(trained, backend="onnx")
     with pytest.raises(InputError, match="pass the trained model"):
         load_captioner(str(exported))
-    with pytest.raises(InputError, match="choose torch, packed or onnx"):
+    with pytest.raises(InputError, match="choose torch, packed, onnx or fast"):
         CaptionPipeline.from_pretrained(exported, backend="tflite")
+
+
+def test_fast_is_graphs_where_a_folder_holds_them_and_packed_torch_elsewhere(
+    exported: Path, trained: Path
+) -> None:
+    denoisers = [
+        CaptionPipeline.from_pretrained(folder, backend="fast").captioner.denoiser
+        for folder in (exported, trained)
+    ]
+    assert [type(denoiser).__name__ for denoiser in denoisers] == ["GraphDenoiser", "KeptNull"]
 
 
 def test_backends_are_compared_with_the_first(

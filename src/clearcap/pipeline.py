@@ -93,7 +93,7 @@ class CaptionPipeline:
                 (``clearcap.packed``): a paper-size model is up to 1.5 times faster, captions are the same up to
                 rounding, and the captioner cannot be saved; or "onnx" for a folder that ``clearcap export --onnx``
                 wrote, which runs on the CPU with the weights it was written with. None is what the folder holds,
-                torch where it holds both.
+                torch where it holds both; "fast" is the same with packed for torch.
 
         Raises:
             InputError: there is no such model, its weights do not fit, or the backend cannot run it so.
@@ -102,8 +102,10 @@ class CaptionPipeline:
 
         source = bundled_model() if model in (None, "default") else str(model)
         folder = find_folder(source)
-        if backend not in (None, "torch", "packed", "onnx"):
-            raise InputError(f"unknown backend {backend!r}; choose torch, packed or onnx")
+        if backend not in (None, "torch", "packed", "onnx", "fast"):
+            raise InputError(f"unknown backend {backend!r}; choose torch, packed, onnx or fast")
+        if backend == "fast":
+            backend = "onnx" if is_exported(folder) else "packed"
         if backend == "onnx" or (backend is None and is_exported(folder)):
             from clearcap.onnx.runtime import load_graphs
 

@@ -148,7 +148,7 @@ def test_one_step_says_what_the_teacher_says_in_six(tmp_path: Path) -> None:
     folder.mkdir()
     np.save(folder / "tokens.npy", cache.tokens)
     (folder / "index.json").write_text(json.dumps({"photos": cache.names, "source": "test"}))
-    told = ["target=mbr-photo", "variants=1", f"features={folder}", "train.photos=6", "train.steps=300"]
+    told = ["target=mbr-photo", "variants=1", f"features={folder}", "train.photos=6", "train.steps=900"]
     told += ["train.lr=3e-3", "train.muon_lr=3e-3", "train.bf16=false", "train.tracker=none", "train.ema=0.9"]
     config = override(few_steps(TEACHER), told)
     image = torch.from_numpy(cache.tokens[0].astype(np.float32))

@@ -37,7 +37,7 @@ def caption(
     from clearcap.pipeline import CaptionPipeline
 
     entries = expand(paths)
-    pipeline = CaptionPipeline.from_pretrained(model)
+    pipeline = CaptionPipeline.from_pretrained(model, backend="fast")
     how = {
         "steps": steps,
         "guidance": guidance,

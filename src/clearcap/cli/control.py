@@ -42,7 +42,7 @@ def fill(
         or (keyword_templates(contain, low, high) if contain else None)
         or length_template(low, high, prefix)
     )
-    pipeline = CaptionPipeline.from_pretrained(model)
+    pipeline = CaptionPipeline.from_pretrained(model, backend="fast")
     filled = pipeline.fill(photo, wanted, seed=seed, steps=steps, guidance=guidance, candidates=candidates)
     if as_json:
         print(
@@ -69,7 +69,7 @@ def watch(
     from clearcap.pipeline import CaptionPipeline
     from clearcap.trajectory import save_picture, table
 
-    pipeline = CaptionPipeline.from_pretrained(model)
+    pipeline = CaptionPipeline.from_pretrained(model, backend="fast")
     total = pipeline.sampling(steps=steps).steps
     with Live(console=Console(), refresh_per_second=20) as live:
         frames = pipeline.trajectory(
