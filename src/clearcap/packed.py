@@ -13,7 +13,7 @@ from clearcap.layers import KeysValues
 from clearcap.network import Network
 
 Prepared = TypeVar("Prepared", bound=Network)
-ROWS = 384  # the layout's hint; the layout for it is within noise of the best from 20 to 1,576 rows (LOG.md)
+ROWS = 384  # the layout's hint; the layout for it is within noise of the best from 20 to 1,576 rows
 
 
 class PackedLinear(nn.Module):
