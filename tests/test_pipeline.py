@@ -118,6 +118,14 @@ def test_the_pipeline_draws_what_the_captioner_draws(model: Path, album: Path) -
     assert wrapped.fill(str(album / "plain3.jpg"), blanks) == pipeline.fill(str(album / "plain3.jpg"), blanks)
 
 
+def test_packed_weights_say_the_same(model: Path, album: Path) -> None:
+    paths = [str(album / f"plain{i}.jpg") for i in (0, 2)]
+    plain, packed = (CaptionPipeline.from_pretrained(model, backend=name) for name in ("torch", "packed"))
+    for one, other in zip(plain(paths, candidates=3), packed(paths, candidates=3), strict=True):
+        assert one.candidates == other.candidates
+        assert one.confidence == pytest.approx(other.confidence, abs=1e-4)
+
+
 def test_loading_skips_initial_weights_and_leaves_none_unread(model: Path) -> None:
     torch.use_deterministic_algorithms(True)  # memory that nothing wrote holds NaN then
     try:
