@@ -253,7 +253,7 @@ def test_what_graphs_cannot_do_is_one_line(exported: Path, trained: Path) -> Non
         CaptionPipeline.from_pretrained(trained, backend="onnx")
     with pytest.raises(InputError, match="pass the trained model"):
         load_captioner(str(exported))
-    with pytest.raises(InputError, match="choose torch, packed, onnx or fast"):
+    with pytest.raises(InputError, match="choose torch, packed, compiled, onnx or fast"):
         CaptionPipeline.from_pretrained(exported, backend="tflite")
 
 

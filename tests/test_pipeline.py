@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +127,23 @@ def test_packed_weights_say_the_same(model: Path, album: Path) -> None:
     for one, other in zip(plain(paths, candidates=3), packed(paths, candidates=3), strict=True):
         assert one.candidates == other.candidates
         assert one.confidence == pytest.approx(other.confidence, abs=1e-4)
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler on a CPU")
+def test_a_compiled_denoiser_says_the_same(model: Path, album: Path) -> None:
+    """In a process of its own: torch.compile does not see through the type checks that tests run under."""
+    code = """
+import sys
+from clearcap import CaptionPipeline
+model, photo = sys.argv[1:]
+for backend in ("torch", "compiled"):
+    print(CaptionPipeline.from_pretrained(model, backend=backend)(photo, candidates=2).candidates)
+"""
+    command = [sys.executable, "-c", code, str(model), str(album / "plain1.jpg")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    plain, compiled = done.stdout.splitlines()
+    assert plain == compiled
 
 
 def test_loading_skips_initial_weights_and_leaves_none_unread(model: Path) -> None:

@@ -93,7 +93,8 @@ class CaptionPipeline:
                 (``clearcap.packed``): a paper-size model is up to 1.5 times faster, captions are the same up to
                 rounding, and the captioner cannot be saved; or "onnx" for a folder that ``clearcap export --onnx``
                 wrote, which runs on the CPU with the weights it was written with. None is what the folder holds,
-                torch where it holds both; "fast" is the same with packed for torch.
+                torch where it holds both; "fast" is the same with packed for torch; "compiled" is torch.compile's
+                denoiser, which takes a minute at its first call of a shape.
 
         Raises:
             InputError: there is no such model, its weights do not fit, or the backend cannot run it so.
@@ -102,8 +103,8 @@ class CaptionPipeline:
 
         source = bundled_model() if model in (None, "default") else str(model)
         folder = find_folder(source)
-        if backend not in (None, "torch", "packed", "onnx", "fast"):
-            raise InputError(f"unknown backend {backend!r}; choose torch, packed, onnx or fast")
+        if backend not in (None, "torch", "packed", "compiled", "onnx", "fast"):
+            raise InputError(f"unknown backend {backend!r}; choose torch, packed, compiled, onnx or fast")
         if backend == "fast":
             backend = "onnx" if is_exported(folder) else "packed"
         if backend == "onnx" or (backend is None and is_exported(folder)):
@@ -124,6 +125,8 @@ class CaptionPipeline:
             from clearcap.packed import prepare_for_inference
 
             captioner = prepare_for_inference(captioner)
+        if backend == "compiled":
+            captioner.denoiser.compile(dynamic=True)
         return cls(captioner, tokenizer, load_frequency(source))
 
     def __call__(self, images: Any, *, batch_size: int = 16, seed: int = 0, **how: Any) -> Any:

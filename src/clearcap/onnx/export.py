@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from clearcap.captioner import Captioner
 from clearcap.errors import InputError
-from clearcap.loading import load_captioner
+from clearcap.loading import FREQUENCY, load_captioner, load_frequency
 from clearcap.onnx import FORMAT, graph_file
 from clearcap.vision.compact import CompactEncoder, fold
 
@@ -113,6 +113,8 @@ def export_graphs(source: str, out: Path, *, int8: bool = False) -> None:
     out.mkdir(parents=True, exist_ok=True)
     captioner.config.save_pretrained(out)
     tokenizer.save_pretrained(out)
+    if frequency := load_frequency(source):
+        frequency.save(out / FREQUENCY)
     stamp = digest(captioner)  # the same in all graphs of one captioner, so that no two are mixed
     for graph in graphs_of(captioner):
         write_graph(graph, graph_file(out, graph.name), stamp, captioner)
