@@ -117,16 +117,23 @@ def test_targets_are_the_captions_most_alike() -> None:
     assert chosen[0, 0].tolist() == [0, 3]
 
 
-def test_the_student_is_trained_on_what_it_will_see_when_it_samples() -> None:
-    """The losses, from the very predictions of the sampler that users call."""
+@pytest.mark.parametrize("words", [(0, 0, 0, 0), (3, 5, 1, 8)])
+def test_the_student_is_trained_on_what_it_will_see_when_it_samples(words: tuple[int, ...]) -> None:
+    """The losses, from the very predictions of the sampler that users call, told the lengths they are told."""
     captioner = copy.deepcopy(tiny_captioner()[0]).eval()
-    student = dataclasses.replace(TEACHER, steps=3, guidance=0.0)
-    image, captions = random_photos(4), [Caption(i, 7 + i) for i in range(4)]
+    student = dataclasses.replace(TEACHER, steps=3, guidance=0.0, words=max(words))
+    image, captions = random_photos(4), [Caption(i, 7 + i, n) for i, n in enumerate(words)]
     seen: list[Step] = []
     captioner.draw(image, captions, seed=2, sampling=student, watch=seen.append)
     assert [step.t for step in seen] == [999, 666, 333]
     x0 = torch.randn(4, 10, 24, generator=torch.Generator().manual_seed(1))
-    ids = torch.randint(79, (4, 10), generator=torch.Generator().manual_seed(1))
+    tokens, special = captioner.config.tokens, captioner.text.special_ids
+    ordinary = torch.tensor([i for i in range(79) if i not in special])
+    ids = ordinary[torch.randint(len(ordinary), (4, 10), generator=torch.Generator().manual_seed(1))]
+    for row, count in zip(ids, words, strict=True):
+        row[0] = tokens["cls"]
+        row[count + 1 :] = tokens["pad"]
+        row[count + 1] = tokens["sep"]
     randn = randn_rows(row_generators(2, [7 + i for i in range(4)]), 10, 24)
     noise = torch.stack([randn() for _ in range(3)])
     objective = Imitation(captioner, student)

@@ -17,9 +17,12 @@ from safetensors.torch import load_file
 
 from clearcap.errors import InputError
 from clearcap.vision import DistillConfig, distill, load_encoder
-from clearcap.vision.batches import Data, RawBatch, prepare
+from clearcap.vision.batches import Data, RawBatch, prepare, to_floats
+from clearcap.vision.compact import CompactEncoder
 from clearcap.vision.distill import planned_rate
 from clearcap.vision.objective import read_captions
+from clearcap.vision.optimizers import KernelMuon, make_optimizers
+from clearcap.vision.starting import RIDGE, start_from
 from clearcap.vision.targets import build_targets, list_photos
 
 SCRIPT = """
@@ -72,7 +75,9 @@ def config(tmp_path, photos):
     )
 
 
-def test_learns_and_resumes_bit_for_bit_after_sigkill(config, tmp_path):
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_learns_and_resumes_bit_for_bit_after_sigkill(config, tmp_path, optimizer):
+    config = replace(config, optimizer=optimizer)
     whole = distill(config, progress=False)
     records = [json.loads(line) for line in (tmp_path / "whole/metrics.jsonl").read_text().splitlines()]
     losses = [r["loss"] for r in records if "loss" in r]
@@ -99,6 +104,61 @@ def test_learns_and_resumes_bit_for_bit_after_sigkill(config, tmp_path):
     assert (encoder.tokens, encoder.dim, encoder.image_size) == (4, 4, 64)
     with pytest.raises(InputError, match=r"other settings \(lr\)"):
         distill(replace(cut, lr=1e-3), progress=False)
+
+
+def test_going_on_from_an_encoder_fits_its_output_to_the_new_targets(config, tmp_path):
+    """Whatever the new basis: the targets' regression on what the encoder computes below its output."""
+    first = distill(replace(config, steps=30), progress=False)
+    store = build_targets(
+        tmp_path / "flipped", list_photos(config.photos), frozenset(), config.teacher, 1, 4, seed=3
+    )
+    encoder = load_encoder(tmp_path / "whole")
+    rows = torch.arange(len(store.photos))
+    start_from(first.weights.parent, encoder, store, rows)
+    images = to_floats(store.images[0])
+    targets = torch.from_numpy(store.tokens[0]).float().flatten(0, 1)
+    with torch.inference_mode():
+        said = encoder(images).flatten(0, 1)
+        encoder.head = torch.nn.Identity()
+        below = encoder(images).flatten(0, 1)
+    centred = torch.cat((below - below.mean(0), RIDGE**0.5 * torch.eye(below.shape[1])))
+    wanted = torch.cat((targets - targets.mean(0), torch.zeros(below.shape[1], 4)))
+    solution = torch.linalg.lstsq(centred, wanted).solution
+    expected = targets.mean(0) + (below - below.mean(0)) @ solution
+    torch.testing.assert_close(said, expected, rtol=1e-3, atol=1e-4)
+
+    again = distill(replace(config, out=str(tmp_path / "again"), init=str(tmp_path / "whole")), progress=False)
+    assert again.metrics["r2"] > first.metrics["r2"]
+    with pytest.raises(InputError, match="pass these settings"):
+        distill(replace(config, out=str(tmp_path / "third"), init=config.out, mixers=2), progress=False)
+
+
+def test_muon_takes_a_kernel_as_a_matrix():
+    """The same steps as torch's own Muon takes with the kernel written out as a matrix."""
+    kernel = torch.randn(6, 4, 3, 3, generator=torch.Generator().manual_seed(0))
+    gradients = torch.randn(2, 6, 4, 3, 3, generator=torch.Generator().manual_seed(1))
+    parameter = torch.nn.Parameter(kernel.contiguous(memory_format=torch.channels_last))
+    matrix = torch.nn.Parameter(kernel.permute(0, 2, 3, 1).reshape(6, 36).clone())
+    settings = {"lr": 0.1, "weight_decay": 0.2, "adjust_lr_fn": "match_rms_adamw"}
+    own, theirs = KernelMuon([parameter], **settings), torch.optim.Muon([matrix], **settings)
+    for gradient in gradients:
+        parameter.grad, matrix.grad = gradient, gradient.permute(0, 2, 3, 1).reshape(6, 36)
+        own.step()
+        theirs.step()
+    torch.testing.assert_close(parameter.detach().permute(0, 2, 3, 1).reshape(6, 36), matrix.detach())
+    assert not torch.equal(parameter, kernel)
+
+
+def test_muon_is_for_what_lies_between_features(config):
+    encoder = CompactEncoder(4, (16, 16, 32, 32), (0, 1, 1, 1), image_size=64)
+    adam, muon = make_optimizers(encoder, torch.nn.Linear(4, 4), True, 1e-3, 0.1)
+    named = {id(p): name for name, p in encoder.named_parameters()}
+    inner = {named[id(p)] for p in muon.sources}
+    assert "stages.1.0.first.conv.weight" in inner
+    assert "mixers.0.qkv.weight" in inner
+    assert not {"stem.conv.weight", "head.weight", "position"} & inner
+    held = sum(len(group["params"]) for group in adam.param_groups) + len(inner)
+    assert held == len(named) + 2  # and the head's two
 
 
 def test_held_out_photos_and_their_captions_are_never_trained_on(config):
@@ -151,6 +211,7 @@ def test_the_clock_plans_the_rest_of_the_schedule():
         ("steps", 0),
         ("switches", ()),
         ("sizes", (30, 0)),
+        ("optimizer", "sgd"),
     ],
 )
 def test_bad_settings_are_named(config, setting, value):

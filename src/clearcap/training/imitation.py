@@ -12,6 +12,7 @@ from clearcap.captioner import Captioner
 from clearcap.config import SamplingConfig
 from clearcap.diffusion import caption_loss, latent_distance
 from clearcap.guidance import conditioned, without_memory
+from clearcap.network import Caption
 from clearcap.sampling import solver
 from clearcap.schedule import times
 
@@ -44,6 +45,8 @@ class Imitation(nn.Module):
         self.start = sampling.start
         self.remembers = sampling.self_condition
         self.time_offset = sampling.time_offset
+        self.told, self.tells = captioner.told_lengths, sampling.words > 0
+        self.special = torch.tensor(captioner.text.special_ids)
 
     @property
     def calls(self) -> int:
@@ -62,12 +65,14 @@ class Imitation(nn.Module):
         Args:
             image: photos.
             x0: what the teacher predicted in the end, photo-major copies.
-            ids: its tokens.
+            ids: its tokens; where the student will be told lengths, it is told theirs.
             noise: standard normal draws, the first one that of the start.
         """
         denoise = conditioned(self.denoiser, self.noise, self.denoiser.see(image))
         if not self.remembers:
             denoise = without_memory(denoise)
+        if self.tells:
+            denoise = self.told([Caption(0, words=n) for n in self.lengths(ids).tolist()])(denoise, None)
         predictions: list[Tensor] = []
 
         def call(x_t: Tensor, x_self: Tensor, t: Tensor) -> Tensor:
@@ -80,6 +85,11 @@ class Imitation(nn.Module):
         said, calls = torch.cat(predictions), len(predictions)
         latent = latent_distance(said, x0.repeat(calls, 1, 1))
         return latent, caption_loss(self.text.decode(said), self.text.targets(ids).repeat(calls, 1))
+
+    def lengths(self, ids: Int[Tensor, "batch length"]) -> Int[Tensor, " batch"]:
+        """How many words captions have: what stands before the first special token behind [CLS], one at least."""
+        ended = torch.isin(ids[:, 1:-1], self.special.to(ids.device))
+        return torch.where(ended.any(1), ended.int().argmax(1), ids.shape[1] - 2).clamp(min=1)
 
     def weight(self, caption_weight: float, latent: Tensor, caption: Tensor) -> float:
         """lambda, fixed."""

@@ -17,9 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from clearcap.errors import InputError
+from clearcap.training.checkpoint import optimizer_tensors, restore_optimizer
 from clearcap.vision import objective
 from clearcap.vision.batches import Batch, Data, RawBatch, prepare, read_names, step_generator, to_floats
 from clearcap.vision.compact import STRIDE, CompactEncoder, fold
+from clearcap.vision.optimizers import make_optimizers
+from clearcap.vision.starting import start_from
 from clearcap.vision.targets import build_targets, list_photos
 
 REPLAN_STEPS = 50  # steps between two looks at the clock
@@ -75,6 +78,8 @@ class DistillConfig:
         validate_steps: steps between validations.
         workers: processes that compute the teacher's features.
         seed: of everything random.
+        init: folder of an encoder that an earlier distillation wrote, to go on from; "" to begin anew.
+        optimizer: `adamw`, or `muon` for matrices and kernels and AdamW for the rest.
     """
 
     teacher: str
@@ -107,6 +112,8 @@ class DistillConfig:
     validate_steps: int = 500
     workers: int = 2
     seed: int = 0
+    init: str = ""
+    optimizer: str = "adamw"
 
     def __post_init__(self) -> None:
         """Check every value.
@@ -139,6 +146,8 @@ class DistillConfig:
             raise InputError(f"switches={self.switches}: pass one fewer than sizes={self.sizes}")
         if any(size % STRIDE for size in self.sizes):
             raise InputError(f"sizes={self.sizes}: pass multiples of {STRIDE}, or 0 for the teacher's size")
+        if self.optimizer not in ("adamw", "muon"):
+            raise InputError(f"optimizer={self.optimizer}: pass adamw or muon")
         if not self.photos:
             raise InputError("photos: no folder given; pass at least one folder of photos")
 
@@ -171,18 +180,18 @@ class Run:
                 "pass a teacher with one token per 32 x 32 pixels"
             )
         self.model = nn.ModuleDict({"encoder": encoder, "heads": heads})
-        self.average = {k: v.clone() for k, v in self.model.state_dict().items() if v.is_floating_point()}
-        matrices = [p for p in self.model.parameters() if p.ndim > 1]
-        vectors = [p for p in self.model.parameters() if p.ndim <= 1]
-        groups = [
-            {"params": matrices, "weight_decay": config.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
-        ]
-        self.optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98))
+        self.remember()
+        self.optimizers = make_optimizers(
+            encoder, heads, config.optimizer == "muon", config.lr, config.weight_decay
+        )
         self.step = 0
         self.progress = 0.0  # of the schedule, 0..1
         self.rate = 1e-4  # progress per step, until the clock tells
         self.seconds = 0.0  # of training so far
+
+    def remember(self) -> None:
+        """Begin the average at the weights as they are."""
+        self.average = {k: v.clone() for k, v in self.model.state_dict().items() if v.is_floating_point()}
 
     def finished(self) -> bool:
         """Whether the schedule has run to its end."""
@@ -221,13 +230,14 @@ class Run:
     def train_step(self, raw: RawBatch) -> dict[str, float]:
         """One optimiser step; returns the loss terms."""
         batch = prepare(raw, self.image_size(), step_generator(self.config.seed + 1, self.step))
-        for group in self.optimizer.param_groups:
+        for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
             group["lr"] = self.learning_rate()
         terms = self.losses(batch)
-        self.optimizer.zero_grad()
+        self.model.zero_grad()
         terms["loss"].backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 5.0)
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.step()
         self.step += 1
         decay = min(self.config.ema, self.step / (self.step + 10))  # a short memory at first
         state = self.model.state_dict()
@@ -240,8 +250,8 @@ class Run:
 
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
         tensors |= {f"average.{k}": v for k, v in self.average.items()}
-        for index, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{k}": v for k, v in state.items()}
+        for number, optimizer in enumerate(self.optimizers):
+            tensors |= optimizer_tensors(optimizer, f"optimizer{number}")
         meta = {
             "step": self.step,
             "progress": self.progress,
@@ -272,16 +282,13 @@ class Run:
             )
         self.model.load_state_dict(_part(tensors, "model."))
         self.average = _part(tensors, "average.")
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in _part(tensors, "optimizer.").items():
-            index, key = name.split(".", 1)
-            state.setdefault(int(index), {})[key] = tensor
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        for place, moments in state.items():
-            for key in ("exp_avg", "exp_avg_sq"):
+        for number, optimizer in enumerate(self.optimizers):
+            restore_optimizer(optimizer, f"optimizer{number}", tensors)
+            for parameter, state in optimizer.state.items():
                 # Files hold plain row-major tensors; mixed memory formats would slow every step down.
-                moments[key] = torch.empty_like(parameters[place], requires_grad=False).copy_(moments[key])
-        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": state})
+                like = torch.empty_like(parameter, requires_grad=False)
+                shaped = {k: like.clone().copy_(m) for k, m in state.items() if m.shape == parameter.shape}
+                state.update(shaped)
         self.step, self.progress = meta["step"], meta["progress"]
         self.rate, self.seconds = meta["rate"], meta["seconds"]
 
@@ -343,6 +350,9 @@ def distill(config: DistillConfig, progress: bool = True) -> DistillResult:
         checkpoint = out / "checkpoint.safetensors"
         if checkpoint.exists():
             run.load(checkpoint)
+        elif config.init:
+            start_from(config.init, _encoder(run.model), store, data.rows)
+            run.remember()
         shown = bar.add_task("distilling", total=100)
         metrics = _train(
             run,
