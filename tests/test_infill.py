@@ -16,12 +16,12 @@ from clearcap.errors import InputError
 from clearcap.infill import (
     MAX_LAYOUTS,
     Blank,
-    Clamp,
     Template,
     describe,
     edit_template,
     fill_captions,
     keyword_templates,
+    known_words,
     layouts_of,
     length_template,
     parse_template,
@@ -117,7 +117,7 @@ def test_every_solver_fills(solver: str, extra: dict[str, float]) -> None:
 def test_the_network_sees_fixed_latents_clean_at_every_call() -> None:
     captioner, tokenizer = tiny_captioner(length=12)
     layout = layouts_of(parse_template("a ___ dog"), tokenizer, 12)[0]
-    clamp = Clamp.of(captioner, [layout, layout])
+    known = known_words(captioner, [layout, layout])
     ids = torch.tensor([[*layout.ids] + [0] * 7])
     mask = (torch.arange(12) < 5).long()[None]
     expected = captioner.text.encode(ids, mask)[0]
@@ -128,11 +128,11 @@ def test_the_network_sees_fixed_latents_clean_at_every_call() -> None:
         return torch.zeros_like(x)
 
     noise = torch.randn(2, 12, 24)
-    x0 = clamp.wrap(denoise, None)(noise, torch.ones_like(noise), torch.zeros(2, dtype=torch.int64))
+    x0 = known.clamp(denoise)(noise, torch.ones_like(noise), torch.zeros(2, dtype=torch.int64))
     for latent, blank in ((seen[0][0], noise[0, 2]), (seen[0][1], torch.ones(24)), (x0, torch.zeros(24))):
         torch.testing.assert_close(latent[0, 2], blank)
         torch.testing.assert_close(latent[0, [0, 1, 3, 4, 11]], expected[[0, 1, 3, 4, 11]])
-    one = clamp.wrap(denoise, torch.tensor([1]))(noise[1:], noise[1:], torch.zeros(1, dtype=torch.int64))
+    one = known.clamp(denoise, torch.tensor([1]))(noise[1:], noise[1:], torch.zeros(1, dtype=torch.int64))
     assert one.shape == (1, 12, 24)
 
 

@@ -11,12 +11,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from tiny_captioner import photos, tiny_captioner
 from torch import Tensor
 
+from clearcap.config import SamplingConfig
 from clearcap.diffusion import Noise, make_noise
 from clearcap.errors import InputError
+from clearcap.network import Caption
 from clearcap.refine import Back, kept, ladic_back_and_refine, refined, turning_point
-from clearcap.sampling import SOLVERS, renoise, solver
+from clearcap.sampling import SOLVERS, Step, renoise, solver
 
 TIMES = [999, 800, 600, 400, 200, 0]
 NOISE = Noise(torch.linspace(0.999, 0.001, 1000))
@@ -102,6 +105,37 @@ def test_rounds_and_none() -> None:
     refined(renoise, sure_of_odd, Back(rounds=3, time=0.6))(network, stream()(), TIMES, NOISE, stream())
     assert network.told == [999, 800, 600] * 3 + TIMES[:-1]
     assert refined(renoise, sure_of_odd, Back(rounds=0)) is renoise
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=12),
+    st.floats(0, 1),
+    st.floats(0.01, 1),
+)
+def test_known_positions_stay_and_do_not_count(
+    positions: list[tuple[float, bool]], share: float, threshold: float
+) -> None:
+    """The others are kept as if they were all there is."""
+    sure = torch.tensor([[confidence for confidence, _ in positions]], dtype=torch.float64)
+    known = torch.tensor([[fixed for _, fixed in positions]])
+    for how in ({"share": share}, {"share": share, "threshold": threshold}):
+        keep = kept(sure, known, **how)
+        assert keep[known].all()
+        if not known.all():
+            torch.testing.assert_close(keep[~known], kept(sure[~known][None], **how)[0])
+
+
+def test_a_told_caption_keeps_words_not_its_end() -> None:
+    """Half of its six words stay when a captioner goes back, whatever the ten positions after them."""
+    captioner = tiny_captioner(length=18)[0]
+    seen: list[Step] = []
+    sampling = SamplingConfig(
+        solver="renoise", steps=4, refine=1, refine_share=0.5, refine_time=0.5, guidance=0.0
+    )
+    captioner.draw(photos(2), [Caption(i, i, 6) for i in range(2)], sampling=sampling, watch=seen.append)
+    back = next(i for i, step in enumerate(seen[1:], 1) if step.t == seen[0].t)
+    stayed = (seen[back].x_t == seen[back - 1].x0).all(-1)
+    assert stayed[:, 1:7].sum(1).tolist() == [3, 3]
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12), st.floats(0, 1), st.floats(0.01, 1))

@@ -238,6 +238,9 @@ class TrainConfig:
     end: float = knob(0.0, "learning rate at the end, as a share of the peak")
     clip: float = knob(1.0, "greatest gradient norm; 0 never clips")
     ema: float = knob(0.999, "decay of the averaged weights; 0 keeps none")
+    consensus: float = knob(
+        0.0, "how much more often captions are drawn that agree with the photo's others (1: much)"
+    )
     text_only: float = knob(0.0, "share of photos in a step that are text-only captions from data.text")
     label_smoothing: float = knob(0.0, "label smoothing of the caption loss")
     bf16: bool = knob(True, "matrix products in bf16")
@@ -260,6 +263,7 @@ class TrainConfig:
         require(
             self.decay != "log" or self.end > 0, "train.decay=log never reaches 0; set train.end, say to 0.5"
         )
+        require(self.consensus >= 0, f"train.consensus={self.consensus} must not be negative")
         require(0 <= self.text_only < 1, f"train.text_only={self.text_only} must lie in [0, 1)")
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from clearcap.denoiser import join_views
-from clearcap.diffusion import Noise
+from clearcap.diffusion import Noise, clamped
 from clearcap.layers import KeysValues
 
 
@@ -28,13 +29,27 @@ class DenoiserLike(Protocol):
 Denoise = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(x_t, x_self, t [batch]) -> predicted x0."""
 
-Wrap = Callable[[Denoise, Tensor | None], Denoise]
-"""Puts something around the denoiser of some rows of the batch (``None``: of all)."""
 
+@dataclass(frozen=True)
+class Known:
+    """Latents known before a caption is drawn: fixed words, or what follows a caption of a told length.
 
-def unwrapped(denoise: Denoise, rows: Tensor | None) -> Denoise:
-    """The wrap that adds nothing."""
-    return denoise
+    They replace what the network sees, what it is conditioned on, and what it predicts, so solvers lead the other
+    positions only. They are clean, as LaDiC re-inserts fixed words.
+
+    Attributes:
+        latent: known latents; anything elsewhere.
+        fixed: where they are known.
+    """
+
+    latent: Float[Tensor, "captions length dim"]
+    fixed: Bool[Tensor, "captions length"]
+
+    def clamp(self, denoise: Denoise, rows: Tensor | None = None) -> Denoise:
+        """The denoiser of some rows of the batch (``None``: of all), clamped."""
+        if rows is None:
+            return clamped(denoise, self.latent, self.fixed)
+        return clamped(denoise, self.latent[rows], self.fixed[rows])
 
 
 def view_rows(view: list[KeysValues], photos: Int[Tensor, " rows"]) -> list[KeysValues]:

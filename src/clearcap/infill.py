@@ -18,9 +18,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from clearcap.config import SamplingConfig, TextConfig, make
-from clearcap.diffusion import clamped
 from clearcap.errors import InputError
-from clearcap.guidance import Denoise
+from clearcap.guidance import Known
 from clearcap.network import Caption, Network
 from clearcap.text.tokens import clean_caption, join_words
 
@@ -262,8 +261,8 @@ def fill_captions(
                 rows.append((template, layout))
                 captions.append(Caption(photos[owner], copy * 1000 + number))
                 owners.append(owner)
-    clamp = Clamp.of(captioner, [layout for _, layout in rows])
-    x0 = captioner.draw(image, captions, seed=seed, sampling=how, wrap=clamp.wrap)
+    known = known_words(captioner, [layout for _, layout in rows])
+    x0 = captioner.draw(image, captions, seed=seed, sampling=how, known=known)
     probabilities = captioner.logits(x0).softmax(-1)
     allowed = word_ids(tokenizer, captioner.text.special_ids, probabilities.shape[-1]).to(x0.device)
     best: list[Filled | None] = [None] * len(templates)
@@ -275,34 +274,12 @@ def fill_captions(
     return [filled for filled in best if filled is not None]
 
 
-@dataclass(frozen=True)
-class Clamp:
-    """Puts the fixed words' latents back around each call of the denoiser.
-
-    They replace what the network sees, what it is conditioned on, and what it predicts: solvers then lead the
-    blanks only. Latents are clean, as the paper re-inserts them.
-
-    Attributes:
-        latent: known latents; anything in the blanks.
-        fixed: where they are known.
-    """
-
-    latent: Float[Tensor, "captions length dim"]
-    fixed: Bool[Tensor, "captions length"]
-
-    @classmethod
-    def of(cls, captioner: Network, layouts: Sequence[Layout]) -> Clamp:
-        """The latents of layouts, their blanks encoded as the mask token."""
-        ids, mask, fixed = layout_tensors(layouts, captioner.length, captioner.config.tokens["pad"])
-        device = captioner.device
-        latent = captioner.text.encode(ids.to(device), mask.to(device)).float()
-        return cls(latent, fixed.to(device))
-
-    def wrap(self, denoise: Denoise, rows: Tensor | None) -> Denoise:
-        """The denoiser of some rows of the batch (``None``: of all), clamped."""
-        if rows is None:
-            return clamped(denoise, self.latent, self.fixed)
-        return clamped(denoise, self.latent[rows], self.fixed[rows])
+def known_words(captioner: Network, layouts: Sequence[Layout]) -> Known:
+    """The latents of layouts' fixed words, their blanks encoded as the mask token."""
+    ids, mask, fixed = layout_tensors(layouts, captioner.length, captioner.config.tokens["pad"])
+    device = captioner.device
+    latent = captioner.text.encode(ids.to(device), mask.to(device)).float()
+    return Known(latent, fixed.to(device))
 
 
 def word_ids(tokenizer: Any, special_ids: Sequence[int], vocab: int) -> Bool[Tensor, " vocab"]:

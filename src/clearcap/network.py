@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from clearcap.config import DenoiserConfig, DiffusionConfig, SamplingConfig, TextConfig, VisionConfig, make
 from clearcap.denoiser import Denoiser, build_denoiser
-from clearcap.diffusion import Noise, clamped, make_noise
+from clearcap.diffusion import Noise, make_noise
 from clearcap.errors import InputError
 from clearcap.fused import FEATURES, FusedDenoiser, build_fused
-from clearcap.guidance import Denoise, Wrap, guided_in_part, unwrapped, view_rows, without_memory
+from clearcap.guidance import Denoise, Known, guided_in_part, view_rows, without_memory
 from clearcap.layers import KeysValues
 from clearcap.refine import Back, refined
 from clearcap.sampling import (
@@ -204,7 +204,7 @@ class Network(nn.Module):
         sampling: SamplingConfig | None = None,
         watch: Watch = ignore,
         callback_on_step_end: Callback | None = None,
-        wrap: Wrap | None = None,
+        known: Known | None = None,
     ) -> Float[Tensor, "captions length dim"]:
         """Draw caption latents: what ``generate`` decodes.
 
@@ -215,11 +215,11 @@ class Network(nn.Module):
             captions: what is drawn, grouped by photo.
             seed, sampling, watch, callback_on_step_end: as for ``generate``; the number of candidates is that
                 of ``captions``.
-            wrap: puts a constraint around the denoiser (see ``clearcap.infill``); default the lengths that
-                ``captions`` are told.
+            known: latents known before (see ``clearcap.infill``); default what the lengths that ``captions`` are
+                told say.
         """
         how = sampling or self.defaults
-        wrap = wrap or self.told_lengths(captions)
+        known = known or self.told_lengths(captions)
         noise = self.noise(how.factor)
         view, guidance = (
             (self.denoiser.see_nothing(), 0.0) if image is None else (self.see(image), how.guidance)
@@ -237,7 +237,8 @@ class Network(nn.Module):
             denoise = guided_in_part(
                 self.denoiser, noise, seen, guidance, how.guidance_low, how.guidance_high
             )
-            return wrap(denoise if how.self_condition else without_memory(denoise), rows)
+            denoise = denoise if how.self_condition else without_memory(denoise)
+            return known.clamp(denoise, rows) if known else denoise
 
         streams = row_generators(seed, [caption.stream for caption in captions], self.device)
         randn = randn_rows(streams, self.length, self.text.dim)
@@ -248,7 +249,9 @@ class Network(nn.Module):
             threshold=how.refine_threshold,
             level=how.refine_level,
         )
-        solve = refined(solver(how.solver, how.eta), self.confidence, back, how.start)
+        solve = refined(
+            solver(how.solver, how.eta), self.confidence, back, how.start, known.fixed if known else None
+        )
         denoise: Denoise = Settling(build, self.logits, how.early_exit) if how.early_exit else build(None)
         return solve(
             called_back(denoise, callback_on_step_end) if callback_on_step_end else denoise,
@@ -260,15 +263,15 @@ class Network(nn.Module):
             watch=watch,
         )
 
-    def told_lengths(self, captions: Sequence[Caption]) -> Wrap:
-        """Tells the denoiser how long captions are: the latents of all positions but their words are known.
+    def told_lengths(self, captions: Sequence[Caption]) -> Known | None:
+        """How the denoiser is told how long captions are: the latents of all positions but their words are known.
 
         Raises:
             InputError: a caption is longer than the model's, or the model has no mask token to stand for words.
         """
         words = torch.tensor([caption.words for caption in captions], device=self.device)
         if not bool(words.any()):
-            return unwrapped
+            return None
         tokens = self.config.tokens
         if "mask" not in tokens:
             raise InputError("words: this model was not trained to be told a caption's length; pass words=0")
@@ -283,12 +286,7 @@ class Network(nn.Module):
         )
         ids[:, 0] = tokens["cls"]
         latent = self.text.encode(ids, (place <= words[:, None] + 1).long()).float()
-        fixed = ~blank & (words > 0)[:, None]
-
-        def wrap(denoise: Denoise, rows: Tensor | None) -> Denoise:
-            return clamped(denoise, *((latent, fixed) if rows is None else (latent[rows], fixed[rows])))
-
-        return wrap
+        return Known(latent, ~blank & (words > 0)[:, None])
 
     def read(
         self, x0: Float[Tensor, "captions length dim"], captions: Sequence[Caption]

@@ -26,7 +26,7 @@ class Back:
     Attributes:
         rounds: times it does so before the last run; 0 never.
         time: noise level, as a share of T, at which words are judged (the paper's t / T).
-        share: share of the positions that is kept (the paper's L/2).
+        share: share of the positions that is kept (the paper's L/2), of those that are not known beforehand.
         threshold: keep the positions at least this probable instead; 0 keeps by ``share``.
         level: noise level, as a share of T, that the kept words are put at: 0 keeps them clean, as in the paper.
     """
@@ -45,7 +45,13 @@ class Back:
                 raise InputError(f"refine {name}={getattr(self, name)} must lie between 0 and 1")
 
 
-def refined(solve: Solver, confidence: Confidence, back: Back, start: float = 1.0) -> Solver:
+def refined(
+    solve: Solver,
+    confidence: Confidence,
+    back: Back,
+    start: float = 1.0,
+    known: Bool[Tensor, "batch length"] | None = None,
+) -> Solver:
     """The solver with Back&Refine, to be called like the solver itself.
 
     Each round runs ``solve`` from the noisiest level to ``back.time``, keeps the most confident positions of the
@@ -58,6 +64,7 @@ def refined(solve: Solver, confidence: Confidence, back: Back, start: float = 1.
         confidence: judges predictions.
         back: when and how far.
         start: standard deviation of pure noise.
+        known: positions known beforehand, which the share does not count.
     """
 
     def solve_with_back(
@@ -78,7 +85,7 @@ def refined(solve: Solver, confidence: Confidence, back: Back, start: float = 1.
                 denoise, x, [*times[:down], 0], noise, randn, x0=x0, watch=later(watch, calls), **options
             )
             calls += down
-            keep = kept(confidence(x0), share=back.share, threshold=back.threshold)
+            keep = kept(confidence(x0), known, share=back.share, threshold=back.threshold)
             x = go_back(x0, keep, noise, round(back.level * (noise.steps - 1)), start * randn(), randn)
         return solve(denoise, x, times, noise, randn, x0=x0, watch=later(watch, calls), **options)
 
@@ -92,15 +99,24 @@ def turning_point(times: Sequence[int], train_steps: int, share: float) -> int:
 
 
 def kept(
-    confidence: Float[Tensor, "batch length"], *, share: float, threshold: float = 0.0
+    confidence: Float[Tensor, "batch length"],
+    known: Bool[Tensor, "batch length"] | None = None,
+    *,
+    share: float,
+    threshold: float = 0.0,
 ) -> Bool[Tensor, "batch length"]:
-    """The positions that stay: the given share of the most confident, or all at or above the threshold."""
+    """The positions that stay: the given share of the most confident, or all at or above the threshold.
+
+    Known positions stay whatever the others do, and the share is one of the others: sure of themselves as they are,
+    they would else leave it none.
+    """
+    if known is None:
+        known = torch.zeros_like(confidence, dtype=torch.bool)
     if threshold > 0:
-        return confidence >= threshold
-    order = confidence.argsort(dim=-1, descending=True, stable=True)
-    count = round(share * confidence.shape[-1])
-    keep = torch.zeros_like(confidence, dtype=torch.bool)
-    return keep.scatter(-1, order[:, :count], True)
+        return known | (confidence >= threshold)
+    rank = confidence.masked_fill(known, -1.0).argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
+    count = (share * (~known).sum(-1, keepdim=True).double()).round()
+    return known | (rank < count)
 
 
 def go_back(

@@ -127,7 +127,9 @@ def test_going_on_from_an_encoder_fits_its_output_to_the_new_targets(config, tmp
     expected = targets.mean(0) + (below - below.mean(0)) @ solution
     torch.testing.assert_close(said, expected, rtol=1e-3, atol=1e-4)
 
-    again = distill(replace(config, out=str(tmp_path / "again"), init=str(tmp_path / "whole")), progress=False)
+    again = distill(
+        replace(config, out=str(tmp_path / "again"), init=str(tmp_path / "whole")), progress=False
+    )
     assert again.metrics["r2"] > first.metrics["r2"]
     with pytest.raises(InputError, match="pass these settings"):
         distill(replace(config, out=str(tmp_path / "third"), init=config.out, mixers=2), progress=False)

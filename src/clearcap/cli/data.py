@@ -31,7 +31,7 @@ def check(
     from rich.console import Console
     from rich.progress import Progress
 
-    from clearcap.cli.evaluate import key_values
+    from clearcap.cli.options import key_values
     from clearcap.data.check import check as check_corpus
 
     with Progress(console=Console(stderr=True), transient=True) as progress:
@@ -76,7 +76,7 @@ def stats(
     from rich.console import Console
     from rich.progress import Progress
 
-    from clearcap.cli.evaluate import key_values
+    from clearcap.cli.options import key_values
     from clearcap.data.corpus import open_corpus
     from clearcap.data.stats import draw, statistics
 

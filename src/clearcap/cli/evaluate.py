@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from clearcap.cli.options import (
+    AsJson,
+    Data,
+    Limit,
+    Model,
+    ReaderOption,
+    Root,
+    Split,
+    Subset,
+    open_split,
+    shown_progress,
+)
+
 if TYPE_CHECKING:
-    from clearcap.data.records import Corpus, Expected
     from clearcap.evaluation.run import Evaluation
     from clearcap.metrics.scoring import Scores
     from clearcap.metrics.significance import Comparison
@@ -20,16 +33,12 @@ def evaluate(
         list[str] | None,
         typer.Argument(help="other sampling settings: solver=ddim refine=1 factor=2 ...", show_default=False),
     ] = None,
-    model: Annotated[str, typer.Option(help="folder or hub name; default is the bundled model")] = "default",
-    data: Annotated[str, typer.Option(help="corpus: flickr8k, coco-karpathy, coco, folder ...")] = "flickr8k",
-    root: Annotated[str, typer.Option(help="its folder (file, or data set name)")] = "",
-    split: Annotated[str, typer.Option(help="split of the corpus; default dev, or all of a folder")] = "",
-    option: Annotated[
-        list[str] | None, typer.Option(help="KEY=VALUE the corpus's reader knows, such as photos=DIR")
-    ] = None,
-    subset: Annotated[
-        bool, typer.Option("--subset", help="the split need not have its published size")
-    ] = False,
+    model: Model = "default",
+    data: Data = "flickr8k",
+    root: Root = "",
+    split: Split = "",
+    option: ReaderOption = None,
+    subset: Subset = False,
     steps: Annotated[int | None, typer.Option(help="calls of the denoiser")] = None,
     guidance: Annotated[float | None, typer.Option(help="classifier-free guidance scale")] = None,
     candidates: Annotated[int | None, typer.Option(help="captions drawn per photo")] = None,
@@ -38,7 +47,7 @@ def evaluate(
         str | None, typer.Option(help="what mbr compares candidates by: bleu or cider")
     ] = None,
     seed: Annotated[int, typer.Option(help="same seed, same captions")] = 0,
-    limit: Annotated[int | None, typer.Option(help="only the first photos of the split")] = None,
+    limit: Limit = None,
     batch_size: Annotated[int, typer.Option(help="photos at once")] = 16,
     out: Annotated[
         Path | None, typer.Option(help="folder for captions and scores; an interrupted run resumes")
@@ -52,7 +61,7 @@ def evaluate(
     shuffle_photos: Annotated[
         bool, typer.Option("--shuffle-photos", help="also score against other photos' references")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="one JSON object on standard output")] = False,
+    as_json: AsJson = False,
     compare: Annotated[
         tuple[Path, Path] | None, typer.Option(help="test two OUT folders against each other")
     ] = None,
@@ -65,32 +74,7 @@ def evaluate(
         return
     how = changes(SamplingConfig, overrides or [])
     corpus = open_split(data, root, split, option, subset)
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
     from clearcap.evaluation.run import evaluate as run
-
-    columns = (
-        TextColumn("captioning"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    console = Console(stderr=True)
-    bar = Progress(*columns, console=console)
-    task = bar.add_task("captioning", total=None)
-
-    def advance(done: int, total: int) -> None:
-        bar.start()  # no sooner, so that an error before the first photo is the only line
-        bar.update(task, completed=done, total=total)
 
     named = {
         "steps": steps,
@@ -99,7 +83,7 @@ def evaluate(
         "select": select,
         "utility": utility,
     }
-    try:
+    with shown_progress("captioning") as advance:
         found = run(
             model,
             corpus,
@@ -111,8 +95,6 @@ def evaluate(
             progress=advance,
             **{**how, **{name: value for name, value in named.items() if value is not None}},
         )
-    finally:
-        bar.stop()
     if as_json:
         print(json.dumps(found.to_json(), ensure_ascii=False))
     else:
@@ -121,37 +103,7 @@ def evaluate(
         from clearcap.evaluation.report import write_report
 
         for path in write_report(found, corpus, report, curves=curves or _curves_beside(model)):
-            console.print(f"wrote {path}", highlight=False, markup=False, soft_wrap=True)
-
-
-def open_split(data: str, root: str, split: str, option: list[str] | None, subset: bool) -> Corpus:
-    """The corpus that the common options ask for. Raises InputError."""
-    from clearcap.data.corpus import open_corpus
-    from clearcap.errors import InputError
-
-    if not root:
-        raise InputError("no --root; pass the corpus's folder, as in --data flickr8k --root DIR")
-    expected: Expected = None if subset else "official"
-    return open_corpus(data, root, split or _usual_split(data), expected=expected, **key_values(option))
-
-
-def key_values(texts: list[str] | None) -> dict[str, Any]:
-    """Options of a corpus's reader, each KEY=VALUE. Raises InputError."""
-    from clearcap.errors import InputError
-
-    options: dict[str, Any] = {}
-    for text in texts or []:
-        key, equals, value = text.partition("=")
-        if not equals or not key:
-            raise InputError(f"--option {text!r} is not of the form KEY=VALUE")
-        options[key] = value
-    return options
-
-
-def _usual_split(data: str) -> str:
-    from clearcap.data.corpus import SPLITS
-
-    return next((name for name in SPLITS.get(data, ()) if name in ("dev", "val")), "all")
+            print(f"wrote {path}", file=sys.stderr)
 
 
 def _curves_beside(model: str) -> Path | None:

@@ -8,6 +8,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from clearcap.cli.options import (
+    AsJson,
+    Data,
+    Limit,
+    Model,
+    ReaderOption,
+    Root,
+    Split,
+    Subset,
+    numbers,
+    open_split,
+    shown_progress,
+)
+
 if TYPE_CHECKING:
     from clearcap.evaluation.filling import FillEvaluation
 
@@ -17,17 +31,13 @@ def evaluate_fill(
         list[str] | None,
         typer.Argument(help="sampling settings to change: steps=5 guidance=1 ...", show_default=False),
     ] = None,
-    model: Annotated[str, typer.Option(help="folder or hub name; default is the bundled model")] = "default",
-    data: Annotated[str, typer.Option(help="corpus: flickr8k, coco-karpathy, coco, folder ...")] = "flickr8k",
-    root: Annotated[str, typer.Option(help="its folder (file, or data set name)")] = "",
-    split: Annotated[str, typer.Option(help="split of the corpus; default dev, or all of a folder")] = "",
-    option: Annotated[
-        list[str] | None, typer.Option(help="KEY=VALUE the corpus's reader knows, such as photos=DIR")
-    ] = None,
-    subset: Annotated[
-        bool, typer.Option("--subset", help="the split need not have its published size")
-    ] = False,
-    limit: Annotated[int | None, typer.Option(help="only the first photos of the split")] = None,
+    model: Model = "default",
+    data: Data = "flickr8k",
+    root: Root = "",
+    split: Split = "",
+    option: ReaderOption = None,
+    subset: Subset = False,
+    limit: Limit = None,
     hidden: Annotated[str, typer.Option(help="numbers of words to hide in each reference")] = "1,2,4",
     masked_lm: Annotated[
         str | None,
@@ -38,42 +48,16 @@ def evaluate_fill(
     out: Annotated[
         Path | None, typer.Option(help="folder for answers and fill.json; a killed run resumes")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="one JSON object on standard output")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Hide words of every reference and have them guessed with the photo, without it, and by a masked LM."""
-    from clearcap.cli.evaluate import open_split
-    from clearcap.cli.table import numbers
     from clearcap.config import SamplingConfig, changes
     from clearcap.evaluation.filling import evaluate_fill as run
 
     how = changes(SamplingConfig, overrides or [])
     counts = numbers(hidden, int, "--hidden")
     corpus = open_split(data, root, split, option, subset)
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    bar = Progress(*columns, console=Console(stderr=True))
-    task = bar.add_task("starting", total=None)
-
-    def advance(done: int, total: int, what: str) -> None:
-        bar.start()  # no sooner, so that an error before the first photo is the only line
-        bar.update(task, completed=done, total=total, description=what)
-
-    try:
+    with shown_progress("starting") as advance:
         found = run(
             model,
             corpus,
@@ -86,9 +70,6 @@ def evaluate_fill(
             progress=advance,
             **how,
         )
-    finally:
-        if bar.live.is_started:
-            bar.stop()
     if as_json:
         print(json.dumps(found.to_json(), ensure_ascii=False))
     else:

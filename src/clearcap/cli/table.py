@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from clearcap.cli.options import (
+    AsJson,
+    Data,
+    Limit,
+    Model,
+    ReaderOption,
+    Root,
+    Split,
+    Subset,
+    numbers,
+    open_split,
+    shown_progress,
+)
+
 if TYPE_CHECKING:
     from clearcap.evaluation.table import MethodTable
-
-Number = TypeVar("Number", int, float)
 
 
 def table(
@@ -19,17 +31,13 @@ def table(
         list[str] | None,
         typer.Argument(help="sampling settings to change: guidance=2 utility=cider refine_time=0.8 ..."),
     ] = None,
-    model: Annotated[str, typer.Option(help="folder or hub name; default is the bundled model")] = "default",
-    data: Annotated[str, typer.Option(help="corpus: flickr8k, coco-karpathy, coco, folder ...")] = "flickr8k",
-    root: Annotated[str, typer.Option(help="its folder (file, or data set name)")] = "",
-    split: Annotated[str, typer.Option(help="split of the corpus; default dev, or all of a folder")] = "",
-    option: Annotated[
-        list[str] | None, typer.Option(help="KEY=VALUE the corpus's reader knows, such as photos=DIR")
-    ] = None,
-    subset: Annotated[
-        bool, typer.Option("--subset", help="the split need not have its published size")
-    ] = False,
-    limit: Annotated[int | None, typer.Option(help="only the first photos of the split")] = None,
+    model: Model = "default",
+    data: Data = "flickr8k",
+    root: Root = "",
+    split: Split = "",
+    option: ReaderOption = None,
+    subset: Subset = False,
+    limit: Limit = None,
     steps: Annotated[
         str, typer.Option(help="numbers of steps; default 1,2,5,10,30, or the model's own in a sweep")
     ] = "",
@@ -48,10 +56,9 @@ def table(
     out: Annotated[
         Path | None, typer.Option(help="folder for draws, table.json and table.png; a killed run resumes")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="one JSON object on standard output")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Steps x {plain, Back&Refine, minimum Bayes risk, both}: scores, time, and tests against plain."""
-    from clearcap.cli.evaluate import open_split
     from clearcap.config import SamplingConfig, changes
     from clearcap.evaluation.table import refine_sweep as sweep
     from clearcap.evaluation.table import steps_table
@@ -68,48 +75,25 @@ def table(
         )
     }
     corpus = open_split(data, root, split, option, subset)
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    bar = Progress(*columns, console=Console(stderr=True))
-    task = bar.add_task("starting", total=None)
-
-    def advance(done: int, total: int, what: str) -> None:
-        bar.start()  # no sooner, so that an error before the first photo is the only line
-        bar.update(task, completed=done, total=total, description=what)
-
-    common = {"out": out, "limit": limit, "batch_size": batch_size, "seed": seed, "progress": advance, **how}
-    try:
+    with shown_progress("starting") as advance:
+        common = {
+            "out": out,
+            "limit": limit,
+            "batch_size": batch_size,
+            "seed": seed,
+            "progress": advance,
+            **how,
+        }
         if refine_sweep:
             found = sweep(model, corpus, steps=counts, **grid, **common)  # type: ignore[arg-type]
         else:
             found = steps_table(
                 model, corpus, steps=counts or (1, 2, 5, 10, 30), candidates=candidates, **common
             )
-    finally:
-        if bar.live.is_started:
-            bar.stop()
     if as_json:
         print(json.dumps(found.to_json(), ensure_ascii=False))
     else:
         _print(found)
-
-
-def numbers(text: str, kind: type[Number], name: str) -> list[Number]:
-    """``1,2,5`` as a list; empty text is none. Raises InputError."""
-    from clearcap.errors import InputError
-
-    try:
-        return [kind(part) for part in text.split(",")] if text else []
-    except ValueError as fault:
-        raise InputError(f"{name} {text!r} is not a list of numbers such as 1,2,5") from fault
 
 
 def _print(found: MethodTable) -> None:

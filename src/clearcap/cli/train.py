@@ -208,7 +208,10 @@ def _from_overrides(kind: type, overrides: list[str]) -> Any:
         key, equals, text = override.partition("=")
         if not equals or key not in types:
             raise InputError(f"setting {override!r} is not KEY=VALUE with a known key; see --settings")
-        values[key] = _parse(text, types[key])
+        try:
+            values[key] = _parse(text, types[key])
+        except ValueError as fault:
+            raise InputError(f"{key}={text}: not {types[key]}; see --settings") from fault
     return (
         kind(**values)
         if any(isinstance(v, tuple) for v in values.values())
@@ -217,10 +220,14 @@ def _from_overrides(kind: type, overrides: list[str]) -> Any:
 
 
 def _parse(text: str, kind: str) -> Any:
-    if kind.startswith("tuple[int"):
-        return tuple(int(part) for part in text.split(","))
-    if kind.startswith("tuple"):
-        return tuple(text.split(","))
+    """A value of the type that an annotation names; several are separated by commas.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if kind.startswith("tuple["):
+        element = kind.removeprefix("tuple[").split(",")[0]
+        return tuple(_parse(part, element) for part in text.split(",") if part)
     if kind == "bool":
         return {"true": True, "false": False}.get(text.lower(), text)
     return {"int": int, "float": float}.get(kind, str)(text)

@@ -16,6 +16,8 @@ from clearcap.config import TrainConfig
 from clearcap.data.features import Features, flip
 from clearcap.diffusion import Draws, Noise, Predict, clamped, draw, training_losses
 from clearcap.layers import KeysValues
+from clearcap.metrics.cider import DocumentFrequency
+from clearcap.selection import mbr
 from clearcap.text.spaces import word_positions
 from clearcap.training.fit import StepReport, fit, make_accelerator
 from clearcap.training.levels import LevelsObjective
@@ -36,6 +38,7 @@ class Examples:
         rows: each photo's row in the feature cache.
         mirrored: whether a photo may be mirrored (no caption names a side).
         text_first: index of the first caption that has no photo.
+        shares: running sums of how often each of a photo's captions is drawn, infinite behind its last one.
     """
 
     x0: Float[Tensor, "captions length dim"]
@@ -44,6 +47,7 @@ class Examples:
     rows: Int[Tensor, " photos"]
     mirrored: Bool[Tensor, " photos"]
     text_first: int
+    shares: Float[Tensor, "photos most"]
 
 
 @dataclass(frozen=True)
@@ -138,9 +142,20 @@ def prepare_examples(
     captions: Sequence[Sequence[str]],
     rows: Int[Tensor, " photos"],
     text_only: Sequence[str] = (),
+    consensus: float = 0.0,
     batch: int = 512,
 ) -> Examples:
-    """Encode all captions once: the lower half is frozen, so their clean latents never change."""
+    """Encode all captions once: the lower half is frozen, so their clean latents never change.
+
+    Args:
+        captioner: its text space encodes.
+        tokenize: captions to ids and mask.
+        captions: of each photo.
+        rows: each photo's row in the feature cache.
+        text_only: captions without photos.
+        consensus: of ``caption_shares``.
+        batch: captions encoded at once.
+    """
     flat = [caption for group in captions for caption in group] + list(text_only)
     ids, mask = tokenize(flat)
     space = captioner.text.eval()
@@ -150,7 +165,23 @@ def prepare_examples(
     counts = torch.tensor([0, *(len(group) for group in captions)])
     sided = [any(SIDED.search(caption.lower()) for caption in group) for group in captions]
     first = counts.cumsum(0)
-    return Examples(x0, ids, first, rows, ~torch.tensor(sided), int(first[-1]))
+    shares = caption_shares(captions, consensus)
+    return Examples(x0, ids, first, rows, ~torch.tensor(sided), int(first[-1]), shares)
+
+
+def caption_shares(captions: Sequence[Sequence[str]], consensus: float) -> Float[Tensor, "photos most"]:
+    """How often each of a photo's captions is drawn, as running sums, infinite behind the photo's last one.
+
+    A share is proportional to exp(consensus * z), where z is the caption's mean CIDEr-D against the photo's other
+    captions, in standard deviations from the photo's mean: people who say what others say too are heard more often.
+    """
+    frequency = DocumentFrequency.of(captions) if consensus else None
+    shares = torch.full((len(captions), max(map(len, captions), default=0)), torch.inf)
+    for row, group in zip(shares, captions, strict=True):
+        agreement = torch.tensor(mbr(group, "cider", frequency) if consensus else [0.0] * len(group))
+        z = (agreement - agreement.mean()) / agreement.std(correction=0).clamp_min(1e-9)
+        row[: len(group)] = (consensus * z).softmax(0).cumsum(0)
+    return shares
 
 
 def photos_of_step(
@@ -176,8 +207,10 @@ def take_batch(
     mirror = examples.mirrored[chosen] & (torch.rand(with_photo, generator=generator) < 0.5)
     image = torch.where(mirror[:, None, None], flip(image), image)
     first, end = examples.first[chosen], examples.first[chosen + 1]
-    start = torch.randint(1 << 30, (with_photo, 1), generator=generator)
-    captions = (first[:, None] + (start + torch.arange(config.copies)) % (end - first)[:, None]).flatten()
+    # Evenly spaced places in the running sums: as near to every caption's share as so many draws can come.
+    place = (torch.rand(with_photo, 1, generator=generator) + torch.arange(config.copies)) / config.copies
+    nth = (place[..., None] >= examples.shares[chosen][:, None]).sum(-1)
+    captions = torch.minimum(first[:, None] + nth, end[:, None] - 1).flatten()
     if with_text:
         texts = len(examples.ids) - examples.text_first
         extra = examples.text_first + torch.randint(texts, (with_text * config.copies,), generator=generator)

@@ -71,8 +71,8 @@ class Imitation(nn.Module):
         denoise = conditioned(self.denoiser, self.noise, self.denoiser.see(image))
         if not self.remembers:
             denoise = without_memory(denoise)
-        if self.tells:
-            denoise = self.told([Caption(0, words=n) for n in self.lengths(ids).tolist()])(denoise, None)
+        if self.tells and (known := self.told([Caption(0, words=n) for n in self.lengths(ids).tolist()])):
+            denoise = known.clamp(denoise)
         predictions: list[Tensor] = []
 
         def call(x_t: Tensor, x_self: Tensor, t: Tensor) -> Tensor:

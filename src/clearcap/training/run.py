@@ -63,6 +63,7 @@ def train(preset: Preset, out: Path, console: Console | None = None) -> Captione
         [photo.captions for photo in corpus],
         features.rows([photo.id for photo in corpus]),
         _text_only(data, watched),
+        config.consensus,
     )
     out.mkdir(parents=True, exist_ok=True)
     (out / "preset.json").write_text(json.dumps(dataclasses.asdict(preset), indent=1))

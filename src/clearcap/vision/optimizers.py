@@ -56,9 +56,7 @@ def make_optimizers(
     ]
     optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98))]
     if inner:
-        optimizers.append(
-            KernelMuon(inner, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
-        )
+        optimizers.append(KernelMuon(inner, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"))
     return optimizers
 
 
