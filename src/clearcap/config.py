@@ -20,6 +20,10 @@ else:
 T = TypeVar("T")
 
 
+REQUIRED: Any = dataclasses.MISSING
+"""The default of a knob that has none."""
+
+
 def knob(default: Any, help: str, choices: tuple[str, ...] = ()) -> Any:
     """A documented setting with a default."""
     return field(default=default, metadata={"help": help, "choices": choices})

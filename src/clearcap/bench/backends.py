@@ -1,4 +1,4 @@
-"""One captioner in torch and as graphs, in float32, bf16 and int8: time, equal tokens and scores, in one run."""
+"""One captioner in torch and as graphs, float32 to int8, side by side: time, equal tokens and scores."""
 
 from __future__ import annotations
 
@@ -100,6 +100,7 @@ def open_backends(model: str, folder: Path) -> dict[str, Backend]:
     load = CaptionPipeline.from_pretrained
     return {
         FIRST: Backend(load(source, device="cpu")),
+        "torch packed": Backend(load(source, device="cpu", backend="packed")),
         "torch bfloat16": Backend(load(source, device="cpu", dtype=torch.bfloat16)),
         "onnx float32": Backend(load(folder / "float32")),
         "onnx int8": Backend(load(folder / "int8")),

@@ -30,7 +30,8 @@ def knobs_help(config: Any, prefix: str = "") -> str:
             continue
         choices = field.metadata.get("choices") or ()
         among = f" ({', '.join(choices)})" if choices else ""
-        lines.append(f"{prefix}{field.name}={default!r}: {field.metadata.get('help', '')}{among}")
+        shown = " (required)" if default is dataclasses.MISSING else f"={default!r}"
+        lines.append(f"{prefix}{field.name}{shown}: {field.metadata.get('help', '')}{among}")
     return "\n".join(lines)
 
 

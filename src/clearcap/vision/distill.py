@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from clearcap.config import REQUIRED, check_choices, knob
 from clearcap.errors import InputError
 from clearcap.training.checkpoint import optimizer_tensors, restore_optimizer
 from clearcap.vision import objective
@@ -43,77 +44,57 @@ CHANGEABLE = (  # in a resumed run
 
 @dataclass(frozen=True)
 class DistillConfig:
-    """Settings of a distillation run.
+    """Settings of a distillation run; ``clearcap distill --settings`` prints them with their meaning."""
 
-    Attributes:
-        teacher: a .tflite file, a model folder or a hub name.
-        photos: folders of photos.
-        out: folder for checkpoint, metrics and the exported encoder.
-        cache: folder for the teacher's features (gigabytes).
-        held_out: text file with photo names, one a line, for validation only; "" for none.
-        captions: CSV file (image,caption) whose frequent words are an extra target; "" for none.
-        captioned: text file with the names of the photos whose captions may be trained on; "" for all.
-        dim: width of the encoder's tokens.
-        widths: channels at strides 4, 8, 16, 32.
-        depths: residual blocks at each stride.
-        mixers: transformer blocks over the final grid.
-        views: views of each photo, the photo itself included.
-        words: how many caption words to predict.
-        steps: optimiser steps; 0 when `minutes` decides.
-        minutes: wall-clock length of the training, the learning rate reaching zero at its end; 0 when
-            `steps` decides.
-        batch: photos per step.
-        sizes: sides of the photos in pixels, in order of use; small ones are cheap, so that early steps are
-            many; the last one 0 for the teacher's own. Empty: the teacher's own throughout.
-        switches: shares of the run at which the next size takes over; one fewer than sizes.
-        lr: peak learning rate (AdamW).
-        weight_decay: of matrices and kernels.
-        warmup: share of the run during which the learning rate rises.
-        ema: decay of the running average of weights that is exported.
-        class_weight: weight of the class loss.
-        word_weight: weight of the word loss.
-        temperature: softening of the teacher's classes.
-        bf16: compute in bfloat16 where autocast does.
-        checkpoint_minutes: wall-clock time between checkpoints.
-        validate_steps: steps between validations.
-        workers: processes that compute the teacher's features.
-        seed: of everything random.
-        init: folder of an encoder that an earlier distillation wrote, to go on from; "" to begin anew.
-        optimizer: `adamw`, or `muon` for matrices and kernels and AdamW for the rest.
-    """
-
-    teacher: str
-    photos: tuple[str, ...]
-    out: str = "runs/distill"
-    cache: str = "cache/distill"
-    held_out: str = ""
-    captions: str = ""
-    captioned: str = ""
-    dim: int = 256
-    widths: tuple[int, ...] = (48, 64, 160, 256)
-    depths: tuple[int, ...] = (0, 2, 2, 2)
-    mixers: int = 1
-    views: int = 5
-    words: int = 500
-    steps: int = 0
-    minutes: float = 68.0
-    batch: int = 64
-    sizes: tuple[int, ...] = (128, 160, 0)
-    switches: tuple[float, ...] = (0.65, 0.8)
-    lr: float = 2e-3
-    weight_decay: float = 0.03
-    warmup: float = 0.04
-    ema: float = 0.998
-    class_weight: float = 1.0
-    word_weight: float = 0.02
-    temperature: float = 2.0
-    bf16: bool = True
-    checkpoint_minutes: float = 4.0
-    validate_steps: int = 500
-    workers: int = 2
-    seed: int = 0
-    init: str = ""
-    optimizer: str = "adamw"
+    teacher: str = knob(REQUIRED, "a .tflite file, a model folder or a hub name")
+    photos: tuple[str, ...] = knob(REQUIRED, "folders of photos")
+    out: str = knob("runs/distill", "folder for checkpoint, metrics and the exported encoder")
+    cache: str = knob("cache/distill", "folder for the teacher's features (gigabytes)")
+    held_out: str = knob("", "text file with photo names, one a line, for validation only; nothing for none")
+    captions: str = knob(
+        "", "CSV file (image,caption) whose frequent words are an extra target; nothing for none"
+    )
+    captioned: str = knob(
+        "", "text file with the names of the photos whose captions may be trained on; nothing for all"
+    )
+    dim: int = knob(256, "width of the encoder's tokens")
+    widths: tuple[int, ...] = knob((48, 64, 160, 256), "channels at strides 4, 8, 16, 32")
+    depths: tuple[int, ...] = knob((0, 2, 2, 2), "residual blocks at each stride")
+    mixers: int = knob(1, "transformer blocks over the final grid")
+    views: int = knob(5, "views of each photo, the photo itself included")
+    words: int = knob(500, "how many caption words to predict")
+    steps: int = knob(0, "optimiser steps; 0 when minutes decides")
+    minutes: float = knob(
+        68.0,
+        "wall-clock length of the training, the learning rate reaching zero at its end; 0 when steps decides",
+    )
+    batch: int = knob(64, "photos per step")
+    sizes: tuple[int, ...] = knob(
+        (128, 160, 0),
+        "sides of the photos in pixels, in order of use: small ones are cheap, so early steps are many; the last "
+        "one 0 for the teacher's own; empty: that throughout",
+    )
+    switches: tuple[float, ...] = knob(
+        (0.65, 0.8), "shares of the run at which the next size takes over; one fewer than sizes"
+    )
+    lr: float = knob(2e-3, "peak learning rate (AdamW)")
+    weight_decay: float = knob(0.03, "of matrices and kernels")
+    warmup: float = knob(0.04, "share of the run during which the learning rate rises")
+    ema: float = knob(0.998, "decay of the running average of weights that is exported")
+    class_weight: float = knob(1.0, "weight of the class loss")
+    word_weight: float = knob(0.02, "weight of the word loss")
+    temperature: float = knob(2.0, "softening of the teacher's classes")
+    bf16: bool = knob(True, "compute in bfloat16 where autocast does")
+    checkpoint_minutes: float = knob(4.0, "wall-clock time between checkpoints")
+    validate_steps: int = knob(500, "steps between validations")
+    workers: int = knob(2, "processes that compute the teacher's features")
+    seed: int = knob(0, "of everything random")
+    init: str = knob(
+        "", "folder of an encoder that an earlier distillation wrote, to go on from; nothing to begin anew"
+    )
+    optimizer: str = knob(
+        "adamw", "adamw, or muon for matrices and kernels and AdamW for the rest", ("adamw", "muon")
+    )
 
     def __post_init__(self) -> None:
         """Check every value.
@@ -146,8 +127,7 @@ class DistillConfig:
             raise InputError(f"switches={self.switches}: pass one fewer than sizes={self.sizes}")
         if any(size % STRIDE for size in self.sizes):
             raise InputError(f"sizes={self.sizes}: pass multiples of {STRIDE}, or 0 for the teacher's size")
-        if self.optimizer not in ("adamw", "muon"):
-            raise InputError(f"optimizer={self.optimizer}: pass adamw or muon")
+        check_choices(self)
         if not self.photos:
             raise InputError("photos: no folder given; pass at least one folder of photos")
 
