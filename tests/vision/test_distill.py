@@ -22,7 +22,7 @@ from clearcap.vision.compact import CompactEncoder
 from clearcap.vision.distill import planned_rate
 from clearcap.vision.objective import read_captions
 from clearcap.vision.optimizers import KernelMuon, make_optimizers
-from clearcap.vision.starting import RIDGE, start_from
+from clearcap.vision.starting import RIDGE, start_from, turn_to
 from clearcap.vision.targets import build_targets, list_photos
 
 SCRIPT = """
@@ -133,6 +133,21 @@ def test_going_on_from_an_encoder_fits_its_output_to_the_new_targets(config, tmp
     assert again.metrics["r2"] > first.metrics["r2"]
     with pytest.raises(InputError, match="pass these settings"):
         distill(replace(config, out=str(tmp_path / "third"), init=config.out, mixers=2), progress=False)
+
+
+def test_tokens_keep_the_axes_of_the_encoder_gone_on_from(config, tmp_path):
+    """An encoder that differs from another by a rotation of its tokens becomes the other."""
+    distill(replace(config, steps=30), progress=False)
+    store = build_targets(config.cache, list_photos(config.photos), frozenset(), config.teacher, 1, 4)
+    rows, images = torch.arange(len(store.photos)), to_floats(store.images[0])
+    encoder, other = load_encoder(config.out), load_encoder(config.out)
+    rotation, _ = torch.linalg.qr(torch.randn(4, 4, generator=torch.Generator().manual_seed(0)))
+    with torch.inference_mode():
+        encoder.head.weight.copy_(rotation @ encoder.head.weight)
+        encoder.head.bias.copy_(rotation @ encoder.head.bias)
+        assert not torch.allclose(encoder(images), other(images), atol=0.1)
+        turn_to(config.out, encoder, store, rows)
+        torch.testing.assert_close(encoder(images), other(images), rtol=1e-4, atol=1e-5)
 
 
 def test_muon_takes_a_kernel_as_a_matrix():

@@ -122,7 +122,7 @@ def prepare(raw: RawBatch, image_size: int, generator: torch.Generator) -> Batch
 
 def to_floats(images: UInt8[np.ndarray, "batch height width 3"]) -> Float[Tensor, "batch 3 height width"]:
     """Stored photos as 0..1 floats, channels first (last in memory)."""
-    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float().div_(255)
+    return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float().div_(255)
 
 
 def read_names(path: str) -> set[str]:

@@ -23,7 +23,7 @@ from clearcap.vision import objective
 from clearcap.vision.batches import Batch, Data, RawBatch, prepare, read_names, step_generator, to_floats
 from clearcap.vision.compact import STRIDE, CompactEncoder, fold
 from clearcap.vision.optimizers import make_optimizers
-from clearcap.vision.starting import start_from
+from clearcap.vision.starting import start_from, turn_to
 from clearcap.vision.targets import build_targets, list_photos
 
 REPLAN_STEPS = 50  # steps between two looks at the clock
@@ -90,7 +90,7 @@ class DistillConfig:
     workers: int = knob(2, "processes that compute the teacher's features")
     seed: int = knob(0, "of everything random")
     init: str = knob(
-        "", "folder of an encoder that an earlier distillation wrote, to go on from; nothing to begin anew"
+        "", "folder of an encoder that a distillation wrote, to go on from, and whose axes the tokens keep"
     )
     optimizer: str = knob(
         "adamw", "adamw, or muon for matrices and kernels and AdamW for the rest", ("adamw", "muon")
@@ -411,8 +411,11 @@ def _export(run: Run, data: Data, folder: Path, metrics: dict[str, float]) -> Di
     from safetensors.torch import save_file
 
     weights, settings = folder / "encoder.safetensors", folder / "encoder.json"
-    state = _encoder(run.model).state_dict() | _part(run.average, "encoder.")
-    save_file({k: v.contiguous() for k, v in state.items()}, weights)
+    encoder = copy.deepcopy(_encoder(run.model)).eval()
+    encoder.load_state_dict(encoder.state_dict() | _part(run.average, "encoder."))
+    if run.config.init:
+        turn_to(run.config.init, encoder, data.store, data.rows)
+    save_file({k: v.contiguous() for k, v in encoder.state_dict().items()}, weights)
     record = {
         "encoder": _encoder(run.model).settings(),
         "metrics": metrics,

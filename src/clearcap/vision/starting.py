@@ -1,4 +1,4 @@
-"""Going on from an encoder that was distilled before, towards the targets of another store."""
+"""Going on from an encoder that was distilled before: towards another store's targets, and back to its axes."""
 
 from __future__ import annotations
 
@@ -30,15 +30,37 @@ def start_from(folder: str | Path, encoder: CompactEncoder, store: TargetStore, 
     if other.settings() != encoder.settings():
         raise InputError(f"{folder}: an encoder of {other.settings()}; pass these settings, or another init")
     encoder.load_state_dict(other.state_dict())
-    rows = rows[:FITTED_PHOTOS]
     other.head = nn.Identity()  # type: ignore[assignment]
-    with torch.inference_mode():
-        features = torch.cat([other(to_floats(store.images[0, part.numpy()])) for part in rows.split(64)])
-    targets = torch.from_numpy(store.tokens[0, rows.numpy()])
-    weight, bias = ridge(features.flatten(0, 1).double(), targets.flatten(0, 1).double())
+    targets = torch.from_numpy(store.tokens[0, rows[:FITTED_PHOTOS].numpy()]).flatten(0, 1).double()
+    weight, bias = ridge(tokens_of(other, store, rows), targets)
     with torch.no_grad():
         encoder.head.weight.copy_(weight.T)
         encoder.head.bias.copy_(bias)
+
+
+def turn_to(folder: str | Path, encoder: CompactEncoder, store: TargetStore, rows: Tensor) -> None:
+    """Turn an encoder's tokens to the axes of the encoder in `folder`, so that what was trained on those can go on.
+
+    The rotation is the one that brings the tokens of the first `FITTED_PHOTOS` of `rows` nearest to the other's
+    (orthogonal Procrustes, Schoenemann 1966); it goes into the output layer.
+    """
+    own, wanted = (tokens_of(one, store, rows) for one in (encoder, load_compact(folder)))
+    left, _, right = torch.linalg.svd(own.T @ wanted)
+    rotation = left @ right
+    with torch.no_grad():
+        encoder.head.weight.copy_(rotation.T @ encoder.head.weight.double())
+        encoder.head.bias.copy_(encoder.head.bias.double() @ rotation)
+
+
+@torch.inference_mode()
+def tokens_of(encoder: CompactEncoder, store: TargetStore, rows: Tensor) -> Float[Tensor, "samples dim"]:
+    """What an encoder says of the first `FITTED_PHOTOS` of `rows`, all tokens in one list, in float64."""
+    parts = rows[:FITTED_PHOTOS].split(64)
+    return (
+        torch.cat([encoder(to_floats(store.images[0, part.numpy()])) for part in parts])
+        .flatten(0, 1)
+        .double()
+    )
 
 
 def ridge(
