@@ -16,7 +16,7 @@ ROOT = Path(clearcap.__file__).parent
 
 # Lowest first; a module imports its own layer's package and lower layers only.
 LAYERS = (
-    {"errors", "config", "layers", "schedule", "metrics"},
+    {"errors", "config", "checkpoint", "layers", "schedule", "metrics"},
     {"text", "vision", "levels", "fused", "denoiser", "diffusion", "data"},
     {"guidance", "sampling", "refine", "selection"},
     {

@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from clearcap.config import TrainConfig
-from clearcap.errors import InputError
-from clearcap.training.checkpoint import (
+from clearcap.checkpoint import (
     load_checkpoint,
     optimizer_tensors,
     restore_optimizer,
     save_checkpoint,
 )
+from clearcap.config import TrainConfig
+from clearcap.errors import InputError
 from clearcap.training.schedules import generator_at, learning_rate
 
 BatchAt = Callable[[int, int, int], tuple[Any, ...]]

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from clearcap.assemble import assemble, continued, settle_text, tokenize_for
 from clearcap.captioner import Captioner
+from clearcap.checkpoint import reached_step
 from clearcap.config import DataConfig, Preset, SamplingConfig
 from clearcap.data.corpus import CaptionedPhoto, Corpus, open_corpus
 from clearcap.data.features import Features, make_features, open_features
@@ -26,7 +27,6 @@ from clearcap.loading import FREQUENCY
 from clearcap.metrics import DocumentFrequency, score
 from clearcap.text.tokens import join_words, words_of
 from clearcap.training.captions import fit_captions, prepare_examples
-from clearcap.training.checkpoint import reached_step
 from clearcap.training.fit import StepReport, make_accelerator
 
 

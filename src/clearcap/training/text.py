@@ -11,9 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clearcap.errors import InputError
-from clearcap.text.tokens import clean_caption, encode_captions, train_tokenizer
-from clearcap.training.checkpoint import (
+from clearcap.checkpoint import (
     load_checkpoint,
     module_tensors,
     optimizer_tensors,
@@ -21,6 +19,8 @@ from clearcap.training.checkpoint import (
     restore_optimizer,
     save_checkpoint,
 )
+from clearcap.errors import InputError
+from clearcap.text.tokens import clean_caption, encode_captions, train_tokenizer
 from clearcap.training.schedules import generator_at, learning_rate
 
 

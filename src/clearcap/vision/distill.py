@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from clearcap.checkpoint import optimizer_tensors, restore_optimizer
 from clearcap.config import REQUIRED, check_choices, knob
 from clearcap.errors import InputError
-from clearcap.training.checkpoint import optimizer_tensors, restore_optimizer
 from clearcap.vision import objective
 from clearcap.vision.batches import Batch, Data, RawBatch, prepare, read_names, step_generator, to_floats
 from clearcap.vision.compact import STRIDE, CompactEncoder, fold
