@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Mapping
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -22,6 +25,11 @@ if TYPE_CHECKING:  # at run time this is imported where it is used: transformers
 
 MODEL_TYPE = "clearcap"
 FREQUENCY = "document_frequency.json.gz"  # beside the weights, where the training captions were counted
+SHARES = "shares"  # in config.json: folder, from this one, whose weights stand for those not here
+BUNDLED = {
+    "default": "model",
+    "few-steps": "model/few-steps",
+}  # names of the models that ship -> their folders
 # Not Tensor.normal_ itself: nn.init.trunc_normal_ repeats it until all values are in range.
 DRAWING = {nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_}
 Part = TypeVar("Part", bound=nn.Module)
@@ -79,11 +87,13 @@ def load_frequency(source: str) -> DocumentFrequency | None:
 
 
 def find_folder(source: str) -> Path:
-    """The folder itself, or the cached copy of what the hub has under that name.
+    """The folder itself, that of a model that ships, or the cached copy of what the hub has under that name.
 
     Raises:
-        InputError: there is neither.
+        InputError: there is none of them.
     """
+    if source in BUNDLED:
+        return bundled_model(source)
     folder = Path(source)
     if folder.is_dir():
         return folder
@@ -105,11 +115,34 @@ def find_folder(source: str) -> Path:
         ) from fault
 
 
+def bundled_model(name: str = "default") -> Path:
+    """The folder of a model that ships.
+
+    Raises:
+        InputError: it was not installed.
+    """
+    folder = Path(str(resources.files("clearcap"))) / BUNDLED[name]
+    if not (folder / "model.safetensors").is_file():
+        raise InputError(f"{folder} holds no model; install clearcap from a release, or pass --model")
+    return folder
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that a captioner's weights are read from, those it shares with another model first.
+
+    Raises:
+        InputError: ``config.json`` cannot be read.
+    """
+    shared = read_settings(folder).get(SHARES)
+    own = folder / "model.safetensors"
+    return [folder / shared / "model.safetensors", own] if shared else [own]
+
+
 def load_folder(folder: Path) -> Captioner:
     """The captioner saved in a folder, in float32, with every tensor accounted for."""
     from clearcap.captioner import Captioner, CaptionerConfig
 
-    settings = read_settings(folder)
+    settings = {name: value for name, value in read_settings(folder).items() if name != SHARES}
     with Unfilled():
         captioner = Captioner(CaptionerConfig.from_dict(settings))
     return fill(captioner, folder)
@@ -157,10 +190,12 @@ def fill(model: Part, folder: Path) -> Part:
         raise InputError(
             f"{weights}: absent, the folder holds graphs to caption with; pass the trained model"
         )
-    try:
-        state = load_file(weights)
-    except (OSError, SafetensorError) as fault:
-        raise InputError(f"{weights}: cannot be read ({fault}); fetch the file again") from fault
+    state: dict[str, Tensor] = {}
+    for weights in weight_files(folder):
+        try:
+            state |= load_file(weights)
+        except (OSError, SafetensorError) as fault:
+            raise InputError(f"{weights}: cannot be read ({fault}); fetch the file again") from fault
     mine = model.state_dict()
     same = {name: v.to(mine[name].dtype) if name in mine else v for name, v in state.items()}
     load_strictly(model, same, str(weights), "config.json and weights do not belong together")
@@ -190,14 +225,18 @@ def load_strictly(model: nn.Module, state: Mapping[str, Tensor], source: str, re
     model.load_state_dict(state, strict=True)
 
 
-def export(source: str, out: Path) -> None:
+def export(source: str, out: Path, shares: Path | None = None) -> None:
     """Write a captioner for distribution: weights in float16 (computed with in float32), statistics in float32.
 
     Args:
         source: folder or hub name of a captioner.
         out: folder to write.
+        shares: folder of an exported captioner to which ``out`` will keep its place; weights equal to its are left out.
+
+    Raises:
+        InputError: there is no such captioner.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import load_file, save_file
 
     captioner, tokenizer = load_captioner(source)
     trained = {name for name, _ in captioner.named_parameters()}
@@ -206,6 +245,10 @@ def export(source: str, out: Path) -> None:
         for name, tensor in captioner.state_dict().items()
     }
     out.mkdir(parents=True, exist_ok=True)
+    if shares is not None:
+        theirs = load_file(find_folder(str(shares)) / "model.safetensors")
+        state = {k: v for k, v in state.items() if k not in theirs or not torch.equal(v, theirs[k])}
+        setattr(captioner.config, SHARES, os.path.relpath(shares, out))
     captioner.config.save_pretrained(out)
     tokenizer.save_pretrained(out)
     save_file(state, out / "model.safetensors", metadata={"format": "pt"})

@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from importlib import resources
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -86,7 +85,7 @@ class CaptionPipeline:
         """Load a captioner, for inference: a ``Network``, not its transformers coat (``Captioner``).
 
         Args:
-            model: a folder or hub name; None or "default" is the bundled model.
+            model: a folder, hub name, or one of those that ship: "default" (also None), "few-steps".
             device: where it runs; None is a GPU if there is one, else the CPU.
             dtype: of weights and activations.
             backend: "torch"; "packed", torch with weights laid out for the CPU's matrix products
@@ -101,7 +100,7 @@ class CaptionPipeline:
         """
         from clearcap.loading import find_folder, load_frequency, load_network
 
-        source = bundled_model() if model in (None, "default") else str(model)
+        source = str(model or "default")
         folder = find_folder(source)
         if backend not in (None, "torch", "packed", "compiled", "onnx", "fast"):
             raise InputError(f"unknown backend {backend!r}; choose torch, packed, compiled, onnx or fast")
@@ -309,14 +308,6 @@ class CaptionPipeline:
         return CaptionResult(
             name, captions[best], mean, tuple(zip(words, trust, strict=True)), tuple(captions)
         )
-
-
-def bundled_model() -> str:
-    """The folder of the model that ships."""
-    folder = Path(str(resources.files("clearcap"))) / "model"
-    if not (folder / "model.safetensors").is_file():
-        raise InputError(f"{folder} holds no model; install clearcap from a release, or pass --model")
-    return str(folder)
 
 
 def _decoded(

@@ -19,7 +19,7 @@ from clearcap.evaluation.scores import score_captions
 from clearcap.metrics.scoring import Scores
 from clearcap.metrics.significance import compare
 from clearcap.onnx.export import export_graphs, quantize_graphs
-from clearcap.pipeline import CaptionPipeline, bundled_model
+from clearcap.pipeline import CaptionPipeline
 from clearcap.text.tokens import join_words, words_of
 
 FIRST = "torch float32"  # what the others are compared with
@@ -94,14 +94,13 @@ def open_backends(model: str, folder: Path) -> dict[str, Backend]:
     Raises:
         InputError: no such captioner, or the extra ``onnx`` is not installed.
     """
-    source = bundled_model() if model == "default" else model
-    export_graphs(source, folder / "float32")
+    export_graphs(model, folder / "float32")
     quantize_graphs(folder / "float32", folder / "int8")
     load = CaptionPipeline.from_pretrained
     return {
-        FIRST: Backend(load(source, device="cpu")),
-        "torch packed": Backend(load(source, device="cpu", backend="packed")),
-        "torch bfloat16": Backend(load(source, device="cpu", dtype=torch.bfloat16)),
+        FIRST: Backend(load(model, device="cpu")),
+        "torch packed": Backend(load(model, device="cpu", backend="packed")),
+        "torch bfloat16": Backend(load(model, device="cpu", dtype=torch.bfloat16)),
         "onnx float32": Backend(load(folder / "float32")),
         "onnx int8": Backend(load(folder / "int8")),
     }

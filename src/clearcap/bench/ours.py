@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -15,7 +14,7 @@ from clearcap.bench.race import System
 from clearcap.captioner import Captioner, CaptionerConfig
 from clearcap.config import load_preset
 from clearcap.errors import InputError
-from clearcap.pipeline import bundled_model
+from clearcap.loading import bundled_model
 from clearcap.vision.compact import CompactEncoder, fold
 
 ENDS = 2  # [CLS] and [SEP], positions of ours that hold no word
@@ -40,7 +39,7 @@ def captioner_of_size(size: str, longest: int) -> Captioner:
     if size == "paper":
         captioner = paper_size_captioner(load_preset("ladic-base", [f"text.length={longest + ENDS}"]))
     elif size == "bundled":
-        settings = json.loads((Path(bundled_model()) / "config.json").read_text())
+        settings = json.loads((bundled_model() / "config.json").read_text())
         settings["text"]["length"] = longest + ENDS
         torch.manual_seed(0)
         captioner = Captioner(CaptionerConfig.from_dict(settings))

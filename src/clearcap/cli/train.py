@@ -100,11 +100,10 @@ def distill_steps(
     """Distil a captioner into one that needs one or two steps and no guidance."""
     from clearcap.config import override
     from clearcap.loading import load_captioner
-    from clearcap.pipeline import bundled_model
     from clearcap.training.few_steps import distill_steps as run
     from clearcap.training.few_steps import few_steps, photos_in
 
-    captioner, tokenizer = load_captioner(bundled_model() if model == "default" else model)
+    captioner, tokenizer = load_captioner(model)
     config = few_steps(captioner.defaults)
     if settings:
         show_knobs(config)
@@ -171,6 +170,9 @@ def export(
         bool, typer.Option("--onnx", help="graphs for onnxruntime on a CPU, instead of weights for torch")
     ] = False,
     int8: Annotated[bool, typer.Option("--int8", help="with --onnx: int8 weights of linear layers")] = False,
+    shares: Annotated[
+        Path | None, typer.Option(help="exported model beside OUT whose equal weights are left out")
+    ] = None,
 ) -> None:
     """Write a captioner for distribution: at half the size, or as graphs. --model OUT captions with either."""
     from clearcap.errors import InputError
@@ -184,7 +186,7 @@ def export(
         raise InputError("--int8 is for graphs; pass --onnx with it")
     from clearcap.loading import export as run
 
-    run(model, out)
+    run(model, out, shares)
 
 
 def _corpus(spec: str, missing: Missing = "keep") -> Any:

@@ -28,8 +28,9 @@ from clearcap.evaluation.files import (
 )
 from clearcap.evaluation.journal import Captioned, Journal, read_journal
 from clearcap.evaluation.scores import METRICS, Scored, score_captions, shuffled_scores
+from clearcap.loading import BUNDLED, bundled_model, weight_files
 from clearcap.onnx import GRAPHS, graph_file, is_exported
-from clearcap.pipeline import CaptionPipeline, bundled_model
+from clearcap.pipeline import CaptionPipeline
 
 _TAKEN_OVER = ("model",)  # the same weights under another path are the same model
 
@@ -327,13 +328,17 @@ def weights_digest(model: str | Path | None) -> str:
     Raises:
         InputError: the model has neither.
     """
-    folder = Path(bundled_model() if model in (None, "default") else str(model))
+    name = str(model or "default")
+    folder = bundled_model(name) if name in BUNDLED else Path(name)
     file = folder / "model.safetensors"
     if not folder.is_dir():
         from huggingface_hub import try_to_load_from_cache
 
         file = Path(str(try_to_load_from_cache(str(model), "model.safetensors")))
-    files = [graph_file(folder, name) for name in GRAPHS] if is_exported(folder) else [file]
+    if is_exported(folder):
+        files = [graph_file(folder, graph) for graph in GRAPHS]
+    else:
+        files = weight_files(folder) if folder.is_dir() else [file]
     try:
         return hashlib.sha256(b"".join(one.read_bytes() for one in files)).hexdigest()
     except OSError as error:

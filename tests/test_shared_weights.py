@@ -1,0 +1,75 @@
+"""A captioner saved without the weights that it shares with another one beside it, and the one that ships so."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_captioner import photos, tiny_captioner
+
+from clearcap.errors import InputError
+from clearcap.evaluation.run import weights_digest
+from clearcap.loading import bundled_model, export, load_captioner, load_network
+from clearcap.pipeline import CaptionPipeline
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Path:
+    """A captioner, exported, and beside it one of another denoiser that shares the rest."""
+    captioner, tokenizer = copy.deepcopy(tiny_captioner())
+    for name in ("first", "second"):
+        captioner.save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+        with torch.no_grad():
+            for parameter in captioner.denoiser.parameters():
+                parameter.add_(0.1)
+    export(str(tmp_path / "first"), tmp_path / "out")
+    export(str(tmp_path / "second"), tmp_path / "out" / "beside", shares=tmp_path / "out")
+    export(str(tmp_path / "second"), tmp_path / "whole")
+    return tmp_path
+
+
+def test_only_what_differs_is_written_and_all_is_read(pair: Path) -> None:
+    held = load_file(pair / "out/beside/model.safetensors")
+    assert {name.split(".")[0] for name in held} == {"denoiser"}
+    whole = load_captioner(str(pair / "whole"))[0].state_dict()
+    for found in (load_captioner(str(pair / "out/beside"))[0], load_network(str(pair / "out/beside"))[0]):
+        assert all(torch.equal(tensor, whole[name]) for name, tensor in found.state_dict().items())
+
+
+def test_saved_again_it_is_whole(pair: Path) -> None:
+    captioner, tokenizer = load_captioner(str(pair / "out/beside"))
+    captioner.save_pretrained(pair / "again")
+    tokenizer.save_pretrained(pair / "again")
+    assert "shares" not in json.loads((pair / "again/config.json").read_text())
+    image = photos(2)
+    drawn = [load_network(str(pair / name))[0].generate(image=image).ids for name in ("again", "out/beside")]
+    assert torch.equal(*drawn)
+
+
+def test_moved_away_it_says_what_is_missing(pair: Path) -> None:
+    shutil.copytree(pair / "out/beside", pair / "elsewhere/alone")
+    with pytest.raises(InputError, match=r"elsewhere/alone/\.\./model\.safetensors: cannot be read"):
+        load_network(str(pair / "elsewhere/alone"))
+
+
+def test_its_digest_depends_on_the_weights_it_shares(pair: Path) -> None:
+    before = weights_digest(pair / "out/beside")
+    shutil.copy(pair / "whole/model.safetensors", pair / "out/model.safetensors")
+    assert weights_digest(pair / "out/beside") != before
+
+
+def test_few_steps_ships_and_needs_no_guidance() -> None:
+    student, teacher = (CaptionPipeline.from_pretrained(name) for name in ("few-steps", "default"))
+    assert (student.captioner.defaults.steps, student.captioner.defaults.guidance) == (2, 0.0)
+    assert bundled_model("few-steps").parent == bundled_model()
+    for part in ("text", "vision"):
+        theirs = getattr(teacher.captioner, part).state_dict()
+        assert all(
+            torch.equal(t, theirs[k]) for k, t in getattr(student.captioner, part).state_dict().items()
+        )
