@@ -92,9 +92,7 @@ def find_folder(source: str) -> Path:
     Raises:
         InputError: there is none of them.
     """
-    if source in BUNDLED:
-        return bundled_model(source)
-    folder = Path(source)
+    folder = local_folder(source)
     if folder.is_dir():
         return folder
     if folder.exists():
@@ -113,6 +111,15 @@ def find_folder(source: str) -> Path:
         raise InputError(
             f"{source}: no such folder, and the hub does not give it ({reason}); pass a folder"
         ) from fault
+
+
+def local_folder(source: str) -> Path:
+    """Where a model of that name is on this disk, if it is: what ships, or the name as a path.
+
+    Raises:
+        InputError: a model that ships was not installed.
+    """
+    return bundled_model(source) if source in BUNDLED else Path(source)
 
 
 def bundled_model(name: str = "default") -> Path:

@@ -109,10 +109,10 @@ def evaluate(
 def _curves_beside(model: str) -> Path | None:
     """The curves of the run that made a model: in its folder, or in the one above it."""
     from clearcap.errors import InputError
-    from clearcap.loading import BUNDLED, bundled_model
+    from clearcap.loading import local_folder
 
     try:
-        folder = (bundled_model(model) if model in BUNDLED else Path(model)).resolve()
+        folder = local_folder(model).resolve()
     except InputError:
         return None
     return next(

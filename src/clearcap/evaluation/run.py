@@ -28,7 +28,7 @@ from clearcap.evaluation.files import (
 )
 from clearcap.evaluation.journal import Captioned, Journal, read_journal
 from clearcap.evaluation.scores import METRICS, Scored, score_captions, shuffled_scores
-from clearcap.loading import BUNDLED, bundled_model, weight_files
+from clearcap.loading import local_folder, weight_files
 from clearcap.onnx import GRAPHS, graph_file, is_exported
 from clearcap.pipeline import CaptionPipeline
 
@@ -328,8 +328,7 @@ def weights_digest(model: str | Path | None) -> str:
     Raises:
         InputError: the model has neither.
     """
-    name = str(model or "default")
-    folder = bundled_model(name) if name in BUNDLED else Path(name)
+    folder = local_folder(str(model or "default"))
     file = folder / "model.safetensors"
     if not folder.is_dir():
         from huggingface_hub import try_to_load_from_cache
