@@ -69,7 +69,7 @@ def test_the_terminal_table_shows_every_word() -> None:
     Console(file=out, width=200).print(table(frames, rows=8))
     lines = out.getvalue().splitlines()
     assert len(lines) == 9
-    for frame, line in zip(frames, lines[1:], strict=False):
+    for frame, line in zip(frames, lines[1 : len(frames) + 1], strict=True):
         assert " ".join(word for word, _ in frame.words) in line
 
 

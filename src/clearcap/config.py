@@ -245,6 +245,7 @@ class TrainConfig:
     consensus: float = knob(
         0.0, "how much more often captions are drawn that agree with the photo's others (1: much)"
     )
+    borrowed: int = knob(0, "captions of other photos that agree most with a photo's own, added to them")
     text_only: float = knob(0.0, "share of photos in a step that are text-only captions from data.text")
     label_smoothing: float = knob(0.0, "label smoothing of the caption loss")
     bf16: bool = knob(True, "matrix products in bf16")
@@ -268,6 +269,7 @@ class TrainConfig:
             self.decay != "log" or self.end > 0, "train.decay=log never reaches 0; set train.end, say to 0.5"
         )
         require(self.consensus >= 0, f"train.consensus={self.consensus} must not be negative")
+        require(self.borrowed >= 0, f"train.borrowed={self.borrowed} must not be negative")
         require(0 <= self.text_only < 1, f"train.text_only={self.text_only} must lie in [0, 1)")
 
 

@@ -64,7 +64,9 @@ def example(tmp_path: Path) -> tuple[Path, Path]:
     )
     said = [*(CAPTIONS[(n * 4 + 1) % len(CAPTIONS)] for n in range(PHOTOS - 3)), ""]
     results = tmp_path / "captions_val2014_fakecap_results.json"
-    results.write_text(json.dumps([{"image_id": i, "caption": c} for i, c in zip(ids, said, strict=False)]))
+    results.write_text(
+        json.dumps([{"image_id": i, "caption": c} for i, c in zip(ids[: PHOTOS - 2], said, strict=True)])
+    )
     return references, results
 
 

@@ -145,7 +145,9 @@ def draw_all(
         range(start, min(start + batch_size, len(photos))) for start in range(0, len(photos), batch_size)
     ]
     done = read_batches(file)
-    for group, batch in zip(groups, done, strict=False):
+    if len(done) > len(groups):
+        raise InputError(f"{file} holds captions of more photos; choose another folder or delete it")
+    for group, batch in zip(groups[: len(done)], done, strict=True):
         if batch.photos != tuple(photos[i] for i in group):
             raise InputError(f"{file} holds captions of other photos; choose another folder or delete it")
         progress(len(group))

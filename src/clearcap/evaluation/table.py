@@ -280,7 +280,7 @@ def _table(
     references = {photo.id: photo.captions for photo in photos}
     folder = Path(out) if out is not None else None
     with computing_threads(begun_with(out)):
-        pipeline = CaptionPipeline.from_pretrained(model)
+        pipeline = CaptionPipeline.from_pretrained(model, backend="fast")  # as the command line captions
         base = pipeline.sampling(**how)
         methods = methods_of(base)
         fixed = {k: v for k, v in dataclasses.asdict(base).items() if k not in _VARIED + _CHOOSING}
@@ -316,7 +316,8 @@ def _table(
         (alone, several[0])
         for batches in drawn.values()
         for batch in batches
-        for alone, several in zip(batch.alone, batch.candidates, strict=False)
+        if batch.candidates
+        for alone, several in zip(batch.alone, batch.candidates, strict=True)
     ]
     found = MethodTable(manifest, rows, encode_ms, len(pairs), sum(a != b for a, b in pairs))
     if folder is not None:

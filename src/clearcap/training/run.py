@@ -26,6 +26,7 @@ from clearcap.errors import InputError
 from clearcap.loading import FREQUENCY
 from clearcap.metrics import DocumentFrequency, score
 from clearcap.text.tokens import join_words, words_of
+from clearcap.training.borrowing import borrow
 from clearcap.training.captions import fit_captions, prepare_examples
 from clearcap.training.fit import StepReport, make_accelerator
 
@@ -57,10 +58,13 @@ def train(preset: Preset, out: Path, console: Console | None = None) -> Captione
     if not config.init:
         ids, mask = tokenize([caption for photo in corpus for caption in photo.captions])
         settle_text(captioner.text, preset.text, tokenizer, ids, mask)
+    captions = [list(photo.captions) for photo in corpus]
+    if config.borrowed:
+        captions = [own + more for own, more in zip(captions, borrow(captions, config.borrowed), strict=True)]
     examples = prepare_examples(
         captioner,
         tokenize,
-        [photo.captions for photo in corpus],
+        captions,
         features.rows([photo.id for photo in corpus]),
         _text_only(data, watched),
         config.consensus,
