@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -16,7 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from clearcap.checkpoint import optimizer_tensors, restore_optimizer
+from clearcap.checkpoint import (
+    load_checkpoint,
+    module_tensors,
+    optimizer_tensors,
+    restore_module,
+    restore_optimizer,
+    save_checkpoint,
+)
 from clearcap.config import REQUIRED, check_choices, knob
 from clearcap.errors import InputError
 from clearcap.vision import objective
@@ -224,43 +230,31 @@ class Run:
         torch._foreach_lerp_(list(self.average.values()), [state[k] for k in self.average], 1 - decay)
         return {name: term.item() for name, term in terms.items()}
 
-    def save(self, path: Path) -> None:
-        """Write everything to one safetensors file, all or nothing."""
-        from safetensors.torch import save_file
-
-        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
-        tensors |= {f"average.{k}": v for k, v in self.average.items()}
+    def save(self, folder: Path) -> None:
+        """Write everything to a checkpoint."""
+        tensors = module_tensors(self.model, "model") | {f"average.{k}": v for k, v in self.average.items()}
         for number, optimizer in enumerate(self.optimizers):
             tensors |= optimizer_tensors(optimizer, f"optimizer{number}")
-        meta = {
-            "step": self.step,
-            "progress": self.progress,
-            "rate": self.rate,
-            "seconds": self.seconds,
-            "config": asdict(self.config),
-        }
-        temporary = path.with_suffix(".tmp")
-        save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, {"run": json.dumps(meta)})
-        os.replace(temporary, path)
+        place = {"step": self.step, "progress": self.progress, "rate": self.rate, "seconds": self.seconds}
+        save_checkpoint(folder, tensors, place | {"config": asdict(self.config)})
 
-    def load(self, path: Path) -> None:
-        """Continue from a checkpoint.
+    def load(self, folder: Path) -> bool:
+        """Continue from a checkpoint; False where there is none.
 
         Raises:
-            InputError: it was written under other settings.
+            InputError: it is damaged, or was written under other settings.
         """
-        from safetensors import safe_open
-
-        with safe_open(path, "pt") as file:
-            meta = json.loads(file.metadata()["run"])
-            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        found = load_checkpoint(folder)
+        if found is None:
+            return False
+        tensors, place = found
         own = json.loads(json.dumps(asdict(self.config)))
-        changed = [name for name in own if name not in CHANGEABLE and own[name] != meta["config"].get(name)]
+        changed = [name for name in own if name not in CHANGEABLE and own[name] != place["config"].get(name)]
         if changed:
             raise InputError(
-                f"{path}: written with other settings ({', '.join(changed)}); pass another out folder"
+                f"{folder}: written with other settings ({', '.join(changed)}); pass another out folder"
             )
-        self.model.load_state_dict(_part(tensors, "model."))
+        restore_module(self.model, "model", tensors)
         self.average = _part(tensors, "average.")
         for number, optimizer in enumerate(self.optimizers):
             restore_optimizer(optimizer, f"optimizer{number}", tensors)
@@ -269,8 +263,9 @@ class Run:
                 like = torch.empty_like(parameter, requires_grad=False)
                 shaped = {k: like.clone().copy_(m) for k, m in state.items() if m.shape == parameter.shape}
                 state.update(shaped)
-        self.step, self.progress = meta["step"], meta["progress"]
-        self.rate, self.seconds = meta["rate"], meta["seconds"]
+        self.step, self.progress = place["step"], place["progress"]
+        self.rate, self.seconds = place["rate"], place["seconds"]
+        return True
 
     def averaged(self) -> nn.ModuleDict:
         """Encoder and heads with the averaged weights, in evaluation mode, batch norms folded."""
@@ -292,7 +287,7 @@ def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def distill(config: DistillConfig, progress: bool = True) -> DistillResult:
     """Train a compact encoder, or go on with the run that `config.out` holds.
 
-    Writes `checkpoint.safetensors` (everything, for resuming) and `metrics.jsonl` while training, and
+    Writes `checkpoint` (everything, for resuming) and `metrics.jsonl` while training, and
     `encoder.safetensors` (averaged weights, float32) with `encoder.json` (settings, metrics) at the end.
 
     Args:
@@ -327,10 +322,8 @@ def distill(config: DistillConfig, progress: bool = True) -> DistillResult:
         run = Run(config, store.grid, store.size, store.logits.shape[2], len(data.vocabulary))
         out = Path(config.out)
         out.mkdir(parents=True, exist_ok=True)
-        checkpoint = out / "checkpoint.safetensors"
-        if checkpoint.exists():
-            run.load(checkpoint)
-        elif config.init:
+        checkpoint = out / "checkpoint"
+        if not run.load(checkpoint) and config.init:
             start_from(config.init, _encoder(run.model), store, data.rows)
             run.remember()
         shown = bar.add_task("distilling", total=100)
