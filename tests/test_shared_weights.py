@@ -14,7 +14,7 @@ from tiny_captioner import photos, tiny_captioner
 
 from clearcap.errors import InputError
 from clearcap.evaluation.run import weights_digest
-from clearcap.loading import bundled_model, export, load_captioner, load_network
+from clearcap.loading import bundled_model, export, load_captioner, load_network, training_curves
 from clearcap.pipeline import CaptionPipeline
 
 
@@ -40,6 +40,15 @@ def test_only_what_differs_is_written_and_all_is_read(pair: Path) -> None:
     whole = load_captioner(str(pair / "whole"))[0].state_dict()
     for found in (load_captioner(str(pair / "out/beside"))[0], load_network(str(pair / "out/beside"))[0]):
         assert all(torch.equal(tensor, whole[name]) for name, tensor in found.state_dict().items())
+
+
+def test_the_curves_of_the_run_go_with_a_model(pair: Path) -> None:
+    shutil.move(pair / "second", pair / "run" / "model")
+    (pair / "run/curves.jsonl").write_text('{"step": 1}\n')
+    export(str(pair / "run/model"), pair / "told")
+    assert (pair / "told/curves.jsonl").read_text() == '{"step": 1}\n'
+    assert training_curves(str(pair / "told")) == (pair / "told/curves.jsonl").resolve()
+    assert training_curves(str(pair / "whole")) is None
 
 
 def test_saved_again_it_is_whole(pair: Path) -> None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # at run time this is imported where it is used: transformers
 
 MODEL_TYPE = "clearcap"
 FREQUENCY = "document_frequency.json.gz"  # beside the weights, where the training captions were counted
+CURVES, SAMPLES = "curves.jsonl", "samples.jsonl"  # of a training run, beside its model
 SHARES = "shares"  # in config.json: folder, from this one, whose weights stand for those not here
 BUNDLED = {
     "default": "model",
@@ -232,8 +233,19 @@ def load_strictly(model: nn.Module, state: Mapping[str, Tensor], source: str, re
     model.load_state_dict(state, strict=True)
 
 
+def training_curves(source: str) -> Path | None:
+    """The ``curves.jsonl`` of the run that made a model: in its folder, or in the one above it."""
+    try:
+        folder = local_folder(source).resolve()
+    except InputError:
+        return None
+    return next((file for file in (folder / CURVES, folder.parent / CURVES) if file.is_file()), None)
+
+
 def export(source: str, out: Path, shares: Path | None = None) -> None:
     """Write a captioner for distribution: weights in float16 (computed with in float32), statistics in float32.
+
+    The curves of its training run go with it, for the reports of ``clearcap evaluate``.
 
     Args:
         source: folder or hub name of a captioner.
@@ -261,3 +273,7 @@ def export(source: str, out: Path, shares: Path | None = None) -> None:
     save_file(state, out / "model.safetensors", metadata={"format": "pt"})
     if frequency := load_frequency(source):
         frequency.save(out / FREQUENCY)
+    if curves := training_curves(source):
+        for file in (curves, curves.with_name(SAMPLES)):
+            if file.is_file():
+                (out / file.name).write_bytes(file.read_bytes())

@@ -101,23 +101,10 @@ def evaluate(
         _print(found)
     if report is not None:
         from clearcap.evaluation.report import write_report
+        from clearcap.loading import training_curves
 
-        for path in write_report(found, corpus, report, curves=curves or _curves_beside(model)):
+        for path in write_report(found, corpus, report, curves=curves or training_curves(model)):
             print(f"wrote {path}", file=sys.stderr)
-
-
-def _curves_beside(model: str) -> Path | None:
-    """The curves of the run that made a model: in its folder, or in the one above it."""
-    from clearcap.errors import InputError
-    from clearcap.loading import local_folder
-
-    try:
-        folder = local_folder(model).resolve()
-    except InputError:
-        return None
-    return next(
-        (file for file in (folder / "curves.jsonl", folder.parent / "curves.jsonl") if file.is_file()), None
-    )
 
 
 def _print(found: Evaluation) -> None:

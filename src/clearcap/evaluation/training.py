@@ -11,6 +11,7 @@ from typing import Any
 from clearcap.data.reading import member, read_jsonl
 from clearcap.errors import InputError
 from clearcap.evaluation.files import number
+from clearcap.loading import SAMPLES
 
 INK, SOFT, GRID = "#1a1a19", "#6b6a65", "#e3e2dd"
 BLUE, ORANGE, GREEN = "#2a78d6", "#d1650a", "#1b8a5a"
@@ -34,7 +35,7 @@ def draw_training(curves: Path, path: Path) -> None:
     measures = read_run(curves, ("latent", "caption", "lr"))
     if not measures:
         raise InputError(f"{curves} holds no step yet; train longer")
-    beside = curves.with_name("samples.jsonl")
+    beside = curves.with_name(SAMPLES)
     samples = read_run(beside, ()) if beside.is_file() else []
 
     layout = ConstrainedLayoutEngine(w_pad=0.16, h_pad=0.12)  # inches

@@ -23,7 +23,7 @@ from clearcap.data.corpus import CaptionedPhoto, Corpus, open_corpus
 from clearcap.data.features import Features, make_features, open_features
 from clearcap.data.records import Expected
 from clearcap.errors import InputError
-from clearcap.loading import FREQUENCY
+from clearcap.loading import CURVES, FREQUENCY, SAMPLES
 from clearcap.metrics import DocumentFrequency, score
 from clearcap.text.tokens import join_words, words_of
 from clearcap.training.borrowing import borrow
@@ -155,14 +155,14 @@ class Curves:
         self.reached = reached_step(out / "checkpoint")
         self.task = progress.add_task("training", total=steps, completed=self.reached)
         self.started = time.monotonic()
-        for file in (out / "curves.jsonl", out / "samples.jsonl"):  # a resumed run repeats what came after
+        for file in (out / CURVES, out / SAMPLES):  # a resumed run repeats what came after
             _keep_until(file, self.reached)
 
     def write(self, report: StepReport) -> None:
         if not math.isfinite(report.latent + report.caption):
             raise InputError(f"the loss is not finite at step {report.step}; lower train.lr and start again")
         line = dataclasses.asdict(report) | {"seconds": round(time.monotonic() - self.started, 1)}
-        _append(self.out / "curves.jsonl", line)
+        _append(self.out / CURVES, line)
         self.accelerator.log({k: v for k, v in line.items() if k != "step"}, step=report.step)
         self.progress.update(self.task, completed=report.step, description=_line(report))
 
@@ -175,7 +175,7 @@ class Curves:
     ) -> None:
         captions, scores = sampled
         some = dict(list(captions.items())[:8])
-        _append(self.out / "samples.jsonl", {"step": step, "scores": scores, "captions": some})
+        _append(self.out / SAMPLES, {"step": step, "scores": scores, "captions": some})
         self.accelerator.log(scores, step=step)
         shown = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
         console.print(f"step {step}: {shown}", *(f"  {caption}" for caption in some.values()), sep="\n")
