@@ -58,13 +58,10 @@ def train(preset: Preset, out: Path, console: Console | None = None) -> Captione
     if not config.init:
         ids, mask = tokenize([caption for photo in corpus for caption in photo.captions])
         settle_text(captioner.text, preset.text, tokenizer, ids, mask)
-    captions = [list(photo.captions) for photo in corpus]
-    if config.borrowed:
-        captions = [own + more for own, more in zip(captions, borrow(captions, config.borrowed), strict=True)]
     examples = prepare_examples(
         captioner,
         tokenize,
-        captions,
+        captions_to_learn([photo.captions for photo in corpus], config.borrowed, console),
         features.rows([photo.id for photo in corpus]),
         _text_only(data, watched),
         config.consensus,
@@ -221,6 +218,18 @@ def _text_only(data: DataConfig, watched: Sequence[CaptionedPhoto]) -> list[str]
 def _text_corpus(spec: str) -> Corpus:
     name, root, split = spec.split(":")
     return open_corpus(name, root, split, missing="keep", expected=None)
+
+
+def captions_to_learn(
+    captions: Sequence[tuple[str, ...]], borrowed: int, console: Console
+) -> Sequence[tuple[str, ...]]:
+    """Each photo's captions and as many that it borrows from other photos."""
+    if not borrowed:
+        return captions
+    with Progress(console=console) as progress:
+        task = progress.add_task("borrowing captions", total=len(captions))
+        more = borrow(captions, borrowed, lambda n: progress.advance(task, n))
+    return [(*own, *others) for own, others in zip(captions, more, strict=True)]
 
 
 def cached_features(
