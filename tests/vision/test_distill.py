@@ -75,9 +75,9 @@ def config(tmp_path, photos):
     )
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_learns_and_resumes_bit_for_bit_after_sigkill(config, tmp_path, optimizer):
-    config = replace(config, optimizer=optimizer)
+@pytest.mark.parametrize(("optimizer", "views"), [("adamw", 2), ("muon", 2), ("muon", 0)])
+def test_learns_and_resumes_bit_for_bit_after_sigkill(config, tmp_path, optimizer, views):
+    config = replace(config, optimizer=optimizer, views=views)
     whole = distill(config, progress=False)
     records = [json.loads(line) for line in (tmp_path / "whole/metrics.jsonl").read_text().splitlines()]
     losses = [r["loss"] for r in records if "loss" in r]

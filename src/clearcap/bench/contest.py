@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from clearcap import __version__
 from clearcap.bench.claims import Claim, claims, noisiest
 from clearcap.bench.evaluated import Quality
 from clearcap.bench.ours import WAYS, captioner_of_size, ours
@@ -136,7 +137,11 @@ def judged(
         "rounds": len(timings[0].rounds),
         "matrix_gflops": statistics.median(timings[0].peaks),
         "noise": noisiest(timings),
-        "versions": {name: version(name) for name in ("clearcap", "torch", "transformers")},
+        "versions": {
+            "clearcap": __version__,
+            "torch": version("torch"),
+            "transformers": version("transformers"),
+        },
     }
     return Contest(machine, tuple(timings), tuple(claims(timings, words)), tuple(qualities), words)
 

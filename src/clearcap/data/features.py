@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,20 +101,22 @@ def make_features(
     """
     folder.mkdir(parents=True, exist_ok=True)
     store: np.ndarray | None = None
-    for view in range(views):
-        for start in range(0, len(photos), batch):
-            group = photos[start : start + batch]
-            pictures = [
-                _crop(open_(), np.random.default_rng((seed, view, start + i))) if view else open_()
-                for i, (_, open_) in enumerate(group)
-            ]
-            pixels = np.stack([to_square(picture, size) for picture in pictures])
+
+    def look(view: int, row: int) -> np.ndarray:
+        picture = photos[row][1]()
+        return to_square(_crop(picture, np.random.default_rng((seed, view, row))) if view else picture, size)
+
+    wanted = [(view, row) for view in range(views) for row in range(len(photos))]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for start in range(0, len(wanted), batch):
+            group = wanted[start : start + batch]
+            pixels = torch.from_numpy(np.stack(list(pool.map(lambda place: look(*place), group))))
             with torch.inference_mode():
-                tokens = encode(torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255).cpu().numpy()
+                tokens = encode(pixels.permute(0, 3, 1, 2).float() / 255).cpu().numpy()
             if store is None:
                 shape = (views, len(photos), *tokens.shape[1:])
                 store = np.lib.format.open_memmap(folder / "tokens.npy", "w+", np.float16, shape)
-            store[view, start : start + len(group)] = tokens
+            store.reshape(len(wanted), *tokens.shape[1:])[start : start + len(group)] = tokens
             advance(len(group))
     (folder / "index.json").write_text(
         json.dumps({"photos": [name for name, _ in photos], "source": "encode"})

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from clearcap import __version__
 from clearcap.data.reading import as_kind, member, read_json
 from clearcap.data.records import CaptionedPhoto, Corpus
 from clearcap.errors import InputError
@@ -317,7 +318,8 @@ def surroundings(pipeline: CaptionPipeline) -> dict[str, Any]:
         "device": pipeline.captioner.device.type,
         "threads": torch.get_num_threads(),
         "versions": {
-            name: version(name) for name in ("clearcap", "torch", "transformers", "pillow", "numpy")
+            "clearcap": __version__,
+            **{name: version(name) for name in ("torch", "transformers", "pillow", "numpy")},
         },
     }
 

@@ -158,10 +158,9 @@ def prepare_examples(
     """
     flat = [caption for group in captions for caption in group] + list(text_only)
     ids, mask = tokenize(flat)
-    space = captioner.text.eval()
-    x0 = torch.cat(
-        [space.encode(i, m).half() for i, m in zip(ids.split(batch), mask.split(batch), strict=True)]
-    )
+    space, device = captioner.text.eval(), captioner.device
+    parts = zip(ids.split(batch), mask.split(batch), strict=True)
+    x0 = torch.cat([space.encode(i.to(device), m.to(device)).half().cpu() for i, m in parts])
     counts = torch.tensor([0, *(len(group) for group in captions)])
     sided = [any(SIDED.search(caption.lower()) for caption in group) for group in captions]
     first = counts.cumsum(0)

@@ -155,9 +155,9 @@ def distill_steps(
     _keep_settings(out / "settings.json", config)
     accelerator = tracked_accelerator(train.tracker, out)
     folder = Path(config.features or out / "features")
+    captioner.to(accelerator.device)
     with accelerator.main_process_first():
         features = cached_features(captioner, [*photos, *watched], folder, config.views, console)
-    captioner.to(accelerator.device)
     with progress_bar(console, accelerator) as progress:
         with accelerator.main_process_first():  # the others find it done
             task = progress.add_task("teacher", total=len(photos) * config.variants * config.draws)

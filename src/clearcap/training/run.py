@@ -53,11 +53,14 @@ def train(preset: Preset, out: Path, console: Console | None = None) -> Captione
     corpus = open_corpus(data.name, data.root, data.split, expected=count)
     watched = open_corpus(data.name, data.root, data.watch, expected=count).photos[: data.watch_photos]
     captioner, tokenizer = continued(preset) if config.init else assemble(preset, seed=config.seed)
-    features = cached_features(captioner, [*corpus, *watched], Path(data.features), data.views, console)
+    accelerator = tracked_accelerator(config.tracker, out)
     tokenize = tokenize_for(preset.text, tokenizer)
     if not config.init:
         ids, mask = tokenize([caption for photo in corpus for caption in photo.captions])
         settle_text(captioner.text, preset.text, tokenizer, ids, mask)
+    captioner.to(accelerator.device)
+    with accelerator.main_process_first():  # the others find it done
+        features = cached_features(captioner, [*corpus, *watched], Path(data.features), data.views, console)
     examples = prepare_examples(
         captioner,
         tokenize,
@@ -68,7 +71,6 @@ def train(preset: Preset, out: Path, console: Console | None = None) -> Captione
     )
     out.mkdir(parents=True, exist_ok=True)
     (out / "preset.json").write_text(json.dumps(dataclasses.asdict(preset), indent=1))
-    accelerator = tracked_accelerator(config.tracker, out)
     with progress_bar(console, accelerator) as progress:
         curves = Curves(out, accelerator, progress, config.steps)
         fit_captions(
@@ -244,7 +246,7 @@ def cached_features(
         with Progress(console=console) as progress:
             task = progress.add_task("encoding photos", total=len(photos) * views)
             make_features(
-                captioner.encode_image,
+                lambda pixels: captioner.encode_image(pixels.to(captioner.device)),
                 [(photo.id, photo.image.open) for photo in photos],
                 folder,
                 size=captioner.config.vision["image_size"],

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int, Shaped, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -39,28 +39,26 @@ class Batch(NamedTuple):
     known: Bool[Tensor, " batch"]
 
 
-class Data:
-    """The target store with word targets, split into training and held-out photos."""
+class Split:
+    """Which photos are trained on, and the caption words of each."""
 
     def __init__(
         self,
-        store: TargetStore,
+        names: Sequence[str],
         held_out: set[str],
         captions: dict[str, list[str]],
         captioned: set[str],
         words: int,
     ) -> None:
-        """Index the store.
+        """Index the photos.
 
         Args:
-            store: photos and what the teacher says about them.
+            names: of all photos.
             held_out: names of photos never to train on.
             captions: captions by photo name.
             captioned: names of the photos whose captions may be trained on.
             words: how many caption words to predict.
         """
-        self.store = store
-        names = [photo.name for photo in store.photos]
         self.held_out = [i for i, name in enumerate(names) if name in held_out]
         self.rows = torch.tensor([i for i, name in enumerate(names) if name not in held_out])
         train = {name: captions[name] for name in captions if name in captioned - held_out}
@@ -71,8 +69,8 @@ class Data:
         own = [names[i] for i in self.held_out]
         self.held_out_words = objective.word_shares(captions, own, self.vocabulary) > 0
 
-    def batch(self, step: int, size: int, views: int, seed: int) -> RawBatch:
-        """`size` photos for a step, by seed and step alone, so that a resumed run sees the same.
+    def rows_of(self, step: int, size: int, seed: int) -> Int[Tensor, " size"]:
+        """The photos of a step, by seed and step alone; every photo once per epoch.
 
         Raises:
             InputError: fewer photos than a batch.
@@ -83,7 +81,39 @@ class Data:
         epoch, place = divmod(step, per_epoch)
         shuffle = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
         order = torch.randperm(len(self.rows), generator=shuffle)
-        rows = self.rows[order[place * size : (place + 1) * size]]
+        return self.rows[order[place * size : (place + 1) * size]]
+
+
+class Data(Split):
+    """A store of views and targets, made beforehand."""
+
+    def __init__(
+        self,
+        store: TargetStore,
+        held_out: set[str],
+        captions: dict[str, list[str]],
+        captioned: set[str],
+        words: int,
+    ) -> None:
+        """Index the store; arguments as `Split` has them."""
+        super().__init__([photo.name for photo in store.photos], held_out, captions, captioned, words)
+        self.store = store
+        self.grid, self.size, self.classes = store.grid, store.size, store.logits.shape[2]
+
+    def held(self, size: int) -> tuple[Iterator[Tensor], Tensor, Tensor]:
+        """The held-out photos in batches of `size`, their targets and the teacher's logits of them."""
+        rows, store = np.array(self.held_out, dtype=int), self.store
+        parts = np.split(rows, range(size, len(rows), size))
+        tokens, logits = torch.from_numpy(store.tokens[0, rows]), torch.from_numpy(store.logits[0, rows])
+        return (to_floats(store.images[0, part]) for part in parts), tokens.float(), logits.float()
+
+    def batch(self, step: int, size: int, views: int, seed: int) -> RawBatch:
+        """`size` photos for a step, by seed and step alone, so that a resumed run sees the same.
+
+        Raises:
+            InputError: fewer photos than a batch.
+        """
+        rows = self.rows_of(step, size, seed)
         chosen = torch.randint(views, rows.shape, generator=step_generator(seed, step))
         index = (chosen.numpy(), rows.numpy())
         return RawBatch(
@@ -110,14 +140,21 @@ def step_generator(seed: int, step: int) -> torch.Generator:
 
 def prepare(raw: RawBatch, image_size: int, generator: torch.Generator) -> Batch:
     """Photos at `image_size` pixels, targets pooled to their smaller grid, both augmented."""
-    images, tokens, grid = raw.images, raw.tokens, image_size // STRIDE
-    if images.shape[-1] != image_size:
-        images = F.interpolate(images, (image_size, image_size), mode="bilinear", antialias=True)
-        side = round(tokens.shape[1] ** 0.5)
-        square = tokens.transpose(1, 2).unflatten(2, (side, side))
-        tokens = F.adaptive_avg_pool2d(square, grid).flatten(2).transpose(1, 2)
-    floats, tokens = objective.augment(images.float().div_(255), tokens, grid, generator)
+    images, tokens = shrunk(raw.images, raw.tokens, image_size)
+    floats, tokens = objective.augment(images.float().div_(255), tokens, image_size // STRIDE, generator)
     return Batch(floats, tokens, raw.logits, raw.words, raw.known)
+
+
+def shrunk(
+    images: Shaped[Tensor, "batch 3 height width"], tokens: Float[Tensor, "batch tokens dim"], image_size: int
+) -> tuple[Shaped[Tensor, "batch 3 size size"], Float[Tensor, "batch fewer dim"]]:
+    """Photos at `image_size` pixels and targets pooled to their smaller grid; as they are where they have that size."""
+    if images.shape[-1] == image_size:
+        return images, tokens
+    images = F.interpolate(images, (image_size, image_size), mode="bilinear", antialias=True)
+    side = round(tokens.shape[1] ** 0.5)
+    square = tokens.transpose(1, 2).unflatten(2, (side, side))
+    return images, F.adaptive_avg_pool2d(square, image_size // STRIDE).flatten(2).transpose(1, 2)
 
 
 def to_floats(images: UInt8[np.ndarray, "batch height width 3"]) -> Float[Tensor, "batch 3 height width"]:

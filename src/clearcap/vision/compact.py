@@ -48,6 +48,7 @@ class ConvNorm(nn.Module):
             old.kernel_size,  # type: ignore[arg-type]
             old.stride,  # type: ignore[arg-type]
             old.padding,  # type: ignore[arg-type]
+            device=old.weight.device,
         )
         with torch.no_grad():
             new.weight.data = old.weight * scale[:, None, None, None]  # keeps the channels last

@@ -6,12 +6,11 @@ import copy
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -23,13 +22,14 @@ from clearcap.checkpoint import (
     restore_optimizer,
     save_checkpoint,
 )
-from clearcap.config import REQUIRED, check_choices, knob
 from clearcap.errors import InputError
 from clearcap.vision import objective
-from clearcap.vision.batches import Batch, Data, RawBatch, prepare, read_names, step_generator, to_floats
-from clearcap.vision.compact import STRIDE, CompactEncoder, fold
+from clearcap.vision.batches import Batch, Data, prepare, read_names, shrunk, step_generator
+from clearcap.vision.compact import CompactEncoder, fold
+from clearcap.vision.live import LiveData
 from clearcap.vision.optimizers import make_optimizers
-from clearcap.vision.starting import start_from, turn_to
+from clearcap.vision.settings import DistillConfig
+from clearcap.vision.starting import load_like, start_from, turn_to
 from clearcap.vision.targets import build_targets, list_photos
 
 REPLAN_STEPS = 50  # steps between two looks at the clock
@@ -48,96 +48,6 @@ CHANGEABLE = (  # in a resumed run
 )
 
 
-@dataclass(frozen=True)
-class DistillConfig:
-    """Settings of a distillation run; ``clearcap distill --settings`` prints them with their meaning."""
-
-    teacher: str = knob(REQUIRED, "a .tflite file, a model folder or a hub name")
-    photos: tuple[str, ...] = knob(REQUIRED, "folders of photos")
-    out: str = knob("runs/distill", "folder for checkpoint, metrics and the exported encoder")
-    cache: str = knob("cache/distill", "folder for the teacher's features (gigabytes)")
-    held_out: str = knob("", "text file with photo names, one a line, for validation only; nothing for none")
-    captions: str = knob(
-        "", "CSV file (image,caption) whose frequent words are an extra target; nothing for none"
-    )
-    captioned: str = knob(
-        "", "text file with the names of the photos whose captions may be trained on; nothing for all"
-    )
-    dim: int = knob(256, "width of the encoder's tokens")
-    widths: tuple[int, ...] = knob((48, 64, 160, 256), "channels at strides 4, 8, 16, 32")
-    depths: tuple[int, ...] = knob((0, 2, 2, 2), "residual blocks at each stride")
-    mixers: int = knob(1, "transformer blocks over the final grid")
-    views: int = knob(5, "views of each photo, the photo itself included")
-    words: int = knob(500, "how many caption words to predict")
-    steps: int = knob(0, "optimiser steps; 0 when minutes decides")
-    minutes: float = knob(
-        68.0,
-        "wall-clock length of the training, the learning rate reaching zero at its end; 0 when steps decides",
-    )
-    batch: int = knob(64, "photos per step")
-    sizes: tuple[int, ...] = knob(
-        (128, 160, 0),
-        "sides of the photos in pixels, in order of use: small ones are cheap, so early steps are many; the last "
-        "one 0 for the teacher's own; empty: that throughout",
-    )
-    switches: tuple[float, ...] = knob(
-        (0.65, 0.8), "shares of the run at which the next size takes over; one fewer than sizes"
-    )
-    lr: float = knob(2e-3, "peak learning rate (AdamW)")
-    weight_decay: float = knob(0.03, "of matrices and kernels")
-    warmup: float = knob(0.04, "share of the run during which the learning rate rises")
-    ema: float = knob(0.998, "decay of the running average of weights that is exported")
-    class_weight: float = knob(1.0, "weight of the class loss")
-    word_weight: float = knob(0.02, "weight of the word loss")
-    temperature: float = knob(2.0, "softening of the teacher's classes")
-    bf16: bool = knob(True, "compute in bfloat16 where autocast does")
-    checkpoint_minutes: float = knob(4.0, "wall-clock time between checkpoints")
-    validate_steps: int = knob(500, "steps between validations")
-    workers: int = knob(2, "processes that compute the teacher's features")
-    seed: int = knob(0, "of everything random")
-    init: str = knob(
-        "", "folder of an encoder that a distillation wrote, to go on from, and whose axes the tokens keep"
-    )
-    optimizer: str = knob(
-        "adamw", "adamw, or muon for matrices and kernels and AdamW for the rest", ("adamw", "muon")
-    )
-
-    def __post_init__(self) -> None:
-        """Check every value.
-
-        Raises:
-            InputError: a value is out of range; the message names it.
-        """
-        positive = (
-            "dim",
-            "views",
-            "batch",
-            "lr",
-            "temperature",
-            "checkpoint_minutes",
-            "validate_steps",
-            "workers",
-        )
-        for name in positive:
-            if getattr(self, name) <= 0:
-                raise InputError(f"{name}={getattr(self, name)}: pass a number above 0")
-        for name in ("words", "steps", "minutes", "weight_decay", "class_weight", "word_weight"):
-            if getattr(self, name) < 0:
-                raise InputError(f"{name}={getattr(self, name)}: pass 0 or more")
-        for name in ("warmup", "ema"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"{name}={getattr(self, name)}: pass a share, 0 or more and below 1")
-        if (self.steps > 0) == (self.minutes > 0):
-            raise InputError(f"steps={self.steps}, minutes={self.minutes}: pass one of them, the other as 0")
-        if len(self.switches) != max(0, len(self.sizes) - 1):
-            raise InputError(f"switches={self.switches}: pass one fewer than sizes={self.sizes}")
-        if any(size % STRIDE for size in self.sizes):
-            raise InputError(f"sizes={self.sizes}: pass multiples of {STRIDE}, or 0 for the teacher's size")
-        check_choices(self)
-        if not self.photos:
-            raise InputError("photos: no folder given; pass at least one folder of photos")
-
-
 class DistillResult(NamedTuple):
     """Where the exported encoder is, and what it scores on the held-out photos."""
 
@@ -149,7 +59,9 @@ class DistillResult(NamedTuple):
 class Run:
     """The whole state of a training run: student, average, optimiser, progress."""
 
-    def __init__(self, config: DistillConfig, grid: int, size: int, classes: int, words: int) -> None:
+    def __init__(
+        self, config: DistillConfig, grid: int, size: int, classes: int, words: int, device: torch.device
+    ) -> None:
         """A run at its beginning.
 
         Raises:
@@ -165,7 +77,8 @@ class Run:
                 f"{config.teacher}: a grid of {grid} x {grid}, but the encoder has {encoder.tokens} tokens; "
                 "pass a teacher with one token per 32 x 32 pixels"
             )
-        self.model = nn.ModuleDict({"encoder": encoder, "heads": heads})
+        self.device = device
+        self.model = nn.ModuleDict({"encoder": encoder, "heads": heads}).to(device)
         self.remember()
         self.optimizers = make_optimizers(
             encoder, heads, config.optimizer == "muon", config.lr, config.weight_decay
@@ -193,7 +106,7 @@ class Run:
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The terms of the objective, unweighted, and their weighted sum `loss`."""
         config = self.config
-        with torch.autocast("cpu", torch.bfloat16, enabled=config.bf16):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.bf16):
             tokens = self.model["encoder"](batch.images)
         tokens = tokens.float()
         classes, words = self.model["heads"](tokens)
@@ -213,9 +126,8 @@ class Run:
         chosen = sizes[sum(self.progress >= switch for switch in switches)] if sizes else 0
         return chosen or _encoder(self.model).image_size
 
-    def train_step(self, raw: RawBatch) -> dict[str, float]:
+    def train_step(self, batch: Batch) -> dict[str, Tensor]:
         """One optimiser step; returns the loss terms."""
-        batch = prepare(raw, self.image_size(), step_generator(self.config.seed + 1, self.step))
         for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
             group["lr"] = self.learning_rate()
         terms = self.losses(batch)
@@ -228,7 +140,7 @@ class Run:
         decay = min(self.config.ema, self.step / (self.step + 10))  # a short memory at first
         state = self.model.state_dict()
         torch._foreach_lerp_(list(self.average.values()), [state[k] for k in self.average], 1 - decay)
-        return {name: term.item() for name, term in terms.items()}
+        return {name: term.detach() for name, term in terms.items()}
 
     def save(self, folder: Path) -> None:
         """Write everything to a checkpoint."""
@@ -255,7 +167,7 @@ class Run:
                 f"{folder}: written with other settings ({', '.join(changed)}); pass another out folder"
             )
         restore_module(self.model, "model", tensors)
-        self.average = _part(tensors, "average.")
+        self.average = {k: v.to(self.device) for k, v in _part(tensors, "average.").items()}
         for number, optimizer in enumerate(self.optimizers):
             restore_optimizer(optimizer, f"optimizer{number}", tensors)
             for parameter, state in optimizer.state.items():
@@ -302,46 +214,88 @@ def distill(config: DistillConfig, progress: bool = True) -> DistillResult:
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
-        shown = bar.add_task("teacher features")
-        store = build_targets(
-            config.cache,
-            list_photos(config.photos),
-            frozenset(read_names(config.held_out)),
-            config.teacher,
-            config.views,
-            config.dim,
-            config.seed,
-            config.workers,
-            report=lambda done, total: bar.update(shown, completed=done, total=total),
-        )
-        held_out, captions = read_names(config.held_out), dict[str, list[str]]()
-        if config.captions:
-            captions = objective.read_captions(config.captions)
-        captioned = read_names(config.captioned) or set(captions)
-        data = Data(store, held_out, captions, captioned, config.words)
-        run = Run(config, store.grid, store.size, store.logits.shape[2], len(data.vocabulary))
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        shown = bar.add_task("photos" if config.views == 0 else "teacher features")
+        data = _open_data(config, device, lambda done, total: bar.update(shown, completed=done, total=total))
+        run = Run(config, data.grid, data.size, data.classes, len(data.vocabulary), device)
         out = Path(config.out)
         out.mkdir(parents=True, exist_ok=True)
         checkpoint = out / "checkpoint"
         if not run.load(checkpoint) and config.init:
-            start_from(config.init, _encoder(run.model), store, data.rows)
-            run.remember()
+            _begin_from(config.init, run, data)
         shown = bar.add_task("distilling", total=100)
-        metrics = _train(
-            run,
-            data,
-            checkpoint,
-            lambda text: bar.update(shown, completed=100 * run.progress, description=text),
-        )
+        with torch.backends.cudnn.flags(benchmark=True):  # every step has the same shapes
+            metrics = _train(
+                run,
+                data,
+                checkpoint,
+                lambda text: bar.update(shown, completed=100 * run.progress, description=text),
+            )
     return _export(run, data, out, metrics)
 
 
-def _train(run: Run, data: Data, checkpoint: Path, report: Callable[[str], None]) -> dict[str, float]:
+def _open_data(
+    config: DistillConfig, device: torch.device, report: Callable[[int, int], None]
+) -> Data | LiveData:
+    """Photos, targets and words: a store made beforehand, or a teacher that answers while the student learns."""
+    photos, held_out, captions = (
+        list_photos(config.photos),
+        read_names(config.held_out),
+        dict[str, list[str]](),
+    )
+    if config.captions:
+        captions = objective.read_captions(config.captions)
+    captioned = read_names(config.captioned) or set(captions)
+    split = (held_out, captions, captioned, config.words)
+    if config.views == 0:
+        return LiveData(
+            photos, config.teacher, config.dim, *split, config.seed, config.init, device, report=report
+        )
+    store = build_targets(
+        config.cache,
+        photos,
+        frozenset(held_out),
+        config.teacher,
+        config.views,
+        config.dim,
+        config.seed,
+        config.workers,
+        report=report,
+    )
+    return Data(store, *split)
+
+
+def _begin_from(folder: str, run: Run, data: Data | LiveData) -> None:
+    """The weights of an earlier encoder, in the targets' axes: live ones are in its own."""
+    encoder = _encoder(run.model)
+    if isinstance(data, LiveData):
+        encoder.load_state_dict(load_like(folder, encoder).state_dict())
+    else:
+        start_from(folder, encoder, data.store, data.rows)
+    run.remember()
+
+
+def _batches(run: Run, data: Data | LiveData) -> Iterator[Batch]:
+    """The run's batches from its step on, at the size of the moment."""
+    config = run.config
+    if isinstance(data, LiveData):
+        for batch in data.batches(run.step, config.batch):
+            images, tokens = shrunk(batch.images, batch.tokens, run.image_size())
+            yield batch._replace(images=images, tokens=tokens)
+        return
+    for raw in data.batches(run.step, config.batch, config.views, config.seed):
+        batch = prepare(raw, run.image_size(), step_generator(config.seed + 1, run.step))
+        yield Batch(*(part.to(run.device) for part in batch))
+
+
+def _train(
+    run: Run, data: Data | LiveData, checkpoint: Path, report: Callable[[str], None]
+) -> dict[str, float]:
     """Step until the schedule ends; returns the last validation's metrics."""
     config, metrics = run.config, dict[str, float]()
     began = time.monotonic() - run.seconds
     saved = planned = time.monotonic()
-    for batch in data.batches(run.step, config.batch, config.views, config.seed):
+    for batch in _batches(run, data):
         if run.finished():
             break
         terms = run.train_step(batch)
@@ -351,10 +305,11 @@ def _train(run: Run, data: Data, checkpoint: Path, report: Callable[[str], None]
             run.rate = planned_rate(run.progress, step_seconds, 60 * config.minutes - run.seconds)
         run.progress = run.step / config.steps if config.steps else min(1.0, run.progress + run.rate)
         if run.step == 1 or run.step % LOG_STEPS == 0:
-            report(f"step {run.step} loss {terms['loss']:.3f}")
+            measured = {name: term.item() for name, term in terms.items()}
+            report(f"step {run.step} loss {measured['loss']:.3f}")
             _log(
                 checkpoint.parent,
-                {"step": run.step, "progress": run.progress, "seconds": run.seconds, **terms},
+                {"step": run.step, "progress": run.progress, "seconds": run.seconds, **measured},
             )
         if run.step % config.validate_steps == 0 or run.finished():
             metrics = validate(run.averaged(), data, config.batch)
@@ -374,23 +329,20 @@ def planned_rate(progress: float, step_seconds: float, seconds_left: float) -> f
 
 
 @torch.inference_mode()
-def validate(model: nn.ModuleDict, data: Data, batch: int) -> dict[str, float]:
+def validate(model: nn.ModuleDict, data: Data | LiveData, batch: int) -> dict[str, float]:
     """Measures on the held-out photos: tokens' cosine and R2, class agreement, words' average precision."""
-    rows, store = np.array(data.held_out, dtype=int), data.store
-    if not len(rows):
+    if not data.held_out:
         return {}
-    predictions = [
-        model["encoder"](to_floats(store.images[0, part]))
-        for part in np.split(rows, range(batch, len(rows), batch))
-    ]
-    tokens = torch.cat(predictions)
+    images, targets, teacher = data.held(batch)
+    device = next(model.parameters()).device
+    tokens = torch.cat([model["encoder"](part.to(device)) for part in images])
     classes, words = model["heads"](tokens)
-    metrics = objective.agreement(tokens, torch.from_numpy(store.tokens[0, rows]).float())
-    if store.logits.shape[2]:
-        teacher = torch.from_numpy(store.logits[0, rows]).float()
+    targets, teacher = targets.to(device), teacher.to(device)
+    metrics = objective.agreement(tokens, targets)
+    if teacher.shape[1]:
         metrics["class_agreement"] = (classes.argmax(-1) == teacher.argmax(-1)).float().mean().item()
     if data.held_out_words.any():
-        metrics["word_ap"] = objective.mean_average_precision(words.numpy(), data.held_out_words)
+        metrics["word_ap"] = objective.mean_average_precision(words.cpu().numpy(), data.held_out_words)
     return metrics
 
 
@@ -399,14 +351,15 @@ def _log(folder: Path, record: Mapping[str, float | int]) -> None:
         file.write(json.dumps({k: round(v, 5) for k, v in record.items()}) + "\n")
 
 
-def _export(run: Run, data: Data, folder: Path, metrics: dict[str, float]) -> DistillResult:
+def _export(run: Run, data: Data | LiveData, folder: Path, metrics: dict[str, float]) -> DistillResult:
     """Write the averaged encoder, batch norms unfolded so that it can be trained on."""
     from safetensors.torch import save_file
 
     weights, settings = folder / "encoder.safetensors", folder / "encoder.json"
     encoder = copy.deepcopy(_encoder(run.model)).eval()
     encoder.load_state_dict(encoder.state_dict() | _part(run.average, "encoder."))
-    if run.config.init:
+    encoder.cpu()
+    if run.config.init and isinstance(data, Data):
         turn_to(run.config.init, encoder, data.store, data.rows)
     save_file({k: v.contiguous() for k, v in encoder.state_dict().items()}, weights)
     record = {

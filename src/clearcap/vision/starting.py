@@ -26,9 +26,7 @@ def start_from(folder: str | Path, encoder: CompactEncoder, store: TargetStore, 
     Raises:
         InputError: no encoder there, or one of another shape.
     """
-    other = load_compact(folder)
-    if other.settings() != encoder.settings():
-        raise InputError(f"{folder}: an encoder of {other.settings()}; pass these settings, or another init")
+    other = load_like(folder, encoder)
     encoder.load_state_dict(other.state_dict())
     other.head = nn.Identity()  # type: ignore[assignment]
     targets = torch.from_numpy(store.tokens[0, rows[:FITTED_PHOTOS].numpy()]).flatten(0, 1).double()
@@ -38,18 +36,36 @@ def start_from(folder: str | Path, encoder: CompactEncoder, store: TargetStore, 
         encoder.head.bias.copy_(bias)
 
 
+def load_like(folder: str | Path, encoder: CompactEncoder) -> CompactEncoder:
+    """The encoder in `folder`.
+
+    Raises:
+        InputError: no encoder there, or one of another shape than `encoder`.
+    """
+    other = load_compact(folder)
+    if other.settings() != encoder.settings():
+        raise InputError(f"{folder}: an encoder of {other.settings()}; pass these settings, or another init")
+    return other
+
+
 def turn_to(folder: str | Path, encoder: CompactEncoder, store: TargetStore, rows: Tensor) -> None:
     """Turn an encoder's tokens to the axes of the encoder in `folder`, so that what was trained on those can go on.
 
-    The rotation is the one that brings the tokens of the first `FITTED_PHOTOS` of `rows` nearest to the other's
-    (orthogonal Procrustes, Schoenemann 1966); it goes into the output layer.
+    The rotation is the one that brings the tokens of the first `FITTED_PHOTOS` of `rows` nearest to the other's; it
+    goes into the output layer.
     """
-    own, wanted = (tokens_of(one, store, rows) for one in (encoder, load_compact(folder)))
-    left, _, right = torch.linalg.svd(own.T @ wanted)
-    rotation = left @ right
+    rotation = turning(*(tokens_of(one, store, rows) for one in (encoder, load_compact(folder))))
     with torch.no_grad():
         encoder.head.weight.copy_(rotation.T @ encoder.head.weight.double())
         encoder.head.bias.copy_(encoder.head.bias.double() @ rotation)
+
+
+def turning(
+    own: Float[Tensor, "samples dim"], wanted: Float[Tensor, "samples dim"]
+) -> Float[Tensor, "dim dim"]:
+    """The rotation that brings `own` nearest to `wanted` (orthogonal Procrustes, Schoenemann 1966)."""
+    left, _, right = torch.linalg.svd(own.T @ wanted)
+    return left @ right
 
 
 @torch.inference_mode()

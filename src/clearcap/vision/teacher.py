@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from clearcap.errors import InputError
+from clearcap.vision.tflite import read_graph
 
 
 class TeacherOutput(NamedTuple):
@@ -92,27 +93,13 @@ class TfliteTeacher:
 def _expose_last_map(path: Path) -> tuple[bytes, int, int]:
     """The model's bytes with its last feature map and logits among the outputs, and both indices."""
     import flatbuffers
-    from ai_edge_litert import schema_py_generated as schema
 
-    if not path.is_file():
-        raise InputError(f"{path}: no such teacher file; pass a .tflite file, a model folder or a hub name")
-    content = path.read_bytes()
-    if content[4:8] != b"TFL3":
-        raise InputError(f"{path}: not a TensorFlow Lite model; pass a .tflite file")
-    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(bytearray(content), 0))
-    graph = model.subgraphs[0]
-    codes = [model.operatorCodes[op.opcodeIndex] for op in graph.operators]
-    kinds = [max(code.builtinCode, code.deprecatedBuiltinCode) for code in codes]
-    pools = (schema.BuiltinOperator.AVERAGE_POOL_2D, schema.BuiltinOperator.MEAN)
-    maps = [int(op.inputs[0]) for op, kind in zip(graph.operators, kinds, strict=True) if kind in pools]
-    if not maps:
-        raise InputError(f"{path}: no globally pooled feature map inside; pass an image classifier")
-    is_softmax = kinds[-1] == schema.BuiltinOperator.SOFTMAX
-    logits = int(graph.operators[-1].inputs[0]) if is_softmax else int(graph.outputs[0])
-    graph.outputs = list(dict.fromkeys([*map(int, graph.outputs), maps[-1], logits]))
-    builder = flatbuffers.Builder(len(content) + 1024)
-    builder.Finish(model.Pack(builder), b"TFL3")
-    return bytes(builder.Output()), maps[-1], logits
+    parsed = read_graph(path)
+    exposed = [*map(int, parsed.graph.outputs), parsed.map, parsed.logits]
+    parsed.graph.outputs = list(dict.fromkeys(exposed))
+    builder = flatbuffers.Builder(path.stat().st_size + 1024)
+    builder.Finish(parsed.model.Pack(builder), b"TFL3")
+    return bytes(builder.Output()), parsed.map, parsed.logits
 
 
 class PretrainedTeacher:
