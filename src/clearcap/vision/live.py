@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from clearcap.vision.batches import Batch, Split
 from clearcap.vision.compact import CompactEncoder, load_compact
 from clearcap.vision.starting import FITTED_PHOTOS, turning
-from clearcap.vision.targets import Basis, fit_basis, read_photo
+from clearcap.vision.targets import Basis, draw_view, fit_basis, read_photo
 from clearcap.vision.tflite import TfliteNetwork
 
 BASIS_PHOTOS = 3000
@@ -173,8 +173,6 @@ def read_photos(
     Raises:
         InputError: one cannot be read.
     """
-    from clearcap.vision.targets import draw_view
-
     pixels = torch.empty(len(photos), 3, size, size, dtype=torch.uint8)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for i, view in enumerate(pool.map(lambda path: draw_view(read_photo(path), size, 0, 0), photos)):
