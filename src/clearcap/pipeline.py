@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -313,8 +313,13 @@ class CaptionPipeline:
 def _decoded(
     images: Iterable[Any], batch_size: int, size: int
 ) -> Iterator[list[tuple[str, np.ndarray | InputError]]]:
-    """Batches of squashed photos, decoded two batches ahead."""
-    source = iter(enumerate(images))
+    """Batches of squashed photos, decoded two batches ahead; a single photo here and now, which is sooner."""
+    coming = iter(enumerate(images))
+    first = list(islice(coming, 2))
+    if len(first) == 1:
+        yield [_read(*first[0], size)]
+        return
+    source = chain(first, coming)
     with ThreadPoolExecutor(max_workers=4) as pool:
         waiting: deque[list[Future[tuple[str, np.ndarray | InputError]]]] = deque()
         while True:
