@@ -133,9 +133,9 @@ class Data(Split):
                 yield ready
 
 
-def step_generator(seed: int, step: int) -> torch.Generator:
+def step_generator(seed: int, step: int, device: torch.device | str = "cpu") -> torch.Generator:
     """The source of randomness of one step."""
-    return torch.Generator().manual_seed(seed * 1_000_003 + 500_000 + step)
+    return torch.Generator(device).manual_seed(seed * 1_000_003 + 500_000 + step)
 
 
 def prepare(raw: RawBatch, image_size: int, generator: torch.Generator) -> Batch:

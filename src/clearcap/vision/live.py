@@ -19,7 +19,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
-from clearcap.vision.batches import Batch, Split
+from clearcap.vision.batches import Batch, Split, step_generator
 from clearcap.vision.compact import CompactEncoder, load_compact
 from clearcap.vision.starting import FITTED_PHOTOS, turning
 from clearcap.vision.targets import Basis, draw_view, fit_basis, read_photo
@@ -115,10 +115,14 @@ class LiveData(Split):
         self.mean = torch.from_numpy(basis.mean).to(device)
         self.components = torch.from_numpy(basis.components).to(device)
 
+    def _whole(self, rows: Tensor, size: int = AT_ONCE) -> Iterator[Tensor]:
+        """Photos as they are, `size` at once."""
+        return (to_unit(self.photos[part]) for part in rows.to(self.device).split(size))
+
     @torch.inference_mode()
     def _asked(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """What the teacher says of whole photos."""
-        said = [self.network.ask(to_unit(self.photos[part])) for part in rows.to(self.device).split(AT_ONCE)]
+        said = [self.network.ask(images) for images in self._whole(rows)]
         features, logits = zip(*said, strict=True)
         return torch.cat(features), torch.cat(logits)
 
@@ -126,7 +130,7 @@ class LiveData(Split):
     def _turned(self, basis: Basis, encoder: CompactEncoder) -> Basis:
         """The basis whose targets are nearest to the tokens of an encoder, so that it goes on in its own axes."""
         rows, encoder = self.rows[:FITTED_PHOTOS], encoder.to(self.device)
-        own = [encoder(to_unit(self.photos[part])) for part in rows.to(self.device).split(AT_ONCE)]
+        own = [encoder(images) for images in self._whole(rows)]
         targets = basis.project(self._asked(rows)[0].cpu().numpy())
         rotation = turning(
             torch.from_numpy(targets).flatten(0, 1).double(), torch.cat(own).flatten(0, 1).cpu().double()
@@ -146,7 +150,7 @@ class LiveData(Split):
             InputError: fewer photos than a batch.
         """
         rows = self.rows_of(step, size, self.seed).to(self.device)
-        generator = torch.Generator(self.device).manual_seed(self.seed * 1_000_003 + 500_000 + step)
+        generator = step_generator(self.seed, step, self.device)
         images = recoloured(drawn(self.photos[rows], generator), generator)
         share = torch.rand(size, device=self.device, generator=generator)
         mixed = torch.rand(size, device=self.device, generator=generator) < MIXED
@@ -161,8 +165,7 @@ class LiveData(Split):
         """The held-out photos in batches of `size`, their targets and the teacher's logits of them."""
         rows = torch.tensor(self.held_out, dtype=torch.int64)
         features, logits = self._asked(rows)
-        images = (to_unit(self.photos[part]) for part in rows.to(self.device).split(size))
-        return images, (features - self.mean) @ self.components, logits
+        return self._whole(rows, size), (features - self.mean) @ self.components, logits
 
 
 def read_photos(

@@ -50,13 +50,11 @@ class TfliteTeacher:
         Raises:
             InputError: the file is absent or no TFLite model, or ai-edge-litert is not installed.
         """
-        try:
-            from ai_edge_litert.interpreter import Interpreter
-        except ImportError as error:
-            raise InputError(
-                f"{path}: a .tflite teacher needs ai-edge-litert; pip install 'clearcap[teacher]'"
-            ) from error
-        content, map_index, logits_index = _expose_last_map(Path(path))
+        content, map_index, logits_index = _expose_last_map(
+            Path(path)
+        )  # first of all: it says what is missing
+        from ai_edge_litert.interpreter import Interpreter
+
         self._interpreter = Interpreter(model_content=content, num_threads=threads)
         self._interpreter.allocate_tensors()
         self._input: int = self._interpreter.get_input_details()[0]["index"]
@@ -92,9 +90,9 @@ class TfliteTeacher:
 
 def _expose_last_map(path: Path) -> tuple[bytes, int, int]:
     """The model's bytes with its last feature map and logits among the outputs, and both indices."""
+    parsed = read_graph(path)
     import flatbuffers
 
-    parsed = read_graph(path)
     exposed = [*map(int, parsed.graph.outputs), parsed.map, parsed.logits]
     parsed.graph.outputs = list(dict.fromkeys(exposed))
     builder = flatbuffers.Builder(path.stat().st_size + 1024)

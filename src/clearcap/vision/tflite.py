@@ -67,10 +67,10 @@ class TfliteNetwork(nn.Module):
         Raises:
             InputError: the file is none, or uses an operator other than convolutions, sums and one pooling.
         """
+        super().__init__()
+        parsed = read_graph(Path(path))  # first of all: it says what is missing
         from ai_edge_litert.schema_py_generated import ActivationFunctionType, BuiltinOperator, Padding
 
-        super().__init__()
-        parsed = read_graph(Path(path))
         graph, self.map, self.logits = parsed.graph, parsed.map, parsed.logits
         self.input = int(graph.inputs[0])
         shape = graph.tensors[self.input].shape
