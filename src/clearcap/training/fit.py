@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +27,9 @@ from clearcap.training.schedules import generator_at, learning_rate
 
 BatchAt = Callable[[int, int, int], tuple[Any, ...]]
 """(step, rank, world) -> the objective's arguments; a pure function, so that a killed run can repeat it."""
+Batch = TypeVar("Batch")
+AHEAD = 2
+"""Batches made while a step runs, each by a thread of its own: most of their time is one core drawing noise."""
 
 
 def make_optimizers(objective: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
@@ -132,9 +138,8 @@ def fit(
     step = _resume(out / "checkpoint", objective, optimizers, average, config)
     wrapped = accelerator.prepare_model(objective)
     run: Callable[..., tuple[Tensor, Tensor]] = torch.compile(wrapped) if config.compile else wrapped
-    while step < config.steps:
+    for batch in made_ahead(lambda step: batch_at(step, rank, world), range(step, config.steps)):
         objective.train()
-        batch = batch_at(step, rank, world)
         torch.manual_seed(generator_at(config.seed, 3, step, rank).initial_seed())  # dropout
         for optimizer, peak in zip(optimizers, peaks, strict=True):
             for group, lr in zip(optimizer.param_groups, peak, strict=True):
@@ -167,6 +172,23 @@ def fit(
     if config.ema:
         average.swap(objective)
     captioner.eval()
+
+
+def made_ahead(batch_at: Callable[[int], Batch], steps: Iterable[int]) -> Iterator[Batch]:
+    """The batches of steps, in order, the next ``AHEAD`` of which are made by threads meanwhile.
+
+    Args:
+        batch_at: a pure function of the step, so that it does not matter who calls it and when.
+        steps: the steps, in order.
+    """
+    coming: deque[Future[Batch]] = deque()
+    left = iter(steps)
+    with ThreadPoolExecutor(max_workers=AHEAD, thread_name_prefix="batch") as pool:
+        coming.extend(pool.submit(batch_at, step) for step in islice(left, AHEAD + 1))
+        while coming:
+            batch = coming.popleft().result()
+            coming.extend(pool.submit(batch_at, step) for step in islice(left, 1))
+            yield batch
 
 
 def _evaluate(

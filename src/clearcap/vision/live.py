@@ -23,6 +23,7 @@ from clearcap.vision.batches import Batch, Split, step_generator
 from clearcap.vision.compact import CompactEncoder, load_compact
 from clearcap.vision.starting import FITTED_PHOTOS, turning
 from clearcap.vision.targets import Basis, draw_view, fit_basis, read_photo
+from clearcap.vision.teacher import square_grid
 from clearcap.vision.tflite import TfliteNetwork
 
 BASIS_PHOTOS = 3000
@@ -31,7 +32,7 @@ MIXED = 0.5  # share of views that are mixtures of two
 AT_ONCE = 256  # photos shown to a network outside training
 
 
-class Network(NamedTuple):
+class LiveTeacher(NamedTuple):
     """A teacher on a device: pixels in 0..1 to a grid of features and class logits (no column where there are none)."""
 
     image_size: int
@@ -39,11 +40,11 @@ class Network(NamedTuple):
     ask: Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
-def load_network(source: str, device: torch.device) -> Network:
+def live_teacher(source: str, device: torch.device) -> LiveTeacher:
     """A teacher from a .tflite file, a transformers model folder or a hub name.
 
     Raises:
-        InputError: nothing usable at `source`.
+        InputError: nothing usable at `source`, or its tokens form no square grid.
     """
     half = torch.float16 if device.type == "cuda" else torch.float32
     if Path(source).suffix == ".tflite":
@@ -53,16 +54,17 @@ def load_network(source: str, device: torch.device) -> Network:
             features, logits = tflite(images.to(half, memory_format=torch.channels_last))
             return features.float(), logits.float()
 
-        return Network(tflite.image_size, tflite.classes, ask_tflite)
+        return LiveTeacher(tflite.image_size, tflite.classes, ask_tflite)
     from clearcap.vision.pretrained import load_pretrained
 
     encoder = load_pretrained(source).to(device)
+    square_grid(encoder.tokens - encoder.prefix_tokens, source)
 
     def ask(images: Tensor) -> tuple[Tensor, Tensor]:
         tokens = encoder(images)[:, encoder.prefix_tokens :]
         return tokens.float(), images.new_zeros(len(images), 0)
 
-    return Network(encoder.image_size, 0, ask)
+    return LiveTeacher(encoder.image_size, 0, ask)
 
 
 class LiveData(Split):
@@ -86,7 +88,7 @@ class LiveData(Split):
 
         Args:
             photos: files, squashed to the teacher's size.
-            teacher: of `load_network`.
+            teacher: of `live_teacher`.
             dim: width of the targets.
             held_out: names of photos never to train on.
             captions: captions by photo name.
@@ -102,7 +104,7 @@ class LiveData(Split):
         """
         super().__init__([photo.name for photo in photos], held_out, captions, captioned, words)
         self.seed, self.device = seed, device
-        self.network = load_network(teacher, device)
+        self.network = live_teacher(teacher, device)
         self.size, self.classes = self.network.image_size, self.network.classes
         self.photos = read_photos(photos, self.size, report).to(device)
         self.words, self.known = self.words.to(device), self.known.to(device)

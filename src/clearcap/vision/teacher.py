@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -113,11 +114,7 @@ class PretrainedTeacher:
 
         self._encoder = load_pretrained(source)
         self.image_size, self.dim, self.classes = self._encoder.image_size, self._encoder.dim, 0
-        self.grid = round((self._encoder.tokens - self._encoder.prefix_tokens) ** 0.5)
-        if self.grid**2 != self._encoder.tokens - self._encoder.prefix_tokens:
-            raise InputError(
-                f"{source}: {self._encoder.tokens} tokens form no square grid; pass a model with patch tokens"
-            )
+        self.grid = square_grid(self._encoder.tokens - self._encoder.prefix_tokens, source)
 
     def outputs(self, images: UInt8[np.ndarray, "batch height width 3"]) -> TeacherOutput:
         """Patch tokens (class and register tokens dropped) and no logits."""
@@ -133,6 +130,20 @@ class PretrainedTeacher:
     ) -> Float[np.ndarray, "batch tokens dim"]:
         """The patch tokens, positions row by row."""
         return self.outputs(images).features
+
+
+def square_grid(patches: int, source: str | Path) -> int:
+    """A side of the square that patch tokens form.
+
+    Raises:
+        InputError: they form none.
+    """
+    side = math.isqrt(patches)
+    if side**2 != patches:
+        raise InputError(
+            f"{source}: {patches} patch tokens form no square grid; pass a model with patch tokens"
+        )
+    return side
 
 
 def load_teacher(source: str | Path) -> Teacher:

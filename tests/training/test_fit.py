@@ -1,0 +1,43 @@
+"""What the training loop does between two steps."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from clearcap.training.fit import AHEAD, made_ahead
+
+
+def test_batches_come_in_order_from_threads_of_their_own() -> None:
+    made: dict[int, str] = {}
+
+    def batch_at(step: int) -> int:
+        made[step] = threading.current_thread().name
+        return step * step
+
+    assert list(made_ahead(batch_at, range(3, 20))) == [step * step for step in range(3, 20)]
+    assert sorted(made) == list(range(3, 20))
+    assert all(name.startswith("batch") for name in made.values())
+
+
+def test_no_more_batches_are_made_than_fit_ahead() -> None:
+    made: list[int] = []
+    batches = made_ahead(lambda step: made.append(step), range(100))
+    for step in range(5):
+        next(batches)
+        assert len(made) <= step + 2 + AHEAD
+    batches.close()
+    assert len(made) <= 6 + AHEAD
+
+
+def test_a_batch_that_fails_stops_the_run_at_its_step() -> None:
+    def batch_at(step: int) -> int:
+        if step == 2:
+            raise ValueError("photo 2")
+        return step
+
+    batches = made_ahead(batch_at, range(10))
+    assert [next(batches), next(batches)] == [0, 1]
+    with pytest.raises(ValueError, match="photo 2"):
+        next(batches)
