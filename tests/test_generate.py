@@ -135,6 +135,8 @@ def test_bfloat16_weights_draw_captions() -> None:
         (lambda c: SamplingConfig(solver="ddpm", eta=0.5), "solver=ddim"),
         (lambda c: SamplingConfig(guidance_low=0.8, guidance_high=0.2), "swap"),
         (lambda c: SamplingConfig(refine_share=1.5), "between 0 and 1"),
+        (lambda c: SamplingConfig(words=6, words_from=8, words_to=11), "words=6 must lie between words_from=8"),
+        (lambda c: SamplingConfig(words=0, words_to=11), "words=0 must lie between"),
         (lambda c: SamplingConfig(spacing="cubic"), "trailing"),
     ],
 )
@@ -146,15 +148,15 @@ def test_bad_requests(call, message: str) -> None:
 
 def test_captions_have_the_words_they_are_told() -> None:
     captioner, _ = tiny_captioner()
-    how = replace(captioner.defaults, words=2, words_to=5, candidates=6)
+    how = replace(captioner.defaults, words=3, words_from=2, words_to=5, candidates=6)
     drawn = captioner.generate(image=photos(2), sampling=how)
     special = torch.tensor(captioner.text.special_ids)
-    for candidate, words in enumerate([2, 3, 4, 5, 2, 3]):
+    for candidate, words in enumerate([3, 2, 4, 5, 3, 2]):
         told = drawn.ids[:, candidate, 1 : words + 1]
         assert not torch.isin(told, special).any()
     alone = captioner.generate(image=photos(2)[1:], sampling=replace(how, candidates=1))
     assert torch.equal(alone.ids[0, 0], drawn.ids[1, 0])
-    free = captioner.generate(image=photos(2), sampling=replace(how, words=0, words_to=0))
+    free = captioner.generate(image=photos(2), sampling=replace(how, words=0, words_from=0, words_to=0))
     assert not torch.equal(free.ids, drawn.ids)
 
 

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -181,6 +182,20 @@ def test_bad_checkpoints_name_file_and_fault(model: Path, tmp_path: Path, fault:
     with pytest.raises(InputError, match=r"model\.safetensors|config\.json") as caught:
         load_captioner(str(folder))
     assert "\n" not in str(caught.value)
+
+
+def test_asked_words_are_those_of_every_candidate(model: Path, album: Path) -> None:
+    pipeline = CaptionPipeline.from_pretrained(model)
+    pipeline.captioner.defaults = replace(pipeline.captioner.defaults, words=3, words_from=2, words_to=5)
+    four = range(4)
+    assert [pipeline.sampling().told_words(i) for i in four] == [3, 2, 4, 5]
+    assert [pipeline.sampling(words=7, candidates=4).told_words(i) for i in four] == [7] * 4
+    assert [pipeline.sampling(words=0).told_words(i) for i in four] == [0] * 4
+    assert [pipeline.sampling(words=4, words_to=5).told_words(i) for i in four] == [4, 5, 4, 5]
+    special = pipeline.captioner.text.special_ids
+    image = pipeline.encode(album / "plain0.jpg")
+    drawn = pipeline.captioner.generate(image=image, sampling=pipeline.sampling(words=6, candidates=4))
+    assert not torch.isin(drawn.ids[0, :, 1:7], torch.tensor(special)).any()
 
 
 def test_unknown_setting_and_impossible_steps(model: Path, album: Path) -> None:

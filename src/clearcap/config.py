@@ -185,7 +185,8 @@ class SamplingConfig:
         0.0, "noise level that kept words restart from, as a share of T; 0 keeps them clean"
     )
     words: int = knob(0, "words a caption is told to have; 0 leaves its length to the model")
-    words_to: int = knob(0, "candidates are told ``words`` to ``words_to`` words in turn; 0: all the same")
+    words_from: int = knob(0, "further candidates are told so many words or more, in turn; 0: ``words``")
+    words_to: int = knob(0, "and at most so many; 0: ``words``")
     candidates: int = knob(1, "captions drawn per photo")
     select: str = knob("mbr", "choice among candidates", ("mbr", "confidence"))
     utility: str = knob("bleu", "what minimum Bayes risk compares candidates by", ("bleu", "cider"))
@@ -196,9 +197,11 @@ class SamplingConfig:
         require(self.guidance >= 0, f"sampling.guidance={self.guidance} must not be negative")
         require(self.candidates >= 1, f"sampling.candidates={self.candidates} must be at least 1")
         require(self.words >= 0, f"sampling.words={self.words} must not be negative")
+        low, high = self.words_from or self.words, self.words_to or self.words
         require(
-            self.words_to == 0 or self.words_to >= self.words > 0,
-            f"sampling.words_to={self.words_to} needs sampling.words between 1 and it, not {self.words}",
+            0 <= low <= self.words <= high and (self.words > 0 or high == 0),
+            f"sampling.words={self.words} must lie between words_from={low} and words_to={high}; set those to 0 to "
+            "tell all candidates the same",
         )
         require(self.early_exit >= 0, f"sampling.early_exit={self.early_exit} must not be negative")
         require(self.refine >= 0, f"sampling.refine={self.refine} must not be negative")
@@ -217,8 +220,10 @@ class SamplingConfig:
             )
 
     def told_words(self, candidate: int) -> int:
-        """Words that a candidate is told to have."""
-        return self.words + (candidate % (self.words_to - self.words + 1) if self.words_to else 0)
+        """Words that a candidate is told to have: the first one ``words``, the others every length in turn."""
+        low, high = self.words_from or self.words, self.words_to or self.words
+        lengths = [self.words, *(length for length in range(low, high + 1) if length != self.words)]
+        return lengths[candidate % len(lengths)]
 
 
 @dataclass(frozen=True)

@@ -269,14 +269,20 @@ class CaptionPipeline:
         )
 
     def sampling(self, **how: Any) -> SamplingConfig:
-        """The model's sampling settings with some of them changed (None leaves one as it is)."""
+        """The model's sampling settings with some of them changed (None leaves one as it is).
+
+        ``words`` without ``words_from`` or ``words_to`` is the length of every candidate.
+        """
+        how = {name: value for name, value in how.items() if value is not None}
+        if "words" in how:
+            how = {"words_from": 0, "words_to": 0} | how
         known = {field.name for field in dataclasses.fields(SamplingConfig)}
         unknown = sorted(set(how) - known)
         if unknown:
             raise InputError(
                 f"unknown sampling setting {unknown[0]!r}; choose among {', '.join(sorted(known))}"
             )
-        return dataclasses.replace(self.captioner.defaults, **{k: v for k, v in how.items() if v is not None})
+        return dataclasses.replace(self.captioner.defaults, **how)
 
     def _caption(
         self, photos: Sequence[tuple[str, np.ndarray]], sampling: SamplingConfig, seed: int

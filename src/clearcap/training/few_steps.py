@@ -81,10 +81,13 @@ class FewStepsConfig:
 def few_steps(sampling: SamplingConfig) -> FewStepsConfig:
     """The usual settings for a teacher that samples in the given way.
 
-    The student keeps the teacher's solver, noise factor and start noise; it takes two steps, evenly spaced.
+    The student keeps the teacher's solver, noise factor and start noise; it takes two steps, evenly spaced, and is
+    told the one length that its teacher is told.
     """
     teacher = dataclasses.replace(sampling, candidates=1, refine=0)
-    student = dataclasses.replace(teacher, steps=2, spacing="uniform", guidance=0.0, early_exit=0)
+    student = dataclasses.replace(
+        teacher, steps=2, spacing="uniform", guidance=0.0, early_exit=0, words_from=0, words_to=0
+    )
     train = TrainConfig(
         steps=1000,
         photos=64,
