@@ -135,7 +135,10 @@ def test_bfloat16_weights_draw_captions() -> None:
         (lambda c: SamplingConfig(solver="ddpm", eta=0.5), "solver=ddim"),
         (lambda c: SamplingConfig(guidance_low=0.8, guidance_high=0.2), "swap"),
         (lambda c: SamplingConfig(refine_share=1.5), "between 0 and 1"),
-        (lambda c: SamplingConfig(words=6, words_from=8, words_to=11), "words=6 must lie between words_from=8"),
+        (
+            lambda c: SamplingConfig(words=6, words_from=8, words_to=11),
+            "words=6 must lie between words_from=8",
+        ),
         (lambda c: SamplingConfig(words=0, words_to=11), "words=0 must lie between"),
         (lambda c: SamplingConfig(spacing="cubic"), "trailing"),
     ],
