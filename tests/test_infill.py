@@ -8,10 +8,12 @@ from itertools import pairwise
 
 import pytest
 import torch
+from commands import clearcap
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_captioner import CAPTIONS, photos, tiny_captioner
 
+from clearcap.bench.latency import sample_photo
 from clearcap.errors import InputError
 from clearcap.infill import (
     MAX_LAYOUTS,
@@ -27,6 +29,7 @@ from clearcap.infill import (
     parse_template,
     word_ids,
 )
+from clearcap.pipeline import CaptionPipeline
 
 WORDS = sorted({word for caption in CAPTIONS for word in re.findall(r"\w+", caption)})
 parts = st.lists(
@@ -245,3 +248,31 @@ def test_one_template_for_each_photo() -> None:
     captioner, tokenizer = tiny_captioner()
     with pytest.raises(InputError, match="1 templates for 2 photos"):
         fill_captions(captioner, tokenizer, photos(2), ["a ___"])
+
+
+def test_editing_from_the_command_line() -> None:
+    edited = [
+        "fill",
+        sample_photo(),
+        "--edit",
+        "a woman rides a brown horse",
+        "--keep",
+        "woman",
+        "--keep",
+        "horse",
+    ]
+    done = clearcap(*edited, "--slack", "1", "--seed", "3")
+    expected = CaptionPipeline.from_pretrained().fill(
+        sample_photo(), edit_template("a woman rides a brown horse", ["woman", "horse"], 1), seed=3
+    )
+    assert done.stdout.strip() == expected.text
+    assert re.fullmatch(r"(\w+ ){1,2}woman (\w+ ){2,4}horse", expected.text)
+    for wrong, message in (
+        (["--words", "6"], "ask for one thing"),
+        (["--contain", "dog"], "ask for one thing"),
+    ):
+        refused = clearcap(*edited, *wrong)
+        assert refused.returncode == 1
+        assert message in refused.stderr
+    alone = clearcap("fill", sample_photo(), "--keep", "woman", "--words", "6")
+    assert "pass that too" in alone.stderr

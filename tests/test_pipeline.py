@@ -16,10 +16,14 @@ from commands import clearcap
 from PIL import Image
 from tiny_captioner import save_tiny_captioner, tiny_captioner
 from torch import nn
+from towers import write_clip_scorer
 
+from clearcap.bench.latency import sample_photo
+from clearcap.data.images import open_image, to_square
 from clearcap.errors import InputError
 from clearcap.loading import Unfilled, load_captioner
 from clearcap.pipeline import CaptionPipeline
+from clearcap.selection import diverse
 from clearcap.vision.compact import fold
 
 
@@ -196,6 +200,54 @@ def test_asked_words_are_those_of_every_candidate(model: Path, album: Path) -> N
     image = pipeline.encode(album / "plain0.jpg")
     drawn = pipeline.captioner.generate(image=image, sampling=pipeline.sampling(words=6, candidates=4))
     assert not torch.isin(drawn.ids[0, :, 1:7], torch.tensor(special)).any()
+
+
+def test_a_clip_chooses_the_caption_most_like_the_photo(tmp_path: Path) -> None:
+    from transformers import CLIPModel, CLIPProcessor
+
+    folder, photo = write_clip_scorer(tmp_path), sample_photo()
+    result = CaptionPipeline.from_pretrained(clip=folder)(photo, candidates=8, select="similarity")
+    assert len(set(result.candidates)) > 4
+    clip, processor = CLIPModel.from_pretrained(folder).eval(), CLIPProcessor.from_pretrained(folder)
+    inputs = processor(
+        text=[f"A photo depicts {caption}" for caption in result.candidates],
+        images=[to_square(open_image(photo), 224)],
+        return_tensors="pt",
+        padding=True,
+        truncation=True,
+        max_length=40,
+    )
+    with torch.inference_mode():
+        similarity = clip(**inputs).logits_per_image[0]
+    assert result.caption == result.candidates[int(similarity.argmax())]
+    with pytest.raises(InputError, match="--clip"):
+        CaptionPipeline.from_pretrained()(photo, candidates=2, select="similarity")
+
+
+def test_diverse_captions_are_candidates_unlike_each_other() -> None:
+    done = clearcap("caption", sample_photo(), "--diverse", "3", "--json")
+    told = json.loads(done.stdout)
+    result = CaptionPipeline.from_pretrained()(sample_photo(), candidates=10)
+    assert told["diverse"] == [result.candidates[i] for i in diverse(result.candidates, 3)]
+    assert len(set(told["diverse"])) == 3
+    assert clearcap("caption", sample_photo(), "--diverse", "3").stdout.splitlines() == told["diverse"]
+    refused = clearcap("caption", sample_photo(), "--diverse", "3", "--candidates", "2")
+    assert refused.returncode == 1
+    assert "draw more candidates" in refused.stderr
+
+
+def test_any_sampling_setting_from_the_command_line() -> None:
+    how = {"refine": 2, "refine_time": 0.8, "spacing": "trailing", "factor": 4.0}
+    told = [word for key, value in how.items() for word in ("--set", f"{key}={value}")]
+    done = clearcap("caption", sample_photo(), *told, "--seed", "5", "--json")
+    pipeline = CaptionPipeline.from_pretrained(backend="fast")
+    assert json.loads(done.stdout) == pipeline(sample_photo(), seed=5, **how).to_json() | {
+        "image": str(sample_photo())
+    }
+    assert json.loads(done.stdout)["confidence"] != pipeline(sample_photo(), seed=5).to_json()["confidence"]
+    refused = clearcap("caption", sample_photo(), "--set", "refine_tim=1")
+    assert refused.returncode == 1
+    assert "unknown setting 'refine_tim'" in refused.stderr
 
 
 def test_unknown_setting_and_impossible_steps(model: Path, album: Path) -> None:

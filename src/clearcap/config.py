@@ -188,7 +188,7 @@ class SamplingConfig:
     words_from: int = knob(0, "further candidates are told so many words or more, in turn; 0: ``words``")
     words_to: int = knob(0, "and at most so many; 0: ``words``")
     candidates: int = knob(1, "captions drawn per photo")
-    select: str = knob("mbr", "choice among candidates", ("mbr", "confidence"))
+    select: str = knob("mbr", "choice among candidates", ("mbr", "confidence", "similarity"))
     utility: str = knob("bleu", "what minimum Bayes risk compares candidates by", ("bleu", "cider"))
 
     def __post_init__(self) -> None:

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
+from PIL import Image
 from torch import Tensor
 
 from clearcap.config import SamplingConfig
@@ -20,9 +22,10 @@ from clearcap.data.images import open_image, to_square
 from clearcap.errors import InputError
 from clearcap.infill import Filled, Template, fill_captions, gives_most
 from clearcap.metrics.cider import DocumentFrequency
+from clearcap.metrics.learned import ClipScorer
 from clearcap.network import Network
 from clearcap.onnx import is_exported
-from clearcap.selection import choose
+from clearcap.selection import choose, diverse
 from clearcap.text.tokens import join_words, words_of
 from clearcap.trajectory import Frame, trajectory
 from clearcap.vision.compact import CompactEncoder, fold
@@ -56,6 +59,14 @@ class CaptionResult:
             "words": words,
         }
 
+    def diverse(self, count: int, novelty: float = 0.5) -> list[str]:
+        """A few candidates that are good and unlike each other, best first (``clearcap.selection.diverse``).
+
+        Raises:
+            InputError: more than were drawn.
+        """
+        return [self.candidates[i] for i in diverse(self.candidates, count, novelty=novelty)]
+
 
 class CaptionPipeline:
     """A captioner with its tokenizer and photo preprocessing.
@@ -64,14 +75,20 @@ class CaptionPipeline:
         captioner: any captioner.
         tokenizer: its tokenizer.
         frequency: document frequency for minimum Bayes risk by CIDEr; without one all n-grams weigh the same.
+        clip: judges how well a caption fits a photo, for ``select="similarity"``.
     """
 
     def __init__(
-        self, captioner: Network, tokenizer: Any, frequency: DocumentFrequency | None = None
+        self,
+        captioner: Network,
+        tokenizer: Any,
+        frequency: DocumentFrequency | None = None,
+        clip: ClipScorer | None = None,
     ) -> None:
         self.captioner = captioner.eval()
         self.tokenizer = tokenizer
         self.frequency = frequency
+        self.clip = clip
 
     @classmethod
     def from_pretrained(
@@ -81,6 +98,7 @@ class CaptionPipeline:
         device: str | torch.device | None = None,
         dtype: torch.dtype = torch.float32,
         backend: str | None = None,
+        clip: str | Path | None = None,
     ) -> CaptionPipeline:
         """Load a captioner, for inference: a ``Network``, not its transformers coat (``Captioner``).
 
@@ -94,12 +112,14 @@ class CaptionPipeline:
                 wrote, which runs on the CPU with the weights it was written with. None is what the folder holds,
                 torch where it holds both; "fast" is the same with packed for torch; "compiled" is torch.compile's
                 denoiser, which takes a minute at its first call of a shape.
+            clip: folder or hub name of a CLIP that candidates may be chosen by (``select="similarity"``).
 
         Raises:
             InputError: there is no such model, its weights do not fit, or the backend cannot run it so.
         """
         from clearcap.loading import find_folder, load_frequency, load_network
 
+        scorer = None if clip is None else ClipScorer.load(clip)
         source = str(model or "default")
         folder = find_folder(source)
         if backend not in (None, "torch", "packed", "compiled", "onnx", "fast"):
@@ -114,7 +134,7 @@ class CaptionPipeline:
                     f"{folder}: graphs run on the CPU with the weights they were written with, "
                     f"not on {device or 'cpu'} in {dtype}; leave device and dtype out"
                 )
-            return cls(*load_graphs(folder), load_frequency(source))
+            return cls(*load_graphs(folder), load_frequency(source), scorer)
         captioner, tokenizer = load_network(source)
         if isinstance(captioner.vision, CompactEncoder):
             captioner.vision = fold(captioner.vision)  # inference only: batch norms merged into convolutions
@@ -126,7 +146,7 @@ class CaptionPipeline:
             captioner = prepare_for_inference(captioner)
         if backend == "compiled":
             captioner.denoiser.compile(dynamic=True)
-        return cls(captioner, tokenizer, load_frequency(source))
+        return cls(captioner, tokenizer, load_frequency(source), scorer)
 
     def __call__(self, images: Any, *, batch_size: int = 16, seed: int = 0, **how: Any) -> Any:
         """Caption photos.
@@ -255,15 +275,38 @@ class CaptionPipeline:
         return torch.cat(encoded)
 
     def choose(
-        self, captions: Sequence[str], confidences: Sequence[Sequence[float]], how: SamplingConfig
+        self,
+        captions: Sequence[str],
+        confidences: Sequence[Sequence[float]],
+        how: SamplingConfig,
+        photo: UInt8[np.ndarray, "height width 3"] | None = None,
     ) -> int:
-        """Index of the candidate that the sampling settings choose."""
+        """Index of the candidate that the sampling settings choose.
+
+        Args:
+            captions: candidates for one photo.
+            confidences: each one's word probabilities.
+            how: sampling settings.
+            photo: which ``select="similarity"`` compares the captions with, squashed as the captioner sees it.
+
+        Raises:
+            InputError: similarity is asked for without a CLIP or a photo.
+        """
         if len(captions) == 1:
             return 0
+        similarity = None
+        if how.select == "similarity":
+            if self.clip is None or photo is None:
+                raise InputError(
+                    "select=similarity compares captions with the photo by a CLIP: caption with "
+                    "CaptionPipeline.from_pretrained(model, clip=FOLDER) or clearcap caption --clip FOLDER"
+                )
+            similarity = self.clip.similarity(Image.fromarray(photo), captions)
         return choose(
             captions,
             how.select,
             confidences=confidences,
+            similarity=similarity,
             utility=how.utility,
             frequency=self.frequency,
         )
@@ -289,8 +332,8 @@ class CaptionPipeline:
     ) -> list[CaptionResult]:
         drawn = self.captioner.generate(self.pixels([p for _, p in photos]), seed=seed, sampling=sampling)
         return [
-            self._result(name, ids, confidence, sampling)
-            for (name, _), ids, confidence in zip(
+            self._result(name, photo, ids, confidence, sampling)
+            for (name, photo), ids, confidence in zip(
                 photos, drawn.ids.cpu(), drawn.confidence.cpu(), strict=True
             )
         ]
@@ -300,7 +343,9 @@ class CaptionPipeline:
         batch = torch.from_numpy(np.stack(photos)).to(self.captioner.device)
         return batch.permute(0, 3, 1, 2).to(self.captioner.dtype) / 255
 
-    def _result(self, name: str, ids: Tensor, confidence: Tensor, sampling: SamplingConfig) -> CaptionResult:
+    def _result(
+        self, name: str, photo: np.ndarray, ids: Tensor, confidence: Tensor, sampling: SamplingConfig
+    ) -> CaptionResult:
         special = self.captioner.text.special_ids
         read = [
             words_of(self.tokenizer, i, c, special)
@@ -308,7 +353,7 @@ class CaptionPipeline:
         ]
         captions = [join_words(words) for words, _ in read]
         confidences = [trust for _, trust in read]
-        best = self.choose(captions, confidences, sampling)
+        best = self.choose(captions, confidences, sampling, photo)
         words, trust = read[best]
         mean = float(np.mean(trust)) if trust else 0.0
         return CaptionResult(

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from clearcap.cli.options import Settings
+
 
 def caption(
     paths: Annotated[list[str], typer.Argument(help="photos, folders, globs or URLs", show_default=False)],
@@ -16,12 +18,21 @@ def caption(
     guidance: Annotated[float | None, typer.Option(help="classifier-free guidance scale")] = None,
     words: Annotated[int | None, typer.Option(help="words to write; 0: as the model sees fit")] = None,
     candidates: Annotated[int | None, typer.Option(help="captions drawn per photo")] = None,
-    select: Annotated[str | None, typer.Option(help="choice among candidates: mbr or confidence")] = None,
+    select: Annotated[
+        str | None, typer.Option(help="choice among candidates: mbr, confidence or similarity")
+    ] = None,
     utility: Annotated[
         str | None, typer.Option(help="what mbr compares candidates by: bleu or cider")
     ] = None,
+    clip: Annotated[
+        str | None, typer.Option(help="folder or hub name of a CLIP, which similarity goes by")
+    ] = None,
+    diverse: Annotated[
+        int, typer.Option(help="captions to print of each photo, unlike each other; 0: the chosen one")
+    ] = 0,
     refine: Annotated[bool | None, typer.Option(help="Back&Refine: redo the least certain words")] = None,
     solver: Annotated[str | None, typer.Option(help="ddim, renoise, ddpm, dpm-solver or plain")] = None,
+    setting: Settings = None,
     seed: Annotated[int, typer.Option(help="same seed, same captions")] = 0,
     batch_size: Annotated[int, typer.Option(help="photos at once")] = 16,
     as_json: Annotated[
@@ -32,13 +43,14 @@ def caption(
     from rich.console import Console
     from rich.progress import Progress
 
+    from clearcap.config import SamplingConfig, changes
     from clearcap.data.paths import expand
     from clearcap.errors import InputError
     from clearcap.pipeline import CaptionPipeline
 
     entries = expand(paths)
-    pipeline = CaptionPipeline.from_pretrained(model, backend="fast")
-    how = {
+    pipeline = CaptionPipeline.from_pretrained(model, backend="fast", clip=clip)
+    flags = {
         "steps": steps,
         "guidance": guidance,
         "words": words,
@@ -48,6 +60,9 @@ def caption(
         "refine": None if refine is None else int(refine),
         "solver": solver,
     }
+    how = changes(SamplingConfig, setting or []) | {k: v for k, v in flags.items() if v is not None}
+    if diverse:
+        how.setdefault("candidates", max(10, 3 * diverse))
     failed = 0
     with Progress(console=Console(stderr=True), transient=True, disable=len(entries) < 2) as progress:
         task = progress.add_task("captioning", total=len(entries))
@@ -56,12 +71,14 @@ def caption(
             if isinstance(result, InputError):
                 failed += 1
                 progress.console.print(f"clearcap: {result}", markup=False, highlight=False, soft_wrap=True)
-            elif as_json:
-                print(json.dumps(result.to_json(), ensure_ascii=False), flush=True)
-            elif len(entries) == 1:
-                print(result.caption, flush=True)
-            else:
-                print(f"{result.image}\t{result.caption}", flush=True)
+                continue
+            captions = result.diverse(diverse) if diverse else [result.caption]
+            if as_json:
+                told = result.to_json() | ({"diverse": captions} if diverse else {})
+                print(json.dumps(told, ensure_ascii=False), flush=True)
+                continue
+            for caption in captions:
+                print(caption if len(entries) == 1 else f"{result.image}\t{caption}", flush=True)
     if failed:
         print(f"clearcap: {failed} of {len(entries)} photos failed", file=sys.stderr)
         raise typer.Exit(1)

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from clearcap.cli.options import Settings
+
 
 def fill(
     photo: Annotated[str, typer.Argument(help="photo: path or URL")],
@@ -19,31 +21,42 @@ def fill(
     ] = None,
     prefix: Annotated[str, typer.Option(help="how the caption begins")] = "",
     words: Annotated[str, typer.Option(help="length in words: 8, or 6-10")] = "",
+    edit: Annotated[str, typer.Option(help="caption to redo but for the words of --keep")] = "",
+    keep: Annotated[list[str] | None, typer.Option(help="word of it to keep; may be repeated")] = None,
+    slack: Annotated[int, typer.Option(help="words more or fewer that a redone run may have")] = 0,
     model: Annotated[str, typer.Option(help="folder or hub name; default is the bundled model")] = "default",
     steps: Annotated[int | None, typer.Option(help="calls of the denoiser")] = None,
     guidance: Annotated[float | None, typer.Option(help="classifier-free guidance scale")] = None,
     candidates: Annotated[int | None, typer.Option(help="draws per placement; the surest wins")] = None,
+    setting: Settings = None,
     seed: Annotated[int, typer.Option(help="same seed, same words")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object")] = False,
 ) -> None:
-    """Caption a photo under constraints: blanks to fill, words to contain, a beginning, a length."""
+    """Caption a photo under constraints: blanks to fill, words to contain, a beginning, a length, words to keep."""
+    from clearcap.config import SamplingConfig, changes
     from clearcap.errors import InputError
-    from clearcap.infill import keyword_templates, length_template
+    from clearcap.infill import edit_template, keyword_templates, length_template
     from clearcap.pipeline import CaptionPipeline
 
-    asked = [bool(template), bool(contain), bool(prefix)]
-    if sum(asked) > 1 or (template and words) or not (any(asked) or words):
+    asked = [bool(template), bool(contain), bool(prefix), bool(edit)]
+    if sum(asked) > 1 or ((template or edit) and words) or not (any(asked) or words):
         raise InputError(
-            "ask for one thing: a template with ___, --contain WORD, --prefix TEXT, or --words N alone"
+            "ask for one thing: a template with ___, --contain WORD, --prefix TEXT, --edit CAPTION with --keep WORD, "
+            "or --words N alone"
         )
+    if (keep or slack) and not edit:
+        raise InputError("--keep and --slack say what to leave of --edit CAPTION; pass that too")
     low, high = _range(words or "6-10")
     wanted = (
         template
         or (keyword_templates(contain, low, high) if contain else None)
+        or (edit_template(edit, keep or [], slack) if edit else None)
         or length_template(low, high, prefix)
     )
+    flags = {"steps": steps, "guidance": guidance, "candidates": candidates}
+    how = changes(SamplingConfig, setting or []) | {k: v for k, v in flags.items() if v is not None}
     pipeline = CaptionPipeline.from_pretrained(model, backend="fast")
-    filled = pipeline.fill(photo, wanted, seed=seed, steps=steps, guidance=guidance, candidates=candidates)
+    filled = pipeline.fill(photo, wanted, seed=seed, **how)
     if as_json:
         print(
             json.dumps(
@@ -59,21 +72,24 @@ def watch(
     out: Annotated[Path | None, typer.Option(help="picture (.png) or animation (.gif) to write")] = None,
     model: Annotated[str, typer.Option(help="folder or hub name; default is the bundled model")] = "default",
     steps: Annotated[int | None, typer.Option(help="calls of the denoiser")] = None,
+    setting: Settings = None,
     seed: Annotated[int, typer.Option(help="same seed, same caption")] = 0,
 ) -> None:
     """Watch a caption come out of the noise, word by word of growing confidence."""
     from rich.console import Console
     from rich.live import Live
 
+    from clearcap.config import SamplingConfig, changes
     from clearcap.data.images import open_image
     from clearcap.pipeline import CaptionPipeline
     from clearcap.trajectory import save_picture, table
 
+    how = changes(SamplingConfig, setting or []) | ({} if steps is None else {"steps": steps})
     pipeline = CaptionPipeline.from_pretrained(model, backend="fast")
-    total = pipeline.sampling(steps=steps).steps
+    total = pipeline.sampling(**how).steps
     with Live(console=Console(), refresh_per_second=20) as live:
         frames = pipeline.trajectory(
-            photo, seed=seed, steps=steps, show=lambda frames: live.update(table(frames, total), refresh=True)
+            photo, seed=seed, show=lambda frames: live.update(table(frames, total), refresh=True), **how
         )
     if out is not None:
         save_picture(frames, out, open_image(photo))

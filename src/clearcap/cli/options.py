@@ -22,6 +22,10 @@ ReaderOption = Annotated[
 ]
 Subset = Annotated[bool, typer.Option("--subset", help="the split need not have its published size")]
 Limit = Annotated[int | None, typer.Option(help="only the first photos of the split")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="KEY=VALUE of any sampling setting, such as refine_time=0.7; may be repeated"),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="one JSON object on standard output")]
 
 

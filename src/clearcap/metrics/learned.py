@@ -86,6 +86,11 @@ class ClipScorer:
             columns["RefCLIPScore"] = _harmonic_mean(columns["CLIPScore"], nearest)
         return _table(ids, columns)
 
+    def similarity(self, photo: Photo, captions: Sequence[str]) -> list[float]:
+        """Cosine of one photo with each of several captions, for choosing among them."""
+        cosines: list[float] = (self.text_features(captions) @ self.image_features([photo])[0]).tolist()
+        return cosines
+
     def text_features(self, captions: Sequence[str]) -> Float[np.ndarray, "captions dim"]:
         """Unit vectors of captions, with the paper's prefix; cut at the model's longest text."""
         longest = self.model.config.text_config.max_position_embeddings

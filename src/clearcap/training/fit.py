@@ -28,8 +28,8 @@ from clearcap.training.schedules import generator_at, learning_rate
 BatchAt = Callable[[int, int, int], tuple[Any, ...]]
 """(step, rank, world) -> the objective's arguments; a pure function, so that a killed run can repeat it."""
 Batch = TypeVar("Batch")
-AHEAD = 2
-"""Batches made while a step runs, each by a thread of its own: most of their time is one core drawing noise."""
+AHEAD = 4
+"""Batches made while a step runs, each by a thread of its own: what they take is one core's time, for drawing noise."""
 
 
 def make_optimizers(objective: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
