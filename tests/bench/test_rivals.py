@@ -140,6 +140,14 @@ def test_bundled_size_is_the_bundled_models_but_longer() -> None:
     assert ids.shape == (1, 48)
 
 
+def test_bundled_size_writes_captions_shorter_than_it_tells() -> None:
+    captioner = captioner_of_size("bundled", 12)
+    assert captioner.defaults.words > 4
+    ids = write_ours(captioner, torch.rand(1, 3, 224, 224), 4, steps=1, guidance=0.0, candidates=6)
+    assert ids.shape == (6, 4)
+    assert not torch.isin(ids, torch.tensor(captioner.text.special_ids)).any()
+
+
 def test_operations_of_a_linear_layer_are_the_closed_form() -> None:
     layer = nn.Linear(5, 7).requires_grad_(False)
     with torch.inference_mode():

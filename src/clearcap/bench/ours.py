@@ -55,6 +55,8 @@ def write(
 ) -> Tensor:
     """Captions of ``tokens`` positions for words, one draw each, without Back&Refine.
 
+    A captioner that is told how long its captions are is told that all positions are words.
+
     Args:
         captioner: its length is set to ``tokens`` and the two ends; weights do not depend on it.
         photos: [photos, 3, side, side], RGB in 0..1, of the model's dtype.
@@ -75,6 +77,9 @@ def write(
         candidates=candidates,
         refine=0,
         early_exit=0,
+        words=tokens if captioner.defaults.words else 0,
+        words_from=0,
+        words_to=0,
     )
     return captioner.generate(photos, sampling=how).ids.flatten(0, 1)[:, 1:-1]
 
