@@ -138,7 +138,9 @@ def fit(
     step = _resume(out / "checkpoint", objective, optimizers, average, config)
     wrapped = accelerator.prepare_model(objective)
     run: Callable[..., tuple[Tensor, Tensor]] = torch.compile(wrapped) if config.compile else wrapped
-    for batch in made_ahead(lambda step: batch_at(step, rank, world), range(step, config.steps)):
+    # On a CPU the threads would take the cores that the step computes on (LOG.md).
+    ahead: Callable[..., Iterable[tuple[Any, ...]]] = map if device.type == "cpu" else made_ahead
+    for batch in ahead(lambda step: batch_at(step, rank, world), range(step, config.steps)):
         objective.train()
         torch.manual_seed(generator_at(config.seed, 3, step, rank).initial_seed())  # dropout
         for optimizer, peak in zip(optimizers, peaks, strict=True):
