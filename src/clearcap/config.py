@@ -197,7 +197,7 @@ class SamplingConfig:
         require(self.guidance >= 0, f"sampling.guidance={self.guidance} must not be negative")
         require(self.candidates >= 1, f"sampling.candidates={self.candidates} must be at least 1")
         require(self.words >= 0, f"sampling.words={self.words} must not be negative")
-        low, high = self.words_from or self.words, self.words_to or self.words
+        low, high = self._fewest_and_most
         require(
             0 <= low <= self.words <= high and (self.words > 0 or high == 0),
             f"sampling.words={self.words} must lie between words_from={low} and words_to={high}; set those to 0 to "
@@ -219,9 +219,13 @@ class SamplingConfig:
                 f"sampling.{name}={getattr(self, name)} must lie between 0 and 1",
             )
 
+    @property
+    def _fewest_and_most(self) -> tuple[int, int]:
+        return self.words_from or self.words, self.words_to or self.words
+
     def told_words(self, candidate: int) -> int:
         """Words that a candidate is told to have: the first one ``words``, the others every length in turn."""
-        low, high = self.words_from or self.words, self.words_to or self.words
+        low, high = self._fewest_and_most
         lengths = [self.words, *(length for length in range(low, high + 1) if length != self.words)]
         return lengths[candidate % len(lengths)]
 

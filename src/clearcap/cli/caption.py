@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from clearcap.cli.options import Settings
+from clearcap.cli.options import Settings, sampling_settings
 
 
 def caption(
@@ -43,24 +43,23 @@ def caption(
     from rich.console import Console
     from rich.progress import Progress
 
-    from clearcap.config import SamplingConfig, changes
     from clearcap.data.paths import expand
     from clearcap.errors import InputError
     from clearcap.pipeline import CaptionPipeline
 
     entries = expand(paths)
     pipeline = CaptionPipeline.from_pretrained(model, backend="fast", clip=clip)
-    flags = {
-        "steps": steps,
-        "guidance": guidance,
-        "words": words,
-        "candidates": candidates,
-        "select": select,
-        "utility": utility,
-        "refine": None if refine is None else int(refine),
-        "solver": solver,
-    }
-    how = changes(SamplingConfig, setting or []) | {k: v for k, v in flags.items() if v is not None}
+    how = sampling_settings(
+        setting,
+        steps=steps,
+        guidance=guidance,
+        words=words,
+        candidates=candidates,
+        select=select,
+        utility=utility,
+        refine=None if refine is None else int(refine),
+        solver=solver,
+    )
     if diverse:
         how.setdefault("candidates", max(10, 3 * diverse))
     failed = 0

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from clearcap.cli.options import Settings
+from clearcap.cli.options import Settings, sampling_settings
 
 
 def fill(
@@ -33,7 +33,6 @@ def fill(
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object")] = False,
 ) -> None:
     """Caption a photo under constraints: blanks to fill, words to contain, a beginning, a length, words to keep."""
-    from clearcap.config import SamplingConfig, changes
     from clearcap.errors import InputError
     from clearcap.infill import edit_template, keyword_templates, length_template
     from clearcap.pipeline import CaptionPipeline
@@ -53,8 +52,7 @@ def fill(
         or (edit_template(edit, keep or [], slack) if edit else None)
         or length_template(low, high, prefix)
     )
-    flags = {"steps": steps, "guidance": guidance, "candidates": candidates}
-    how = changes(SamplingConfig, setting or []) | {k: v for k, v in flags.items() if v is not None}
+    how = sampling_settings(setting, steps=steps, guidance=guidance, candidates=candidates)
     pipeline = CaptionPipeline.from_pretrained(model, backend="fast")
     filled = pipeline.fill(photo, wanted, seed=seed, **how)
     if as_json:
@@ -79,12 +77,11 @@ def watch(
     from rich.console import Console
     from rich.live import Live
 
-    from clearcap.config import SamplingConfig, changes
     from clearcap.data.images import open_image
     from clearcap.pipeline import CaptionPipeline
     from clearcap.trajectory import save_picture, table
 
-    how = changes(SamplingConfig, setting or []) | ({} if steps is None else {"steps": steps})
+    how = sampling_settings(setting, steps=steps)
     pipeline = CaptionPipeline.from_pretrained(model, backend="fast")
     total = pipeline.sampling(**how).steps
     with Live(console=Console(), refresh_per_second=20) as live:

@@ -29,6 +29,13 @@ Settings = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="one JSON object on standard output")]
 
 
+def sampling_settings(setting: list[str] | None, **flags: Any) -> dict[str, Any]:
+    """Sampling settings of ``--set`` and of options of their own, which win where they are given. Raises InputError."""
+    from clearcap.config import SamplingConfig, changes
+
+    return changes(SamplingConfig, setting or []) | {k: v for k, v in flags.items() if v is not None}
+
+
 def open_split(data: str, root: str, split: str, option: list[str] | None, subset: bool) -> Corpus:
     """The corpus that the common options ask for. Raises InputError."""
     from clearcap.data.corpus import open_corpus
