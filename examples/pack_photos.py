@@ -18,7 +18,7 @@ from pathlib import Path
 from PIL import Image
 from rich.progress import track
 
-from clearcap.vision.targets import list_photos, read_photo
+from clearcap.training.encoder.targets import list_photos, read_photo
 
 
 def encoded(path: Path, size: int, quality: int) -> bytes:

@@ -9,7 +9,7 @@ from transformers import BertConfig, BertForMaskedLM, BertTokenizer
 
 from clearcap.errors import InputError
 from clearcap.text.pieces import WordPieces
-from clearcap.text.spaces import SplitBertSpace, build_split_bert, copy_from_masked_lm
+from clearcap.text.split_bert import SplitBertSpace, build_split_bert, copy_from_masked_lm
 
 SIZES = {
     "vocab_size": 40,

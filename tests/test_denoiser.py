@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from clearcap.denoiser import Denoiser, build_denoiser, join_views, repeat_view
+from clearcap.denoiser.cross_attention import Denoiser, build_denoiser, join_views, repeat_view
 
 SIZES = {"dim": 8, "depth": 2, "heads": 2, "hidden": 24, "image_dim": 6, "image_tokens": 5, "length": 9}
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from tiny_captioner import CAPTIONS, tiny_captioner
 from torch import Tensor
 
-from clearcap.diffusion import Draws, Noise, caption_loss, draw, latent_distance, make_noise, training_losses
+from clearcap.diffusion.ladic import Draws, caption_loss, draw, latent_distance, training_losses
+from clearcap.diffusion.noise import Noise, make_noise
 from clearcap.errors import InputError
 from clearcap.text.tokens import encode_captions
 
@@ -175,7 +176,7 @@ def test_lengths_and_words_are_told_as_often_as_asked() -> None:
 
 
 def test_told_words_come_back_and_betray_nothing_of_the_others() -> None:
-    from clearcap.training.captions import Objective
+    from clearcap.training.objectives import Objective
 
     captioner, tokenizer = tiny_captioner()
     captioner.config.tokens["mask"] = tokenizer.mask_token_id

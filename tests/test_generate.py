@@ -9,9 +9,9 @@ import pytest
 import torch
 from tiny_captioner import photos, tiny_captioner
 
+from clearcap.captioner.network import Caption
 from clearcap.config import SamplingConfig
 from clearcap.errors import InputError
-from clearcap.network import Caption
 
 
 def test_candidates_come_in_drawing_order_with_their_probabilities() -> None:

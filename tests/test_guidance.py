@@ -7,7 +7,7 @@ import torch
 from tiny_captioner import photos, tiny_captioner
 from torch import Tensor
 
-from clearcap.guidance import conditioned, guided, guided_between, guided_in_part, view_rows
+from clearcap.sampling.guidance import conditioned, guided, guided_between, guided_in_part, view_rows
 
 
 def inputs(batch: int) -> tuple[Tensor, Tensor, Tensor]:

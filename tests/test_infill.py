@@ -15,7 +15,8 @@ from tiny_captioner import CAPTIONS, photos, tiny_captioner
 
 from clearcap.bench.latency import sample_photo
 from clearcap.errors import InputError
-from clearcap.infill import (
+from clearcap.pipeline import CaptionPipeline
+from clearcap.pipeline.infilling import (
     MAX_LAYOUTS,
     Blank,
     Template,
@@ -29,7 +30,6 @@ from clearcap.infill import (
     parse_template,
     word_ids,
 )
-from clearcap.pipeline import CaptionPipeline
 
 WORDS = sorted({word for caption in CAPTIONS for word in re.findall(r"\w+", caption)})
 parts = st.lists(

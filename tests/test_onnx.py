@@ -16,21 +16,21 @@ import torch
 from PIL import Image
 from tiny_captioner import tiny_captioner
 
-from clearcap.captioner import Captioner, CaptionerConfig
+from clearcap.captioner.loading import load_captioner
+from clearcap.captioner.model import Captioner, CaptionerConfig
+from clearcap.captioner.onnx import GRAPHS
+from clearcap.captioner.onnx.int8 import quantize_columns
 from clearcap.data.images import PhotoFile
 from clearcap.data.records import CaptionedPhoto
 from clearcap.errors import InputError
-from clearcap.guidance import guided
-from clearcap.loading import load_captioner
-from clearcap.onnx import GRAPHS
-from clearcap.onnx.int8 import quantize_columns
 from clearcap.pipeline import CaptionPipeline
+from clearcap.sampling.guidance import guided
 
 needed = "onnxruntime, onnx and onnxscript are not installed; pip install 'clearcap[onnx]'"
 pytest.importorskip("onnxruntime", reason=needed)
 pytest.importorskip("onnxscript", reason=needed)
 from clearcap.bench.backends import Backend, compare_backends  # noqa: E402
-from clearcap.onnx.export import export_graphs  # noqa: E402
+from clearcap.captioner.onnx.export import export_graphs  # noqa: E402
 
 
 def save(captioner: Captioner, tokenizer: Any, folder: Path) -> Path:

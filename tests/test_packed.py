@@ -10,9 +10,9 @@ import torch
 from tiny_captioner import photos, tiny_captioner
 from torch import nn
 
-from clearcap.captioner import Captioner
+from clearcap.captioner.model import Captioner
+from clearcap.captioner.prepacked import PackedLinear, packable, prepare_for_inference
 from clearcap.errors import InputError
-from clearcap.packed import PackedLinear, packable, prepare_for_inference
 
 PACKS = packable(nn.Linear(2, 2))  # whether this machine has the layout at all
 

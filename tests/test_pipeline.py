@@ -19,11 +19,11 @@ from torch import nn
 from towers import write_clip_scorer
 
 from clearcap.bench.latency import sample_photo
+from clearcap.captioner.loading import Unfilled, load_captioner
 from clearcap.data.images import open_image, to_square
 from clearcap.errors import InputError
-from clearcap.loading import Unfilled, load_captioner
 from clearcap.pipeline import CaptionPipeline
-from clearcap.selection import diverse
+from clearcap.sampling.selection import diverse
 from clearcap.vision.compact import fold
 
 

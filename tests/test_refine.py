@@ -14,12 +14,12 @@ from safetensors.torch import load_file
 from tiny_captioner import photos, tiny_captioner
 from torch import Tensor
 
+from clearcap.captioner.network import Caption
 from clearcap.config import SamplingConfig
-from clearcap.diffusion import Noise, make_noise
+from clearcap.diffusion.noise import Noise, make_noise
 from clearcap.errors import InputError
-from clearcap.network import Caption
-from clearcap.refine import Back, kept, ladic_back_and_refine, refined, turning_point
-from clearcap.sampling import SOLVERS, Step, renoise, solver
+from clearcap.sampling.refine import Back, kept, ladic_back_and_refine, refined, turning_point
+from clearcap.sampling.solvers import SOLVERS, Step, renoise, solver
 
 TIMES = [999, 800, 600, 400, 200, 0]
 NOISE = Noise(torch.linspace(0.999, 0.001, 1000))

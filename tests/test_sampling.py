@@ -12,9 +12,18 @@ from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 from tiny_captioner import photos, tiny_captioner
 from torch import Tensor
 
-from clearcap.diffusion import Noise
+from clearcap.diffusion.noise import Noise
 from clearcap.errors import InputError
-from clearcap.sampling import SOLVERS, Settling, Step, plain, randn_rows, renoise, row_generators, solver
+from clearcap.sampling.solvers import (
+    SOLVERS,
+    Settling,
+    Step,
+    plain,
+    randn_rows,
+    renoise,
+    row_generators,
+    solver,
+)
 
 TIMES = [990, 801, 640, 333, 200, 71]
 SHAPE = (2, 5, 8)

@@ -12,8 +12,9 @@ from diffusers import DDIMScheduler, DDPMScheduler
 from hypothesis import given
 from hypothesis import strategies as st
 
+from clearcap.diffusion.schedules import alpha_bars
 from clearcap.errors import InputError
-from clearcap.schedule import SPACINGS, alpha_bars, times
+from clearcap.sampling.times import SPACINGS, times
 
 
 def test_linear_is_diffusers_linear_one_level_later() -> None:

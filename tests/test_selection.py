@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from clearcap.errors import InputError
 from clearcap.metrics import bleu
-from clearcap.selection import by_confidence, choose, diverse, mbr
+from clearcap.sampling.selection import by_confidence, choose, diverse, mbr
 
 DOGS = ["a dog runs on grass", "a dog runs on the grass", "a dog is running on grass", "two men ride horses"]
 captions = st.lists(

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from clearcap.captioner import Captioner, CaptionerConfig
+from clearcap.captioner.model import Captioner, CaptionerConfig
 from clearcap.text.tokens import train_tokenizer
 
 CAPTIONS = [

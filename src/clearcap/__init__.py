@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {  # public name -> module that holds it; loaded on first use, so that import does nothing
-    "Captioner": "clearcap.captioner",
-    "CaptionerConfig": "clearcap.captioner",
-    "CaptionPipeline": "clearcap.pipeline",
-    "CaptionResult": "clearcap.pipeline",
+    "Captioner": "clearcap.captioner.model",
+    "CaptionerConfig": "clearcap.captioner.model",
+    "CaptionPipeline": "clearcap.pipeline.pipeline",
+    "CaptionResult": "clearcap.pipeline.pipeline",
 }
 
 __all__ = ["CaptionPipeline", "CaptionResult", "Captioner", "CaptionerConfig", "__version__"]
 
 if TYPE_CHECKING:
-    from clearcap.captioner import Captioner, CaptionerConfig
+    from clearcap.captioner.model import Captioner, CaptionerConfig
     from clearcap.pipeline import CaptionPipeline, CaptionResult
 
 

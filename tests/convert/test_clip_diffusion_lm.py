@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from towers import vocabulary, write_clip, write_tokenizer
 
-from clearcap.captioner import Captioner
+from clearcap.captioner.model import Captioner
 from clearcap.convert import convert_clip_diffusion_lm
 from clearcap.convert.reading import read_module
 from clearcap.errors import InputError

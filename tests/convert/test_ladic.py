@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from clearcap.captioner import Captioner
+from clearcap.captioner.model import Captioner
 from clearcap.convert import ConversionReport, Heads, convert_ladic
 from clearcap.errors import InputError
 from clearcap.pipeline import CaptionPipeline

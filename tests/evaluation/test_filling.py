@@ -25,9 +25,9 @@ from clearcap.evaluation.filling import (
     masked_language_model,
 )
 from clearcap.evaluation.hiding import Counted, Hidden, hide_words
-from clearcap.infill import describe, fill_captions, gives_most, length_template, parse_template
 from clearcap.metrics.infilling import resampled
 from clearcap.pipeline import CaptionPipeline
+from clearcap.pipeline.infilling import describe, fill_captions, gives_most, length_template, parse_template
 
 
 @pytest.fixture(scope="module")

@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 from tiny_captioner import CAPTIONS
 
+from clearcap.captioner.loading import FREQUENCY
 from clearcap.data import Corpus
 from clearcap.errors import InputError
 from clearcap.evaluation import evaluate
 from clearcap.evaluation.draws import calls_of, read_batches
 from clearcap.evaluation.table import MethodTable, describe_back, refine_sweep, steps_table
-from clearcap.loading import FREQUENCY
 from clearcap.metrics import DocumentFrequency
 from clearcap.pipeline import CaptionPipeline
 

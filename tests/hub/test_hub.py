@@ -11,9 +11,9 @@ from PIL import Image
 from tiny_captioner import photos, tiny_captioner
 from transformers import AutoConfig, AutoModel, AutoProcessor
 
-from clearcap.captioner import Captioner, CaptionerConfig
+from clearcap.captioner.hub import CaptionerProcessor, CardFacts, push, save_for_hub
+from clearcap.captioner.model import Captioner, CaptionerConfig
 from clearcap.errors import InputError
-from clearcap.hub import CaptionerProcessor, CardFacts, push, save_for_hub
 
 FACTS = CardFacts(
     name="someone/tiny",

@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from towers import write_bert, write_blip, write_clip, write_distilbert
 
-from clearcap.assemble import load_masked_lm
+from clearcap.captioner.towers import load_masked_lm
 from clearcap.errors import InputError
-from clearcap.vision.pretrained import load_pretrained
+from clearcap.vision.transformers import load_pretrained
 
 TOWERS: dict[str, tuple[Callable[[Path], Path], Callable[[Path], object]]] = {
     "bert": (write_bert, lambda folder: load_masked_lm(str(folder))),

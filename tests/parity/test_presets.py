@@ -16,14 +16,15 @@ from towers import (
     write_distilbert,
 )
 
-from clearcap.assemble import assemble, settle_text, tokenize_for
-from clearcap.captioner import Captioner
+from clearcap.captioner.model import Captioner
+from clearcap.captioner.towers import assemble, settle_text, tokenize_for
 from clearcap.config import load_preset
 from clearcap.data.features import Features
 from clearcap.errors import InputError
 from clearcap.pipeline import CaptionPipeline
-from clearcap.training.captions import fit_captions, prepare_examples
-from clearcap.training.fit import StepReport
+from clearcap.training.examples import prepare_examples
+from clearcap.training.loop import StepReport
+from clearcap.training.run import fit_captions
 
 CAPTIONS = [
     ["a man riding a wave .", "the man on a wave ."],

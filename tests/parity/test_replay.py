@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
+from clearcap.convert.replaying import compare, replay
 from clearcap.errors import InputError
-from clearcap.parity import replay
-from clearcap.parity.replaying import compare
 
 LADIC = {
     *(f"{v} sampling" for v in ("default5", "timeln5", "default30", "backrefine", "cosine", "noselfcond")),

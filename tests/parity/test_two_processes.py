@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from tiny_captioner import photos, tiny_captioner
 from torch import Tensor
 
-from clearcap.diffusion import Draws
-from clearcap.training.captions import Objective
+from clearcap.diffusion.ladic import Draws
+from clearcap.training.objectives import Objective
 
 PHOTOS, COPIES, LENGTH = 4, 2, 10
 

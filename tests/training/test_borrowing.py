@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from clearcap.training.borrowing import borrow
+from clearcap.training.neighbours import borrow
 
 WORDS = ["dog", "cat", "man", "red", "ball", "runs", "sits", "grass", "snow", "house", "two", "big"]
 

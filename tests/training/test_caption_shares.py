@@ -9,7 +9,7 @@ import torch
 from clearcap.config import TrainConfig
 from clearcap.data.features import Features
 from clearcap.metrics.cider import DocumentFrequency, pairwise
-from clearcap.training.captions import Examples, caption_shares, take_batch
+from clearcap.training.examples import Examples, caption_shares, take_batch
 
 GROUPS = [
     [

@@ -22,20 +22,20 @@ from safetensors.torch import load_file
 from tiny_captioner import photos as random_photos
 from tiny_captioner import tiny_captioner
 
-from clearcap.captioner import Captioner
+from clearcap.captioner.model import Captioner
+from clearcap.captioner.network import Caption
 from clearcap.config import SamplingConfig, TrainConfig, override
-from clearcap.data.corpus import CaptionedPhoto
 from clearcap.data.features import Features
 from clearcap.data.images import PhotoFile
+from clearcap.data.records import CaptionedPhoto
 from clearcap.errors import InputError
-from clearcap.guidance import guided
-from clearcap.network import Caption
 from clearcap.pipeline import CaptionPipeline
-from clearcap.sampling import Step, randn_rows, row_generators
-from clearcap.schedule import times
-from clearcap.training.few_steps import distill_steps, few_steps, photos_in
-from clearcap.training.imitation import Imitation
-from clearcap.training.taught import Taught, choose_targets, take_targets, teach
+from clearcap.sampling.guidance import guided
+from clearcap.sampling.solvers import Step, randn_rows, row_generators
+from clearcap.sampling.times import times
+from clearcap.training.step_distillation.objective import Imitation
+from clearcap.training.step_distillation.run import distill_steps, few_steps, photos_in
+from clearcap.training.step_distillation.teacher_samples import Taught, choose_targets, take_targets, teach
 
 TEACHER = SamplingConfig(solver="renoise", steps=6, guidance=1.0, factor=1.0, start=1.0)
 STEPS = 30

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from clearcap.training.fit import AHEAD, made_ahead
+from clearcap.training.loop import AHEAD, made_ahead
 
 
 def test_batches_come_in_order_from_threads_of_their_own() -> None:

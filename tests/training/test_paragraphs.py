@@ -16,14 +16,14 @@ import pytest
 import torch
 from PIL import Image
 
-from clearcap.assemble import tokenize_for
-from clearcap.captioner import Captioner
+from clearcap.captioner.loading import load_captioner
+from clearcap.captioner.model import Captioner
+from clearcap.captioner.network import make_denoiser
+from clearcap.captioner.towers import tokenize_for
 from clearcap.config import DenoiserConfig, TextConfig, VisionConfig, load_preset
 from clearcap.errors import InputError
-from clearcap.loading import load_captioner
-from clearcap.network import make_denoiser
 from clearcap.pipeline import CaptionPipeline
-from clearcap.sampling import SOLVERS
+from clearcap.sampling.solvers import SOLVERS
 
 LENGTH = 64
 SENTENCES = [

@@ -160,8 +160,8 @@ def test_preset_of_the_wrong_shape_names_the_setting(workshop: Path) -> None:
 
 
 def test_training_goes_on_from_a_saved_captioner(workshop: Path) -> None:
-    from clearcap.assemble import continued
-    from clearcap.loading import load_folder
+    from clearcap.captioner.loading import load_folder
+    from clearcap.captioner.towers import continued
 
     saved = workshop / "whole" / "model"
     if not saved.is_dir():

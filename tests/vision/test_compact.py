@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from clearcap.errors import InputError
-from clearcap.vision import CompactEncoder, ImageEncoder, build_encoder, fold, load_encoder
+from clearcap.vision.compact import CompactEncoder, fold, load_compact
+from clearcap.vision.interface import ImageEncoder
 
 TINY = {
     "dim": 12,
@@ -78,11 +79,11 @@ def test_normalises_its_input_itself(encoder, generator):
 def test_saved_and_loaded(encoder, tmp_path, generator):
     write(encoder, tmp_path)
     images = torch.rand(1, 3, 64, 64, generator=generator)
-    loaded = load_encoder(tmp_path)
+    loaded = load_compact(tmp_path)
     assert not loaded.training
     with torch.no_grad():
         torch.testing.assert_close(loaded(images), encoder.eval()(images), rtol=0, atol=0)
-    copy = build_encoder("compact", **encoder.settings())
+    copy = CompactEncoder(**encoder.settings())
     assert copy.settings() == encoder.settings()
 
 
@@ -92,10 +93,10 @@ def test_other_weights_are_refused(encoder, tmp_path):
     del state["head.bias"]
     save_file(state, tmp_path / "encoder.safetensors")
     with pytest.raises(InputError, match=r"head\.bias"):
-        load_encoder(tmp_path)
+        load_compact(tmp_path)
     (tmp_path / "encoder.json").unlink()
     with pytest.raises(InputError, match=r"encoder\.json: absent"):
-        load_encoder(tmp_path)
+        load_compact(tmp_path)
 
 
 @pytest.mark.parametrize(("setting", "value"), [("image_size", 100), ("depths", [1, 0, 1, 1]), ("heads", 3)])

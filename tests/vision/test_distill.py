@@ -14,16 +14,16 @@ import torch
 import transformers as hf
 from safetensors.torch import load_file
 
-from clearcap.checkpoint import reached_step
 from clearcap.errors import InputError
-from clearcap.vision import DistillConfig, distill, load_encoder
-from clearcap.vision.batches import Data, RawBatch, prepare, to_floats
-from clearcap.vision.compact import CompactEncoder
-from clearcap.vision.distill import planned_rate
-from clearcap.vision.objective import read_captions
-from clearcap.vision.optimizers import KernelMuon, make_optimizers
-from clearcap.vision.starting import RIDGE, start_from, turn_to
-from clearcap.vision.targets import build_targets, list_photos
+from clearcap.training.checkpoint import reached_step
+from clearcap.training.encoder.batches import Data, RawBatch, prepare, to_floats
+from clearcap.training.encoder.distill import distill, planned_rate
+from clearcap.training.encoder.objective import read_captions
+from clearcap.training.encoder.optimizers import KernelMuon, make_optimizers
+from clearcap.training.encoder.settings import DistillConfig
+from clearcap.training.encoder.starting import RIDGE, start_from, turn_to
+from clearcap.training.encoder.targets import build_targets, list_photos
+from clearcap.vision.compact import CompactEncoder, load_compact
 
 SCRIPT = """
 import json, sys, torch
@@ -99,7 +99,7 @@ def test_learns_and_resumes_bit_for_bit_after_sigkill(config, tmp_path, optimize
     assert all(torch.equal(expected[name], found[name]) for name in expected)
     assert resumed.metrics == whole.metrics
 
-    encoder = load_encoder(tmp_path / "cut")
+    encoder = load_compact(tmp_path / "cut")
     assert (encoder.tokens, encoder.dim, encoder.image_size) == (4, 4, 64)
     with pytest.raises(InputError, match=r"other settings \(lr\)"):
         distill(replace(cut, lr=1e-3), progress=False)
@@ -111,7 +111,7 @@ def test_going_on_from_an_encoder_fits_its_output_to_the_new_targets(config, tmp
     store = build_targets(
         tmp_path / "flipped", list_photos(config.photos), frozenset(), config.teacher, 1, 4, seed=3
     )
-    encoder = load_encoder(tmp_path / "whole")
+    encoder = load_compact(tmp_path / "whole")
     rows = torch.arange(len(store.photos))
     start_from(first.weights.parent, encoder, store, rows)
     images = to_floats(store.images[0])
@@ -139,7 +139,7 @@ def test_tokens_keep_the_axes_of_the_encoder_gone_on_from(config, tmp_path):
     distill(replace(config, steps=30), progress=False)
     store = build_targets(config.cache, list_photos(config.photos), frozenset(), config.teacher, 1, 4)
     rows, images = torch.arange(len(store.photos)), to_floats(store.images[0])
-    encoder, other = load_encoder(config.out), load_encoder(config.out)
+    encoder, other = load_compact(config.out), load_compact(config.out)
     rotation, _ = torch.linalg.qr(torch.randn(4, 4, generator=torch.Generator().manual_seed(0)))
     with torch.inference_mode():
         encoder.head.weight.copy_(rotation @ encoder.head.weight)

@@ -12,11 +12,12 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from clearcap.errors import InputError
-from clearcap.vision import load_pretrained, load_teacher
+from clearcap.training.encoder.live import LiveData, drawn, recoloured, to_unit
+from clearcap.training.encoder.targets import list_photos
+from clearcap.training.encoder.teacher import load_teacher
+from clearcap.training.encoder.tflite import TfliteNetwork
 from clearcap.vision.compact import CompactEncoder
-from clearcap.vision.live import LiveData, drawn, recoloured, to_unit
-from clearcap.vision.targets import list_photos
-from clearcap.vision.tflite import TfliteNetwork
+from clearcap.vision.transformers import load_pretrained
 
 TFLITE = "weights/mobilenet_edgetpu_224_1.0_uint8.tflite"
 CPU = torch.device("cpu")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from clearcap.errors import InputError
-from clearcap.vision import objective
+from clearcap.training.encoder import objective
 
 
 def test_feature_loss(generator):

@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from clearcap.errors import InputError
-from clearcap.vision import ImageEncoder, build_encoder, load_encoder, load_pretrained
+from clearcap.vision.interface import ImageEncoder
+from clearcap.vision.transformers import build_pretrained, load_pretrained
 
 OPENAI_MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(1, 3, 1, 1)
 OPENAI_STD = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(1, 3, 1, 1)
@@ -105,7 +106,7 @@ def test_settings_rebuild_the_encoder(checkpoint, images):
     for family, mode in (("clip", "global"), ("blip", "patches")):
         encoder = load_pretrained(checkpoint(family)[0], mode=mode)
         settings = json.loads(json.dumps(encoder.settings()))
-        copy = build_encoder("pretrained", **settings)
+        copy = build_pretrained(**settings)
         copy.load_state_dict(encoder.state_dict())
         with torch.no_grad():
             torch.testing.assert_close(copy(images), encoder(images), rtol=0, atol=0)
@@ -138,7 +139,7 @@ def test_unreachable_hub_says_so(monkeypatch, tmp_path):
     with pytest.raises(
         InputError, match="somebody/some-vit: no such folder, and the model hub cannot be reached"
     ):
-        load_encoder("somebody/some-vit")
+        load_pretrained("somebody/some-vit")
 
 
 def test_a_text_model_is_refused(tmp_path: Path):
@@ -150,10 +151,3 @@ def test_a_text_model_is_refused(tmp_path: Path):
     BertModel(config).save_pretrained(tmp_path)
     with pytest.raises(InputError, match="takes no pixels"):
         load_pretrained(tmp_path)
-
-
-def test_unknown_encoder_kind():
-    with pytest.raises(InputError, match="compact, pretrained"):
-        build_encoder("clip")
-    with pytest.raises(InputError, match="breadth"):
-        build_encoder("compact", breadth=3)

@@ -8,8 +8,16 @@ import torch
 from PIL import Image
 
 from clearcap.errors import InputError
-from clearcap.vision import load_pretrained, load_teacher
-from clearcap.vision.targets import TargetStore, build_targets, draw_view, fit_basis, list_photos, read_photo
+from clearcap.training.encoder.targets import (
+    TargetStore,
+    build_targets,
+    draw_view,
+    fit_basis,
+    list_photos,
+    read_photo,
+)
+from clearcap.training.encoder.teacher import load_teacher
+from clearcap.vision.transformers import load_pretrained
 
 TFLITE = "weights/mobilenet_edgetpu_224_1.0_uint8.tflite"
 

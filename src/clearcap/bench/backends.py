@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from clearcap.captioner.onnx.export import export_graphs, quantize_graphs
 from clearcap.data.images import open_image, to_square
 from clearcap.data.records import CaptionedPhoto
 from clearcap.evaluation.scores import score_captions
 from clearcap.metrics.scoring import Scores
 from clearcap.metrics.significance import compare
-from clearcap.onnx.export import export_graphs, quantize_graphs
 from clearcap.pipeline import CaptionPipeline
 from clearcap.text.tokens import join_words, words_of
 

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from clearcap.bench.paper_size import paper_size_captioner
 from clearcap.bench.race import System
-from clearcap.captioner import Captioner, CaptionerConfig
+from clearcap.captioner.loading import bundled_model
+from clearcap.captioner.model import Captioner, CaptionerConfig
 from clearcap.config import load_preset
 from clearcap.errors import InputError
-from clearcap.loading import bundled_model
 from clearcap.vision.compact import CompactEncoder, fold
 
 ENDS = 2  # [CLS] and [SEP], positions of ours that hold no word

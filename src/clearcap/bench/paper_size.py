@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from clearcap.captioner import Captioner, CaptionerConfig
+from clearcap.captioner.model import Captioner, CaptionerConfig
+from clearcap.captioner.prepacked import PackedLinear, packable, prepare_for_inference
 from clearcap.config import Preset, SamplingConfig, load_preset
-from clearcap.diffusion import Noise
-from clearcap.packed import PackedLinear, packable, prepare_for_inference
-from clearcap.schedule import uniform_times
+from clearcap.diffusion.noise import Noise
+from clearcap.sampling.times import uniform_times
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 BERT_BASE = {

@@ -93,7 +93,7 @@ def info(
     from rich.console import Console
     from rich.table import Table
 
-    from clearcap.onnx.runtime import numbers
+    from clearcap.captioner.onnx.runtime import numbers
     from clearcap.pipeline import CaptionPipeline
 
     captioner = CaptionPipeline.from_pretrained(model).captioner

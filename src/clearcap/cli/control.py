@@ -34,8 +34,8 @@ def fill(
 ) -> None:
     """Caption a photo under constraints: blanks to fill, words to contain, a beginning, a length, words to keep."""
     from clearcap.errors import InputError
-    from clearcap.infill import edit_template, keyword_templates, length_template
     from clearcap.pipeline import CaptionPipeline
+    from clearcap.pipeline.infilling import edit_template, keyword_templates, length_template
 
     asked = [bool(template), bool(contain), bool(prefix), bool(edit)]
     if sum(asked) > 1 or ((template or edit) and words) or not (any(asked) or words):
@@ -79,7 +79,7 @@ def watch(
 
     from clearcap.data.images import open_image
     from clearcap.pipeline import CaptionPipeline
-    from clearcap.trajectory import save_picture, table
+    from clearcap.pipeline.trajectory import save_picture, table
 
     how = sampling_settings(setting, steps=steps)
     pipeline = CaptionPipeline.from_pretrained(model, backend="fast")

@@ -100,8 +100,8 @@ def evaluate(
     else:
         _print(found)
     if report is not None:
+        from clearcap.captioner.loading import training_curves
         from clearcap.evaluation.report import write_report
-        from clearcap.loading import training_curves
 
         for path in write_report(found, corpus, report, curves=curves or training_curves(model)):
             print(f"wrote {path}", file=sys.stderr)

@@ -56,7 +56,7 @@ def parity(
     folder: Annotated[Path, typer.Argument(help="recorded fixture: README.json and two .safetensors files")],
 ) -> None:
     """Replay tensors recorded from the authors' networks; exit status 1 where any differs."""
-    from clearcap.parity import replay
+    from clearcap.convert.replaying import replay
 
     results = replay(folder)
     for variant, worst, ok in results:

@@ -67,8 +67,8 @@ def distill(
     ] = False,
 ) -> None:
     """Distil the compact image encoder from a teacher (``teacher=FILE photos=FOLDER,FOLDER ...``)."""
-    from clearcap.vision.distill import DistillConfig
-    from clearcap.vision.distill import distill as run
+    from clearcap.training.encoder.distill import distill as run
+    from clearcap.training.encoder.settings import DistillConfig
 
     if settings:
         show_knobs(DistillConfig)
@@ -98,10 +98,10 @@ def distill_steps(
     ] = False,
 ) -> None:
     """Distil a captioner into one that needs one or two steps and no guidance."""
+    from clearcap.captioner.loading import load_captioner
     from clearcap.config import override
-    from clearcap.loading import load_captioner
-    from clearcap.training.few_steps import distill_steps as run
-    from clearcap.training.few_steps import few_steps, photos_in
+    from clearcap.training.step_distillation.run import distill_steps as run
+    from clearcap.training.step_distillation.run import few_steps, photos_in
 
     captioner, tokenizer = load_captioner(model)
     config = few_steps(captioner.defaults)
@@ -149,9 +149,9 @@ def compute_stats(
     ] = True,
 ) -> None:
     """Compute the text space's mean and deviation on a new corpus and store them in the model."""
-    from clearcap.assemble import compute_statistics, tokenize_for
+    from clearcap.captioner.loading import load_captioner
+    from clearcap.captioner.towers import compute_statistics, tokenize_for
     from clearcap.config import TextConfig, make
-    from clearcap.loading import load_captioner
 
     corpus = _corpus(data)
     captioner, tokenizer = load_captioner(str(model))
@@ -178,13 +178,13 @@ def export(
     from clearcap.errors import InputError
 
     if onnx:
-        from clearcap.onnx.export import export_graphs
+        from clearcap.captioner.onnx.export import export_graphs
 
         export_graphs(model, out, int8=int8)
         return
     if int8:
         raise InputError("--int8 is for graphs; pass --onnx with it")
-    from clearcap.loading import export as run
+    from clearcap.captioner.loading import export as run
 
     run(model, out, shares)
 

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clearcap.captioner import Captioner, CaptionerConfig
+from clearcap.captioner.loading import load_strictly
+from clearcap.captioner.model import Captioner, CaptionerConfig
 from clearcap.config import load_preset
 from clearcap.convert.folder import load_tokenizer, write_folder
 from clearcap.convert.reading import read_module
 from clearcap.convert.renaming import ConversionReport, Renaming
 from clearcap.errors import InputError
-from clearcap.loading import load_strictly
-from clearcap.vision.pretrained import PretrainedEncoder, load_pretrained
+from clearcap.vision.transformers import PretrainedEncoder, load_pretrained
 
 BLOCK: tuple[tuple[tuple[str, ...], str], ...] = (  # a DistilBERT layer: their parts, joined, are ours
     (("attention.q_lin", "attention.k_lin", "attention.v_lin"), "attend_self.qkv"),

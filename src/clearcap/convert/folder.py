@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from clearcap.captioner import Captioner
+from clearcap.captioner.model import Captioner
 from clearcap.errors import InputError
 
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from clearcap.captioner import Captioner, CaptionerConfig
+from clearcap.captioner.loading import load_strictly
+from clearcap.captioner.model import Captioner, CaptionerConfig
 from clearcap.config import load_preset
 from clearcap.convert.folder import load_tokenizer, write_folder
 from clearcap.convert.reading import read_state, read_vector
 from clearcap.convert.renaming import ConversionReport, Renaming
 from clearcap.errors import InputError
-from clearcap.loading import load_strictly
 
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)  # the authors' image normalisation, RGB in 0..1
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)

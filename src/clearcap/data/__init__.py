@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from clearcap.data.corpus import CaptionedPhoto, Corpus, open_corpus
+from clearcap.data.corpus import open_corpus
 from clearcap.data.images import PhotoFile, PhotoSource, open_image, to_square
 from clearcap.data.paths import expand
+from clearcap.data.records import CaptionedPhoto, Corpus
 
 __all__ = [
     "CaptionedPhoto",

@@ -19,7 +19,8 @@ def read_folder(root: Path, split: str, strictness: Strictness, *, photos: str |
 
     One JSON object a line: `file_name` (or `image`), `captions` (a list) or `caption` or `text` (one), and,
     if wanted, `image_id` or `id` (else the file name is the id) and `split`. Splits are told apart by that
-    field, or by one file each, captions_train.jsonl and so on; without either the only split is "all".
+    field, or by one file each, captions_train.jsonl and so on; without either the only split is "all". Where both
+    kinds of file are there, captions.jsonl alone is "all".
 
     Args:
         root: the folder.
@@ -28,6 +29,8 @@ def read_folder(root: Path, split: str, strictness: Strictness, *, photos: str |
         photos: the folder below root the file names are relative to; found by looking when not given.
     """
     files = {path.stem.removeprefix("captions_"): path for path in sorted(root.glob("captions_*.jsonl"))}
+    if split == "all" and (root / "captions.jsonl").is_file():
+        files = {}  # the file without a name is the whole folder, whatever lies beside it
     if files:
         split = choose_split(f"the folder {root}", split, [*files, "all"])
         records = [(label, *line) for label, path in files.items() for line in read_jsonl(path)]

@@ -14,15 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from clearcap.captioner.network import Drawn
 from clearcap.config import SamplingConfig
 from clearcap.data.records import CaptionedPhoto
 from clearcap.errors import InputError
 from clearcap.evaluation.journal import whole_lines
-from clearcap.network import Drawn
 from clearcap.pipeline import CaptionPipeline
-from clearcap.refine import turning_point
-from clearcap.schedule import times
-from clearcap.selection import by_confidence
+from clearcap.sampling.refine import turning_point
+from clearcap.sampling.selection import by_confidence
+from clearcap.sampling.times import times
 from clearcap.text.tokens import join_words, words_of
 
 

@@ -23,10 +23,18 @@ from clearcap.evaluation.files import write_json
 from clearcap.evaluation.hiding import FUNCTION_WORDS, Counted, Hidden, hide_words
 from clearcap.evaluation.journal import whole_lines
 from clearcap.evaluation.run import begun_with, claim, computing_threads, subject, surroundings
-from clearcap.infill import Filled, Template, fill_captions, layout_tensors, layouts_of, read_filled, word_ids
 from clearcap.metrics.infilling import accuracy, resampled
 from clearcap.pipeline import CaptionPipeline
-from clearcap.text.spaces import SplitBertSpace
+from clearcap.pipeline.infilling import (
+    Filled,
+    Template,
+    fill_captions,
+    layout_tensors,
+    layouts_of,
+    read_filled,
+    word_ids,
+)
+from clearcap.text.split_bert import SplitBertSpace
 
 PHOTO, BLIND, MASKED = "photo", "no photo", "masked LM"
 SYSTEMS = (PHOTO, BLIND, MASKED)
@@ -228,7 +236,7 @@ def masked_language_model(pipeline: CaptionPipeline, source: str | Path | None) 
                 "this captioner's text space is no masked language model; pass one of its vocabulary (masked_lm)"
             )
         return space.masked_logits, "the captioner's own BERT, its LM head as trained with the denoiser"
-    from clearcap.assemble import load_masked_lm
+    from clearcap.captioner.towers import load_masked_lm
 
     masked_lm, tokenizer = load_masked_lm(str(source))
     if tokenizer.get_vocab() != pipeline.tokenizer.get_vocab():

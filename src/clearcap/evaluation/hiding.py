@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from clearcap.data.records import CaptionedPhoto
-from clearcap.infill import Blank, Template
+from clearcap.pipeline.infilling import Blank, Template
 from clearcap.text.tokens import clean_caption
 
 _WORD = re.compile(r"\w+")

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 
 from clearcap import __version__
+from clearcap.captioner.loading import local_folder, weight_files
+from clearcap.captioner.onnx import GRAPHS, graph_file, is_exported
 from clearcap.data.reading import as_kind, member, read_json
 from clearcap.data.records import CaptionedPhoto, Corpus
 from clearcap.errors import InputError
@@ -29,8 +31,6 @@ from clearcap.evaluation.files import (
 )
 from clearcap.evaluation.journal import Captioned, Journal, read_journal
 from clearcap.evaluation.scores import METRICS, Scored, score_captions, shuffled_scores
-from clearcap.loading import local_folder, weight_files
-from clearcap.onnx import GRAPHS, graph_file, is_exported
 from clearcap.pipeline import CaptionPipeline
 
 _TAKEN_OVER = ("model",)  # the same weights under another path are the same model

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clearcap.errors import InputError
-from clearcap.text.spaces import TextSpace
+from clearcap.text.interface import TextSpace
 
 
 class EmbeddingSpace(TextSpace):

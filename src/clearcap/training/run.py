@@ -15,20 +15,22 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from clearcap.assemble import assemble, continued, settle_text, tokenize_for
-from clearcap.captioner import Captioner
-from clearcap.checkpoint import reached_step
-from clearcap.config import DataConfig, Preset, SamplingConfig
-from clearcap.data.corpus import CaptionedPhoto, Corpus, open_corpus
+from clearcap.captioner.loading import CURVES, FREQUENCY, SAMPLES
+from clearcap.captioner.model import Captioner
+from clearcap.captioner.towers import assemble, continued, settle_text, tokenize_for
+from clearcap.config import DataConfig, Preset, SamplingConfig, TrainConfig
+from clearcap.data.corpus import open_corpus
 from clearcap.data.features import Features, make_features, open_features
-from clearcap.data.records import Expected
+from clearcap.data.records import CaptionedPhoto, Corpus, Expected
 from clearcap.errors import InputError
-from clearcap.loading import CURVES, FREQUENCY, SAMPLES
 from clearcap.metrics import DocumentFrequency, score
 from clearcap.text.tokens import join_words, words_of
-from clearcap.training.borrowing import borrow
-from clearcap.training.captions import fit_captions, prepare_examples
-from clearcap.training.fit import StepReport, make_accelerator
+from clearcap.training.checkpoint import reached_step
+from clearcap.training.examples import Examples, prepare_examples, take_batch
+from clearcap.training.loop import StepReport, fit, make_accelerator
+from clearcap.training.neighbours import borrow
+from clearcap.training.objectives import make_objective
+from clearcap.training.schedules import generator_at
 
 
 def train(preset: Preset, out: Path, console: Console | None = None) -> Captioner:
@@ -261,3 +263,67 @@ def cached_features(
             f"{folder} holds tokens of another encoder; choose another data.features or delete it"
         )
     return features
+
+
+def fit_captions(
+    captioner: Any,
+    examples: Examples,
+    features: Features,
+    config: TrainConfig,
+    out: Path,
+    *,
+    caption_weight: float,
+    factor: float,
+    drop_image: float,
+    self_condition: float,
+    report: Callable[[StepReport], None] = lambda report: None,
+    evaluate: Callable[[int], None] = lambda step: None,
+    accelerator: Any | None = None,
+) -> None:
+    """Fit a captioner to captions; a killed run resumes exactly (see ``clearcap.training.loop.fit``).
+
+    Args:
+        captioner: its denoiser and LM head are trained in place; at the end it holds the averaged weights.
+        examples: captions as latents.
+        features: image tokens.
+        config: optimisation settings.
+        out: folder of the checkpoint.
+        caption_weight: lambda.
+        factor: noise factor k.
+        drop_image: probability of hiding the photo.
+        self_condition: probability of conditioning on a first prediction.
+        report: receives every ``log_every``-th step's measures.
+        evaluate: called every ``sample_every`` steps while the captioner holds the averaged weights.
+        accelerator: an ``accelerate.Accelerator``, for several processes or a GPU.
+    """
+    accelerator = accelerator or make_accelerator()
+    captioner.to(accelerator.device)
+    noise = captioner.noise(factor)
+    objective = make_objective(captioner, noise)
+    length, dim = examples.x0.shape[1:]
+
+    def batch_at(step: int, rank: int, world: int) -> tuple[Any, ...]:
+        batch = take_batch(examples, features, config, step, rank, world)
+        draws = objective.draw(
+            photos=config.photos,
+            copies=config.copies,
+            length=length,
+            dim=dim,
+            steps=noise.steps,
+            drop_image=drop_image,
+            self_condition=self_condition,
+            generator=generator_at(config.seed, 2, step, rank),
+        )
+        return batch.image, batch.has_image, batch.x0, batch.ids, draws
+
+    fit(
+        captioner,
+        objective,
+        batch_at,
+        config,
+        out,
+        caption_weight=caption_weight,
+        report=report,
+        evaluate=evaluate,
+        accelerator=accelerator,
+    )

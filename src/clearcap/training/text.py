@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clearcap.checkpoint import (
+from clearcap.errors import InputError
+from clearcap.text.tokens import clean_caption, encode_captions, train_tokenizer
+from clearcap.training.checkpoint import (
     load_checkpoint,
     module_tensors,
     optimizer_tensors,
@@ -19,8 +21,6 @@ from clearcap.checkpoint import (
     restore_optimizer,
     save_checkpoint,
 )
-from clearcap.errors import InputError
-from clearcap.text.tokens import clean_caption, encode_captions, train_tokenizer
 from clearcap.training.schedules import generator_at, learning_rate
 
 

@@ -1,0 +1,274 @@
+"""Sharing a captioner: transformers' Auto classes, its processor, its model card, and the way to the hub."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoConfig, AutoModel, AutoProcessor, BatchFeature, BertTokenizer
+from transformers.processing_utils import ProcessorMixin
+
+from clearcap.captioner.model import Captioner, CaptionerConfig
+from clearcap.config import SamplingConfig, TextConfig, VisionConfig, make
+from clearcap.data.images import open_image, to_square
+from clearcap.errors import InputError
+from clearcap.text.tokens import clean_caption, encode_captions, join_words, words_of
+
+PROCESSOR_FILE = "processor_config.json"
+
+
+class CaptionerProcessor(ProcessorMixin):
+    """Photos to pixel values, captions to ids, and drawn ids back to captions."""
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        image_size: int = 224,
+        length: int = 20,
+        max_words: int = 30,
+        keep_period: bool = False,
+    ) -> None:
+        """Args:
+        tokenizer: the text space's.
+        image_size: photos are squashed to this many pixels a side.
+        length: positions of a caption.
+        max_words: words of a caption that are kept.
+        keep_period: keep the full stop at a caption's end.
+        """
+        self.tokenizer = tokenizer
+        self.image_size = image_size
+        self.length = length
+        self.max_words = max_words
+        self.keep_period = keep_period
+
+    @classmethod
+    def of(cls, captioner: Captioner, tokenizer: Any) -> CaptionerProcessor:
+        """The processor that fits a captioner."""
+        text = make(TextConfig, captioner.config.text, "text")
+        vision = make(VisionConfig, captioner.config.vision, "vision")
+        return cls(
+            tokenizer,
+            image_size=vision.image_size,
+            length=text.length,
+            max_words=text.max_words,
+            keep_period=text.keep_period,
+        )
+
+    def __call__(
+        self, images: Any = None, text: str | Sequence[str] | None = None, **unused: Any
+    ) -> BatchFeature:
+        """``pixel_values`` [photos, 3, size, size] in 0..1 of photos, ``input_ids`` and mask of captions.
+
+        Args:
+            images: a path, URL, PIL image or array, or a list of them.
+            text: a caption or a list of them.
+
+        Raises:
+            InputError: neither is given, or a photo cannot be read.
+        """
+        if images is None and text is None:
+            raise InputError("nothing to process; pass images or text")
+        features: dict[str, Any] = {}
+        if images is not None:
+            several = images if isinstance(images, (list, tuple)) else [images]
+            photos = np.stack([to_square(open_image(photo), self.image_size) for photo in several])
+            features["pixel_values"] = torch.from_numpy(photos).permute(0, 3, 1, 2).float() / 255
+        if text is not None:
+            captions = [text] if isinstance(text, str) else list(text)
+            cleaned = [clean_caption(caption, self.max_words, self.keep_period) for caption in captions]
+            ids, mask = encode_captions(self.tokenizer, cleaned, self.length)
+            features |= {"input_ids": ids, "attention_mask": mask}
+        return BatchFeature(features)
+
+    def batch_decode(self, ids: Any, special_ids: Sequence[int] = (), **unused: Any) -> list[str]:
+        """Captions of predicted tokens [captions, length]; special tokens and repeated words are dropped."""
+        hidden = {*self.tokenizer.all_special_ids, *special_ids}
+        rows = torch.as_tensor(ids).tolist()
+        return [join_words(words_of(self.tokenizer, row, [1.0] * len(row), hidden)[0]) for row in rows]
+
+    def save_pretrained(
+        self, save_directory: str | Path, push_to_hub: bool = False, **unused: Any
+    ) -> list[str]:
+        """Write tokenizer and settings.
+
+        Raises:
+            InputError: asked to push; ``push`` uploads the whole model at once.
+        """
+        if push_to_hub:
+            raise InputError(
+                "a processor is shared with its model; use clearcap.captioner.hub.push on the saved folder"
+            )
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.tokenizer.save_pretrained(folder)
+        settings = {
+            "processor_class": type(self).__name__,
+            "image_size": self.image_size,
+            "length": self.length,
+            "max_words": self.max_words,
+            "keep_period": self.keep_period,
+        }
+        (folder / PROCESSOR_FILE).write_text(json.dumps(settings, indent=1) + "\n")
+        return [str(folder / PROCESSOR_FILE)]
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **unused: Any) -> CaptionerProcessor:  # type: ignore[override]
+        """Read what ``save_pretrained`` wrote, from a folder or the hub.
+
+        Raises:
+            InputError: nothing there.
+        """
+        from transformers.utils import cached_file
+
+        source = str(pretrained_model_name_or_path)
+        found = cached_file(source, PROCESSOR_FILE, _raise_exceptions_for_missing_entries=False)
+        if found is None:
+            raise InputError(f"{source}: holds no {PROCESSOR_FILE}; pass a folder that clearcap wrote")
+        settings = json.loads(Path(found).read_text())
+        known = {name: settings[name] for name in ("image_size", "length", "keep_period")}
+        known["max_words"] = settings.get("max_words", 30)  # files before 0.1.0's paragraphs have none
+        return cls(BertTokenizer.from_pretrained(source), **known)
+
+
+def register() -> None:
+    """Make ``AutoConfig``, ``AutoModel`` and ``AutoProcessor`` know captioners; importing this module does it."""
+    AutoConfig.register(CaptionerConfig.model_type, CaptionerConfig, exist_ok=True)
+    AutoModel.register(CaptionerConfig, Captioner, exist_ok=True)
+    AutoProcessor.register(CaptionerConfig, CaptionerProcessor, exist_ok=True)
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What a model card must say that the model cannot tell.
+
+    Attributes:
+        name: the model's.
+        data: what it was trained on.
+        command: that trained it.
+        scores: measured, by name ("BLEU-4 on Flickr8k dev").
+        evaluation: the command that measured them.
+        limits: what it gets wrong.
+        licence: of the weights.
+    """
+
+    name: str
+    data: str
+    command: str
+    scores: Mapping[str, float] = field(default_factory=dict)
+    evaluation: str = ""
+    limits: str = (
+        "Captions name what is common in the training photos; rare objects, counts and text are often wrong."
+    )
+    licence: str = "apache-2.0"
+
+
+def model_card(captioner: Captioner, folder: Path, facts: CardFacts) -> str:
+    """A model card in the hub's format.
+
+    Args:
+        captioner: the model.
+        folder: its saved files, whose hashes the card lists.
+        facts: data, command, scores.
+    """
+    parts = {"text space": captioner.text, "image encoder": captioner.vision, "denoiser": captioner.denoiser}
+    sizes = [
+        f"| {name} | {sum(p.numel() for p in part.parameters()) / 1e6:.1f}M |" for name, part in parts.items()
+    ]
+    scores = [f"| {name} | {value:.4f} |" for name, value in facts.scores.items()]
+    hashes = [f"| `{file.name}` | `{sha256(file)}` |" for file in sorted(folder.glob("*.safetensors"))]
+    how: SamplingConfig = captioner.defaults
+    sampling = f"solver={how.solver}, steps={how.steps}, guidance={how.guidance}"
+    lines = [
+        "---",
+        f"license: {facts.licence}",
+        "library_name: clearcap",
+        "pipeline_tag: image-to-text",
+        "tags: [image-captioning, diffusion, clearcap]",
+        "---",
+        f"# {facts.name}",
+        "",
+        "A diffusion image captioner: all words at once, refined from noise.",
+        "",
+        "```python",
+        "from clearcap import CaptionPipeline",
+        f'print(CaptionPipeline.from_pretrained("{facts.name}")("photo.jpg").caption)',
+        "```",
+        "",
+        "## Parts",
+        "| part | parameters |",
+        "| --- | --- |",
+        *sizes,
+        "",
+        f"Default sampling: {sampling}.",
+        "",
+        "## Training",
+        f"Data: {facts.data}",
+        "",
+        "```",
+        facts.command,
+        "```",
+        "",
+        *(["## Scores", "| score | value |", "| --- | --- |", *scores, ""] if scores else []),
+        *(["Measured with:", "", "```", facts.evaluation, "```", ""] if facts.evaluation else []),
+        "## Limits",
+        facts.limits,
+        "",
+        "## Files",
+        "| file | SHA-256 |",
+        "| --- | --- |",
+        *hashes,
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def save_for_hub(captioner: Captioner, tokenizer: Any, folder: Path, facts: CardFacts) -> None:
+    """Everything a shared model consists of: weights, settings, processor, card."""
+    captioner.save_pretrained(folder)
+    CaptionerProcessor.of(captioner, tokenizer).save_pretrained(folder)
+    (folder / "README.md").write_text(model_card(captioner, folder, facts))
+
+
+def push(folder: Path, name: str, *, private: bool = False, token: str | None = None) -> str:
+    """Upload a saved captioner to the model hub.
+
+    Args:
+        folder: what ``save_for_hub`` wrote.
+        name: owner/name on the hub; made where it does not exist.
+        private: whether it is made private.
+        token: default is the one that ``hf auth login`` stored.
+
+    Returns:
+        The address of the commit.
+
+    Raises:
+        InputError: the folder is not a whole model.
+    """
+    missing = [f for f in ("config.json", "model.safetensors", "README.md") if not (folder / f).is_file()]
+    if missing:
+        raise InputError(
+            f"{folder}: {', '.join(missing)} missing; write it with clearcap.captioner.hub.save_for_hub first"
+        )
+    from huggingface_hub import HfApi
+
+    api = HfApi(token=token)
+    api.create_repo(name, private=private, exist_ok=True)
+    return str(api.upload_folder(repo_id=name, folder_path=folder, commit_message="Upload a clearcap model"))
+
+
+def sha256(file: Path) -> str:
+    """Hash of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+register()

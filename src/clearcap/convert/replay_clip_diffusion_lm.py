@@ -1,0 +1,208 @@
+"""Replay of CLIP-Diffusion-LM's recorded tensors: forward passes, losses, training steps, five iterations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clearcap.captioner.model import Captioner
+from clearcap.config import TrainConfig
+from clearcap.convert.clip_diffusion_lm import authors_names, build_clip_diffusion_lm
+from clearcap.convert.comparing import STEPS_TOLERANCE, Comparison, Injected, Recorded, Spy
+from clearcap.convert.published_captions import drop_repeated_columns
+from clearcap.diffusion.diffusion_lm import DISTANCES, LevelDraws
+from clearcap.diffusion.noise import make_noise
+from clearcap.diffusion.schedules import cosine_float32
+from clearcap.sampling.guidance import conditioned
+from clearcap.sampling.solvers import Step, plain
+from clearcap.sampling.times import times
+from clearcap.training.loop import make_optimizers
+from clearcap.training.objectives import LevelsObjective
+from clearcap.vision.transformers import PretrainedEncoder, build_pretrained
+
+ITERATIONS = 5
+LEARNING_RATE = 1e-3  # of the recorded steps
+GUIDED_SHARE = 0.2  # rows whose draw lies above are guided
+DISTANCE = {"series_sum_sample_mean": "l1", "mse_series_mean": "frobenius", "mse_series_sum": "frobenius"}
+
+
+def replay_clip_diffusion_lm(weights: dict[str, Tensor], recorded: Recorded) -> dict[str, Comparison]:
+    """Every variant's comparison.
+
+    Args:
+        weights: of the concatenating model, under the authors' names.
+        recorded: inputs and outputs.
+    """
+    results = {"components": _components(weights, recorded)}
+    for variant, told in recorded.about["variants"].items():
+        results[f"{variant} forward"] = _forward(weights, recorded, variant, told)
+        results[f"{variant} training"] = _training(weights, recorded, variant, told)
+        results[f"{variant} five iterations"] = _iterations(weights, recorded, variant, told)
+    return results
+
+
+def _build(weights: dict[str, Tensor], config: dict[str, Any]) -> Captioner:
+    concat = config["CLIP_ADDING_METHOD"] == "concat"
+    state = {k: v for k, v in weights.items() if concat or k != "segment_embedding.weight"}
+    bert = config["distilbert"]
+    captioner, _ = build_clip_diffusion_lm(
+        state,
+        vision=_untrained_clip(config["CLIP_DIM"]),
+        tokens={"pad": 0, "cls": 101, "sep": 102, "filler": 0},
+        heads=bert["n_heads"],
+        length=config["MAX_LENGTH"],
+        dropout=float(bert["dropout"]),
+    )
+    return captioner
+
+
+def _untrained_clip(dim: int) -> PretrainedEncoder:
+    """An image encoder that gives vectors of the recorded size; the fixture brings the vectors themselves."""
+    tiny = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    tiny |= {"image_size": 8, "patch_size": 8}
+    return build_pretrained("CLIPVisionModel", tiny, dim, "global", 8, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+@torch.no_grad()
+def _components(weights: dict[str, Tensor], recorded: Recorded) -> Comparison:
+    compared = Comparison()
+    told = next(iter(recorded.about["variants"].values()))
+    compared.close("cosine", cosine_float32(1000), recorded["const/alpha_cumprod"])
+    x, t, eps = (recorded[f"diffuse/{name}"] for name in ("x", "t", "noise"))
+    noised = make_noise("cosine-float32", 1000).add(x, t[:, None].expand(-1, len(x)), eps)
+    compared.close("noised", noised.flatten(0, 1), recorded["diffuse/out"])
+    space = _build(weights, told["config"]).text
+    compared.close(
+        "x0", space.encode(recorded["in/input_ids"], recorded["in/attention_mask"]), recorded["emb/x_0"]
+    )
+    a, b = recorded["lossfn/a"], recorded["lossfn/b"]
+    for name, value in told["lossfn"].items():
+        compared.number(name, DISTANCES[DISTANCE[name]](a, b), value)
+    return compared
+
+
+@torch.no_grad()
+def _forward(
+    weights: dict[str, Tensor], recorded: Recorded, variant: str, told: dict[str, Any]
+) -> Comparison:
+    compared, captioner, w = (
+        Comparison(),
+        _build(weights, told["config"]),
+        told["config"]["CLASSIFIER_FREE_WEIGHT"],
+    )
+    denoiser, x, words = captioner.denoiser, recorded["fwd/x"], recorded["in/attention_mask"].bool()
+    image = torch.stack((recorded["in/image_clip"], recorded["in/text_clip"]), 1)
+    asked = recorded["fwd/concat_mask"][:, 1].bool()
+    rows = asked & (w > 0)
+    with Spy(denoiser.head) as hidden:
+        denoiser(x, None, None, denoiser.see(image, torch.zeros_like(asked)), words=words)
+        if bool(rows.any()):
+            denoiser(x[rows], None, None, denoiser.see(image[rows]), words=words[rows])
+    without, led = hidden.outputs[0], hidden.outputs[0].clone()
+    compared.close("unguided", without, recorded[f"{variant}/fwd_unguided/hidden"])
+    if bool(rows.any()):
+        led[rows] = (1 + w) * hidden.outputs[1] - w * without[rows]
+    compared.close("hidden", led, recorded[f"{variant}/fwd/hidden"])
+    logits = captioner.logits(led[:, : x.shape[1]])
+    compared.close("logits", logits, recorded[f"{variant}/fwd/logits"])
+    return compared
+
+
+@torch.no_grad()
+def _iterations(
+    weights: dict[str, Tensor], recorded: Recorded, variant: str, told: dict[str, Any]
+) -> Comparison:
+    compared, captioner = Comparison(), _build(weights, told["config"])
+    image = torch.stack((recorded["in/image_clip"], torch.zeros_like(recorded["in/text_clip"])), 1)
+    noise = captioner.noise(1.0)
+    view = captioner.denoiser.see(image, torch.zeros(len(image), dtype=torch.bool))
+    start = recorded["inf/init_noise"][:, : captioner.length]
+    steps: list[Step] = []
+    with Spy(captioner.denoiser.head) as hidden:
+        x0 = plain(
+            conditioned(captioner.denoiser, noise, view),
+            start,
+            times("uniform", noise.steps, ITERATIONS),
+            noise,
+            Injected([]),
+            watch=steps.append,
+        )
+    compared.close("hidden", torch.stack(hidden.outputs), recorded[f"{variant}/inf/hidden_per_iter"])
+    ids = torch.stack([captioner.logits(step.x0).argmax(-1) for step in steps])
+    compared.same("ids of each iteration", ids, recorded[f"{variant}/inf/per_iter_ids"])
+    logits = captioner.logits(x0)
+    compared.close("logits", logits, recorded[f"{variant}/inf/logits"])
+    compared.same("ids", logits.argmax(-1), recorded[f"{variant}/inf/argmax_ids"])
+    once = drop_repeated_columns(logits.argmax(-1))
+    compared.same("ids without repeats", once, recorded[f"{variant}/inf/after_unique_consecutive"])
+    return compared
+
+
+def _training(
+    weights: dict[str, Tensor], recorded: Recorded, variant: str, told: dict[str, Any]
+) -> Comparison:
+    config = told["config"]
+    compared, captioner = Comparison(), _build(weights, config).train()
+    w, weight = float(config["CLASSIFIER_FREE_WEIGHT"]), float(config["ROUNDING_WEIGHT"])
+    lag = 0 if config["X_0_PREDICTION"] else config["X_T_STEP_INTERVAL"]
+    noise = make_noise("cosine-float32" if config["COSIN_SCHEDULE"] else "linear", config["STEP_TOT"])
+    objective = LevelsObjective(captioner, noise, DISTANCE[config["LOSS_FUNC"]], lag, guide=w)
+    (optimizer,) = make_optimizers(objective, TrainConfig(optimizer="plain-adamw", lr=LEARNING_RATE))
+    ids = recorded["in/input_ids"]
+    image, text = recorded["in/image_clip"], recorded["in/text_clip"]
+    # The adding model never touches the caption's vector unless it guides, the concatenating one always holds it.
+    both = w > 0 or config["CLIP_ADDING_METHOD"] == "concat"
+    features = torch.stack((image, text), 1) if both else image[:, None]
+    x0 = captioner.text.encode(ids, recorded["in/attention_mask"])
+    keep = torch.ones(len(ids), dtype=torch.bool)
+    for step, losses in enumerate(told["train"]):
+        draws = _draws(recorded, variant, step, len(ids))
+        mine = objective.losses(features, keep, x0, ids, draws)
+        total = mine.latent + weight * mine.rounding
+        optimizer.zero_grad()
+        total.backward()
+        for name, value in (
+            ("total", total),
+            ("x_t_loss", mine.noisy),
+            ("x_1_loss", mine.first),
+            ("prob_loss_weighted", weight * mine.rounding),
+        ):
+            compared.number(f"{name}, step {step}", value.detach(), losses[name])
+        if step == 0:
+            trained = {k: p.grad for k, p in captioner.named_parameters() if p.grad is not None}
+            gradients = authors_names(trained)
+            compared.gradients(gradients, recorded.under(f"{variant}/grad0/"))
+            for name, norm in told["grad_norms_step0"].items():
+                if norm is not None:
+                    compared.number(f"gradient norm of {name}", gradients[name].norm(), norm)
+            untouched = {name for name, norm in told["grad_norms_step0"].items() if norm is None}
+            compared.same("tensors without gradient", untouched & gradients.keys(), set())
+        optimizer.step()
+    after = authors_names(dict(captioner.named_parameters()))
+    done = len(told["train"])
+    compared.tensors("after the steps, ", after, recorded.under(f"{variant}/after{done}/"), STEPS_TOLERANCE)
+    return compared
+
+
+def _draws(recorded: Recorded, variant: str, step: int, captions: int) -> LevelDraws:
+    """The recorded draws of a step; theirs are level-major, ours caption-major."""
+    group = f"{variant}/train{step}/"
+    shared = group + "t" if group + "t" in recorded else f"train{step}/t"
+    t = recorded[shared].flatten()
+    noise = recorded[f"{group}noise"]
+    guided = None
+    if f"{group}guidance_rand" in recorded:
+        drawn = recorded[f"{group}guidance_rand"][:, 0] > GUIDED_SHARE
+        drawn[0], drawn[1] = False, True  # the authors see to it that both branches have a row
+        guided = drawn.view(len(t), captions).T.flatten()
+    first, target = (noise[1], noise[0]) if len(noise) == 2 else (noise[2], noise[1])
+    return LevelDraws(
+        t=t,
+        eps=noise[0],
+        eps_first=first,
+        eps_target=target,
+        guided=guided,
+        keep_image=torch.ones(captions, dtype=torch.bool),
+    )

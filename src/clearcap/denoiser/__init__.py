@@ -1,0 +1,1 @@
+"""Denoisers: a noisy caption latent and a photo to a clean one."""

@@ -1,0 +1,188 @@
+"""The denoiser that fuses a photo's one vector with the caption's positions (CLIP-Diffusion-LM)."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from clearcap.diffusion.noise import Noise
+from clearcap.layers import Block, KeysValues
+
+FEATURES = 2  # a photo's vector and a caption's
+
+
+class ConcatFusion(nn.Module):
+    """Vectors as further positions behind the words, told apart by a segment embedding (paper, section 5.5)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.segment = nn.Embedding(2, width)
+        nn.init.normal_(self.segment.weight)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch length width"],
+        features: Float[Tensor, "batch vectors width"],
+        visible: Bool[Tensor, "batch vectors"],
+        words: Bool[Tensor, "batch length"],
+    ) -> tuple[Tensor, Tensor]:
+        """All positions, and which of them are attended to."""
+        h = torch.cat((x + self.segment.weight[0], features.to(x.dtype) + self.segment.weight[1]), dim=1)
+        return h, torch.cat((words, visible), dim=1)
+
+
+class AddFusion(nn.Module):
+    """Vectors added to every position."""
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch length width"],
+        features: Float[Tensor, "batch vectors width"],
+        visible: Bool[Tensor, "batch vectors"],
+        words: Bool[Tensor, "batch length"],
+    ) -> tuple[Tensor, Tensor]:
+        """All positions, and which of them are attended to."""
+        for vector, shows in zip(features.unbind(1), visible.unbind(1), strict=True):
+            x = x + torch.where(shows[:, None], vector, 0.0)[:, None].to(x.dtype)
+        return x, words
+
+
+class FusedDenoiser(nn.Module):
+    """Noisy latent and a photo's vector -> prediction; told neither the time nor its previous prediction.
+
+    DistilBERT's layers, randomly initialised, ending in the transform and LayerNorm of its masked-language head
+    (CLIP-Diffusion-LM, section 4).
+    """
+
+    def __init__(
+        self,
+        *,
+        fuse: nn.Module,
+        blocks: list[Block],
+        feature_dim: int,
+        width: int,
+        length: int,
+        dropout: float = 0.0,
+        eps: float = 1e-12,
+    ) -> None:
+        """Args:
+        fuse: ``ConcatFusion`` or ``AddFusion``.
+        blocks: transformer layers without cross-attention.
+        feature_dim: channels of the vectors.
+        width: channels of the latent, which are the layers'.
+        length: rows of the position table, the fused positions included.
+        dropout: while training.
+        """
+        super().__init__()
+        self.image = nn.Linear(feature_dim, width)
+        self.text = nn.Linear(feature_dim, width)
+        self.fuse = fuse
+        self.position = nn.Parameter(torch.empty(length, width))
+        self.norm = nn.LayerNorm(width, eps=eps)
+        self.drop = nn.Dropout(dropout)
+        self.blocks = nn.ModuleList(blocks)
+        self.head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width, eps=eps))
+        nn.init.normal_(self.position, std=0.02)
+        for linear in [*self.blocks.modules(), self.head[0]]:
+            if isinstance(linear, nn.Linear):
+                nn.init.normal_(linear.weight, std=0.02)
+                nn.init.zeros_(linear.bias)
+
+    def see(
+        self,
+        image: Float[Tensor, "photos vectors feature_dim"],
+        guided: Bool[Tensor, " photos"] | None = None,
+    ) -> list[KeysValues]:
+        """The projected vectors and which of them show, each with the four axes that views have.
+
+        Args:
+            image: the photo's vector and, where a second one is given, a caption's.
+            guided: whether the caption's vector shows; default wherever there is one.
+        """
+        photos, vectors, _ = image.shape
+        features = [self.image(image[:, :1])]
+        shown = [torch.ones(photos, 1, device=image.device)]
+        if vectors == FEATURES:
+            features.append(self.text(image[:, 1:]))
+            shown.append(torch.ones_like(shown[0]) if guided is None else guided[:, None].to(shown[0].dtype))
+        return [(torch.cat(features, 1)[:, None], torch.cat(shown, 1)[:, None, None])]
+
+    def see_nothing(self) -> list[KeysValues]:
+        """A photo whose vector does not show."""
+        zeros = self.position.new_zeros(1, 1, 1, self.image.in_features)
+        return [(self.image(zeros), torch.zeros(1, 1, 1, 1, device=zeros.device))]
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch length width"],
+        x_self: Float[Tensor, "batch length width"] | None,
+        t: Int[Tensor, " batch"] | None,
+        view: list[KeysValues],
+        words: Bool[Tensor, "batch length"] | None = None,
+    ) -> Float[Tensor, "batch length width"]:
+        """``batch`` is photos * copies, photo-major; ``x_self`` and ``t`` are not looked at.
+
+        Args:
+            x: noisy latent.
+            x_self, t: taken so that any sampler can call this denoiser.
+            view: what ``see`` gave.
+            words: positions that are attended to (the caption's true length, known in training); default all.
+        """
+        ((features, shown),) = view
+        copies = x.shape[0] // features.shape[0]
+        features = features[:, 0].repeat_interleave(copies, 0)
+        visible = shown[:, 0, 0].repeat_interleave(copies, 0) > 0.5
+        words = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if words is None else words
+        h, attended = self.fuse(x, features, visible, words)
+        h = self.drop(self.norm(h + self.position[: h.shape[1]].to(h.dtype)))
+        for block in self.blocks:
+            h = block(h, mask=attended[:, None, None])
+        return self.head(h)[:, : x.shape[1]]
+
+
+def guided_by_text(
+    denoiser: FusedDenoiser, noise: Noise, image: Float[Tensor, "photos 2 feature_dim"], scale: float
+) -> object:
+    """(1 + scale) * with the caption's vector - scale * without, both in one batch (paper, section 5.1).
+
+    Args:
+        denoiser: the network.
+        noise: its parameterisation.
+        image: photos' vectors and their captions'.
+        scale: guidance weight w.
+    """
+    none = torch.zeros(len(image), dtype=torch.bool, device=image.device)
+    (with_text, shown), (without, hidden) = denoiser.see(image)[0], denoiser.see(image, none)[0]
+    both = [(torch.cat((with_text, without)), torch.cat((shown, hidden)))]
+
+    def denoise(x_t: Tensor, x_self: Tensor, t: Tensor) -> Tensor:
+        output = denoiser(torch.cat((x_t, x_t)), None, None, both)
+        guided, plain = noise.x0(output, torch.cat((x_t, x_t)), torch.cat((t, t))).chunk(2)
+        return (1 + scale) * guided - scale * plain
+
+    return denoise
+
+
+def build_fused(
+    kind: str,
+    *,
+    width: int,
+    depth: int,
+    heads: int,
+    hidden: int,
+    feature_dim: int,
+    length: int,
+    dropout: float = 0.0,
+) -> FusedDenoiser:
+    """A denoiser from plain sizes; ``kind`` is "concat" or "add", ``length`` the rows of the position table."""
+    if width % heads:
+        raise ValueError(f"width={width} is not a multiple of heads={heads}")
+    return FusedDenoiser(
+        fuse=ConcatFusion(width) if kind == "concat" else AddFusion(),
+        blocks=[Block(width, heads, hidden, None, dropout) for _ in range(depth)],
+        feature_dim=feature_dim,
+        width=width,
+        length=length,
+        dropout=dropout,
+    )

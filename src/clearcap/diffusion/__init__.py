@@ -1,0 +1,1 @@
+"""Diffusion: how captions are corrupted, and the losses of restoring them."""

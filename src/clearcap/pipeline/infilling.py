@@ -1,0 +1,408 @@
+"""Captions under constraints: blanks to fill, words to contain, a length to keep (LaDiC, section 4.5).
+
+Every constraint becomes one or more layouts: a row of positions of which some hold fixed words and the others
+are blank. The latents of fixed positions are put back around each call of the denoiser, so any solver fills
+blanks; the layouts of one photo run as one batch, and the one the model is surest of wins.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from clearcap.captioner.network import Caption, Network
+from clearcap.config import SamplingConfig, TextConfig, make
+from clearcap.errors import InputError
+from clearcap.sampling.guidance import Known
+from clearcap.text.tokens import clean_caption, join_words
+
+_BLANK = re.compile(r"_{3,}(?:\{(\d*)(,?)(\d*)\})?")
+MAX_LAYOUTS = 64
+
+
+@dataclass(frozen=True)
+class Blank:
+    """A gap of ``low`` to ``high`` words."""
+
+    low: int = 1
+    high: int = 1
+
+
+@dataclass(frozen=True)
+class Template:
+    """A caption with gaps: fixed text and blanks in turn."""
+
+    parts: tuple[str | Blank, ...]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One way to place a template on caption positions.
+
+    Attributes:
+        ids: token ids, [CLS] first and [SEP] last, the mask token in blanks.
+        blanks: positions of each blank's words.
+    """
+
+    ids: tuple[int, ...]
+    blanks: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Filled:
+    """A filled template.
+
+    Attributes:
+        text: the template with its blanks filled in; its own text as it was given.
+        words: what stands in each blank.
+        confidence: geometric mean of the filled words' probabilities.
+        word_confidence: the probability of each filled word, in order.
+    """
+
+    text: str
+    words: tuple[str, ...]
+    confidence: float
+    word_confidence: tuple[float, ...]
+
+
+def parse_template(text: str) -> Template:
+    """``two ___ on a ___{1,3} .``: ``___`` is one word, ``___{2}`` two, ``___{1,3}`` one to three.
+
+    Raises:
+        InputError: there is nothing to fill, or a range is empty or upside down.
+    """
+    parts: list[str | Blank] = []
+    end = 0
+    for match in _BLANK.finditer(text):
+        if text[end : match.start()].strip():
+            parts.append(text[end : match.start()])
+        low, comma, high = match.groups()
+        if low is None:
+            parts.append(Blank())
+        elif not low or (comma and not high):
+            raise InputError(
+                f"{match.group()!r} in {text!r}: write a number of words {{2}} or a range {{1,3}}"
+            )
+        else:
+            parts.append(_blank(int(low), int(high or low), f"{match.group()!r} in {text!r}"))
+        end = match.end()
+    if not any(isinstance(part, Blank) for part in parts):
+        raise InputError(f"{text!r} has nothing to fill in; write ___ where a word is wanted")
+    if text[end:].strip():
+        parts.append(text[end:])
+    return Template(tuple(parts))
+
+
+def length_template(low: int, high: int | None = None, prefix: str = "") -> Template:
+    """A caption of ``low`` to ``high`` words (``high`` defaults to ``low``) that begins with ``prefix``.
+
+    Raises:
+        InputError: the lengths contradict each other, or leave no word to add to the prefix.
+    """
+    high = low if high is None else high
+    _blank(low, high, "length")
+    said = len(prefix.split())
+    if high <= said:
+        raise InputError(
+            f"a caption of at most {high} words cannot go on after the {said} of {prefix!r}; allow more"
+        )
+    blank = Blank(max(1, low - said), high - said)
+    return Template((prefix + " ", blank) if said else (blank,))
+
+
+def edit_template(caption: str, keep: Sequence[str], slack: int = 0) -> Template:
+    """Keep these words of a caption and redo the rest, in the same number of words or ``slack`` more or fewer.
+
+    Raises:
+        InputError: a word to keep is not in the caption, or nothing is left to redo.
+    """
+    words = caption.split()
+    left = [word.lower() for word in words]
+    for word in keep:
+        if word.lower() not in left:
+            raise InputError(f"{word!r} cannot be kept: it is not in {caption!r}")
+    kept = {word.lower() for word in keep}
+    parts: list[str | Blank] = []
+    for fixed, group in itertools.groupby(words, key=lambda word: word.lower() in kept):
+        run = list(group)
+        parts.append(" ".join(run) if fixed else Blank(max(1, len(run) - slack), len(run) + slack))
+    if all(isinstance(part, str) for part in parts):
+        raise InputError(f"every word of {caption!r} is kept, so nothing is left to redo; keep fewer")
+    return Template(tuple(parts))
+
+
+def keyword_templates(keywords: Sequence[str], low: int, high: int | None = None) -> list[Template]:
+    """Captions of ``low`` to ``high`` words that contain all keywords, at any places and in any order.
+
+    At most ``MAX_LAYOUTS`` placements, evenly spread over all of them.
+
+    Raises:
+        InputError: no keywords, or more of them than words.
+    """
+    high = low if high is None else high
+    _blank(low, high, "length")
+    lengths = [len(keyword.split()) for keyword in keywords]
+    if not keywords or not all(lengths):
+        raise InputError("no keyword to contain; pass one or more words")
+    if sum(lengths) > high:
+        raise InputError(
+            f"{sum(lengths)} words must be contained but the caption may have {high}; allow more"
+        )
+    if len(keywords) > 4:
+        raise InputError(
+            f"{len(keywords)} keywords are too many to try every order; pass at most 4, or a template"
+        )
+    found: list[tuple[tuple[str, ...], tuple[int, ...]]] = []
+    for words in range(max(low, sum(lengths)), high + 1):
+        free = words - sum(lengths)
+        gaps = [g for g in itertools.product(range(free + 1), repeat=len(keywords) + 1) if sum(g) == free]
+        found += itertools.product(itertools.permutations(keywords), gaps)
+    stride = max(1.0, len(found) / MAX_LAYOUTS)
+    chosen = [found[int(i * stride)] for i in range(min(MAX_LAYOUTS, len(found)))]
+    return [
+        Template(
+            tuple(
+                part
+                for gap, keyword in itertools.zip_longest(gaps, order)
+                for part in ((Blank(gap, gap),) if gap else ()) + ((keyword,) if keyword else ())
+            )
+        )
+        for order, gaps in chosen
+    ]
+
+
+def layouts_of(
+    template: Template, tokenizer: Any, length: int, *, keep_period: bool = True, blank_token: str = "[MASK]"
+) -> list[Layout]:
+    """Every placement of a template that fits, at most ``MAX_LAYOUTS``.
+
+    Args:
+        template: fixed text and blanks.
+        tokenizer: of the captioner.
+        length: positions of a caption, [CLS] and [SEP] included.
+        keep_period: whether the captioner knows the full stop at a caption's end.
+        blank_token: stands in the blanks while the fixed words are encoded.
+
+    Raises:
+        InputError: a fixed word is unknown, nothing fits, or too many placements do.
+    """
+    fixed = _fixed_ids(template, tokenizer, keep_period)
+    blanks = [part for part in template.parts if isinstance(part, Blank)]
+    room = length - 2 - sum(len(ids) for ids in fixed if ids is not None)
+    least = sum(blank.low for blank in blanks)
+    if least > room:
+        raise InputError(
+            f"{describe(template)!r} needs {least + length - 2 - room} positions, but a caption has {length - 2}; "
+            "shorten it or use a model of longer captions"
+        )
+    choices = itertools.product(*(range(blank.low, blank.high + 1) for blank in blanks))
+    counts = list(itertools.islice((c for c in choices if sum(c) <= room), MAX_LAYOUTS + 1))
+    if len(counts) > MAX_LAYOUTS:
+        raise InputError(
+            f"{describe(template)!r} can be placed in more than {MAX_LAYOUTS} ways; narrow its ranges of words"
+        )
+    blank_id = tokenizer.convert_tokens_to_ids(blank_token)
+    return [
+        _place(fixed, count, tokenizer.cls_token_id, tokenizer.sep_token_id, blank_id) for count in counts
+    ]
+
+
+@torch.inference_mode()
+def fill_captions(
+    captioner: Network,
+    tokenizer: Any,
+    image: Float[Tensor, "photos tokens image_dim"] | None,
+    templates: Sequence[str | Template | Sequence[Template]],
+    *,
+    photos: Sequence[int] | None = None,
+    seed: int = 0,
+    sampling: SamplingConfig | None = None,
+) -> list[Filled]:
+    """Fill templates, each about one photo.
+
+    Args:
+        captioner: any captioner.
+        tokenizer: its tokenizer.
+        image: image tokens; None fills in without a photo, from the text alone.
+        templates: text with ``___``, a template, or several to choose among.
+        photos: row of ``image`` that each template is about; default one template a photo.
+        seed: same seed, same words, whatever else is in the batch.
+        sampling: how; default the model's own. ``candidates`` draws are made of every placement.
+
+    Returns:
+        For each template the placement and draw of the highest confidence.
+
+    Raises:
+        InputError: a template cannot be met.
+    """
+    if image is None:
+        photos = [0] * len(templates)
+    elif photos is None:
+        photos = range(len(image))
+    if len(templates) != len(photos):
+        raise InputError(f"{len(templates)} templates for {len(photos)} photos; pass one for each")
+    how = sampling or captioner.defaults
+    keep_period = make(TextConfig, captioner.config.text, "text").keep_period
+    rows: list[tuple[Template, Layout]] = []
+    captions: list[Caption] = []
+    owners: list[int] = []
+    for owner, given in enumerate(templates):
+        for number, (template, layout) in enumerate(
+            _all_layouts(given, tokenizer, captioner.length, keep_period)
+        ):
+            for copy in range(how.candidates):
+                rows.append((template, layout))
+                captions.append(Caption(photos[owner], copy * 1000 + number))
+                owners.append(owner)
+    known = known_words(captioner, [layout for _, layout in rows])
+    x0 = captioner.draw(image, captions, seed=seed, sampling=how, known=known)
+    probabilities = captioner.logits(x0).softmax(-1)
+    allowed = word_ids(tokenizer, captioner.text.special_ids, probabilities.shape[-1]).to(x0.device)
+    best: list[Filled | None] = [None] * len(templates)
+    for owner, (template, layout), row in zip(owners, rows, probabilities, strict=True):
+        filled = read_filled(template, layout, row, allowed, tokenizer)
+        champion = best[owner]
+        if champion is None or filled.confidence > champion.confidence:
+            best[owner] = filled
+    return [filled for filled in best if filled is not None]
+
+
+def known_words(captioner: Network, layouts: Sequence[Layout]) -> Known:
+    """The latents of layouts' fixed words, their blanks encoded as the mask token."""
+    ids, mask, fixed = layout_tensors(layouts, captioner.length, captioner.config.tokens["pad"])
+    device = captioner.device
+    latent = captioner.text.encode(ids.to(device), mask.to(device)).float()
+    return Known(latent, fixed.to(device))
+
+
+def word_ids(tokenizer: Any, special_ids: Sequence[int], vocab: int) -> Bool[Tensor, " vocab"]:
+    """Which of ``vocab`` tokens may fill a blank of one word: whole words of letters or digits."""
+    allowed = torch.zeros(vocab, dtype=torch.bool)
+    banned = {*special_ids, *tokenizer.all_special_ids}
+    for piece, i in tokenizer.get_vocab().items():
+        whole = not piece.startswith(("##", "[")) and any(letter.isalnum() for letter in piece)
+        allowed[i] = whole and i not in banned
+    return allowed
+
+
+def gives_most(given: str | Template | Sequence[Template]) -> bool:
+    """Whether every template gives more words than it asks for."""
+    if isinstance(given, str):
+        given = parse_template(given)
+    return all(
+        sum(part.high if isinstance(part, Blank) else -len(part.split()) for part in template.parts) < 0
+        for template in ([given] if isinstance(given, Template) else given)
+    )
+
+
+def describe(template: Template) -> str:
+    """The template in the syntax of ``parse_template``."""
+    shown = []
+    for part in template.parts:
+        if isinstance(part, Blank):
+            count = f"{{{part.low}}}" if part.low == part.high else f"{{{part.low},{part.high}}}"
+            shown.append("___" if part == Blank() else "___" + count)
+        else:
+            shown.append(part.strip())
+    return " ".join(shown)
+
+
+def _blank(low: int, high: int, where: str) -> Blank:
+    if low > high:
+        raise InputError(f"{where}: at least {low} and at most {high} words contradict each other; swap them")
+    if low < 1:
+        raise InputError(f"{where}: a gap of {low} words is none; ask for at least 1")
+    return Blank(low, high)
+
+
+def _fixed_ids(template: Template, tokenizer: Any, keep_period: bool) -> list[list[int] | None]:
+    """Token ids of each part, None for blanks."""
+    ids: list[list[int] | None] = []
+    for i, part in enumerate(template.parts):
+        if isinstance(part, Blank):
+            ids.append(None)
+            continue
+        last = i == len(template.parts) - 1
+        text = clean_caption(part, max_words=10_000, keep_period=keep_period or not last)
+        pieces = tokenizer.convert_tokens_to_ids(tokenizer.tokenize(text))
+        if tokenizer.unk_token_id in pieces:
+            unknown = [w for w in text.split() if tokenizer.unk_token in tokenizer.tokenize(w)]
+            raise InputError(f"the model has no word {unknown[0]!r} (in {describe(template)!r}); use another")
+        ids.append(pieces)
+    return ids
+
+
+def _place(
+    fixed: Sequence[list[int] | None], counts: Sequence[int], cls: int, sep: int, blank: int
+) -> Layout:
+    ids, blanks, left = [cls], [], iter(counts)
+    for part in fixed:
+        if part is None:
+            count = next(left)
+            blanks.append(tuple(range(len(ids), len(ids) + count)))
+            ids += [blank] * count
+        else:
+            ids += part
+    return Layout((*ids, sep), tuple(blanks))
+
+
+def _all_layouts(
+    given: str | Template | Sequence[Template], tokenizer: Any, length: int, keep_period: bool
+) -> list[tuple[Template, Layout]]:
+    if isinstance(given, str):
+        given = parse_template(given)
+    templates = [given] if isinstance(given, Template) else list(given)
+    return [
+        (t, layout) for t in templates for layout in layouts_of(t, tokenizer, length, keep_period=keep_period)
+    ]
+
+
+def layout_tensors(
+    layouts: Sequence[Layout], length: int, pad: int
+) -> tuple[Int[Tensor, "captions length"], Int[Tensor, "captions length"], Bool[Tensor, "captions length"]]:
+    """Ids, attention mask, and where positions are not blank."""
+    ids = torch.full((len(layouts), length), pad)
+    mask = torch.zeros(len(layouts), length, dtype=torch.int64)
+    fixed = torch.ones(len(layouts), length, dtype=torch.bool)
+    for row, layout in enumerate(layouts):
+        ids[row, : len(layout.ids)] = torch.tensor(layout.ids)
+        mask[row, : len(layout.ids)] = 1
+        fixed[row, list(itertools.chain.from_iterable(layout.blanks))] = False
+    return ids, mask, fixed
+
+
+def read_filled(
+    template: Template,
+    layout: Layout,
+    probabilities: Float[Tensor, "length vocab"],
+    allowed: Bool[Tensor, " vocab"],
+    tokenizer: Any,
+) -> Filled:
+    """The most probable whole words in the blanks, none equal to its neighbour, put into the template's text."""
+    ids = list(layout.ids)
+    trust: list[float] = []
+    fillings: list[str] = []
+    for blank in layout.blanks:
+        for position in blank:
+            p = probabilities[position] * allowed
+            p[[ids[position - 1], ids[position + 1]]] = 0
+            best, chosen = p.max(-1)
+            ids[position] = int(chosen)
+            trust.append(float(best))
+        fillings.append(join_words(tokenizer.convert_ids_to_tokens([ids[position] for position in blank])))
+    left = iter(fillings)
+    text = ""
+    for part in template.parts:
+        if isinstance(part, Blank):
+            text += ("" if not text or text[-1].isspace() else " ") + next(left)
+        else:
+            text += ("" if not text or part[0].isspace() or part[0] in ".,?!'-" else " ") + part
+    mean = float(torch.tensor(trust).clamp_min(1e-12).log().mean().exp())
+    return Filled(text.strip(), tuple(fillings), mean, tuple(trust))

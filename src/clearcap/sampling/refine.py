@@ -1,0 +1,179 @@
+"""Back&Refine: half way down, keep the words the model is sure of and restart the others from noise (LaDiC, 3.4)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from clearcap.diffusion.noise import Noise
+from clearcap.errors import InputError
+from clearcap.sampling.guidance import Denoise
+from clearcap.sampling.solvers import Randn, Solver, Step, Watch, ignore
+
+Confidence = Callable[[Tensor], Tensor]
+"""Predicted x0 [batch, length, dim] -> probability of each position's most probable token [batch, length]."""
+
+
+@dataclass(frozen=True)
+class Back:
+    """When and how far Back&Refine goes back.
+
+    Attributes:
+        rounds: times it does so before the last run; 0 never.
+        time: noise level, as a share of T, at which words are judged (the paper's t / T).
+        share: share of the positions that is kept (the paper's L/2), of those that are not known beforehand.
+        threshold: keep the positions at least this probable instead; 0 keeps by ``share``.
+        level: noise level, as a share of T, that the kept words are put at: 0 keeps them clean, as in the paper.
+    """
+
+    rounds: int = 1
+    time: float = 0.5
+    share: float = 0.5
+    threshold: float = 0.0
+    level: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.rounds < 0:
+            raise InputError(f"refine rounds={self.rounds} must not be negative")
+        for name in ("time", "share", "threshold", "level"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"refine {name}={getattr(self, name)} must lie between 0 and 1")
+
+
+def refined(
+    solve: Solver,
+    confidence: Confidence,
+    back: Back,
+    start: float = 1.0,
+    known: Bool[Tensor, "batch length"] | None = None,
+) -> Solver:
+    """The solver with Back&Refine, to be called like the solver itself.
+
+    Each round runs ``solve`` from the noisiest level to ``back.time``, keeps the most confident positions of the
+    prediction, and puts pure noise at the others; the last run then starts at the noisiest level again. Kept
+    words are noised and predicted like all others from there on, so they may still change (appendix A.5), and
+    the prediction is handed on as self-conditioning.
+
+    Args:
+        solve: any solver.
+        confidence: judges predictions.
+        back: when and how far.
+        start: standard deviation of pure noise.
+        known: positions known beforehand, which the share does not count.
+    """
+
+    def solve_with_back(
+        denoise: Denoise,
+        x: Tensor,
+        times: Sequence[int],
+        noise: Noise,
+        randn: Randn,
+        *,
+        x0: Tensor | None = None,
+        watch: Watch = ignore,
+        **options: int,
+    ) -> Tensor:
+        down = turning_point(times, noise.steps, back.time)
+        calls = 0
+        for _ in range(back.rounds):
+            x0 = solve(
+                denoise, x, [*times[:down], 0], noise, randn, x0=x0, watch=later(watch, calls), **options
+            )
+            calls += down
+            keep = kept(confidence(x0), known, share=back.share, threshold=back.threshold)
+            x = go_back(x0, keep, noise, round(back.level * (noise.steps - 1)), start * randn(), randn)
+        return solve(denoise, x, times, noise, randn, x0=x0, watch=later(watch, calls), **options)
+
+    return solve_with_back if back.rounds else solve
+
+
+def turning_point(times: Sequence[int], train_steps: int, share: float) -> int:
+    """How many calls are made before going back: up to the one whose level is nearest to ``share`` of T."""
+    calls = range(len(times) - 1)
+    return min(calls, key=lambda i: abs(times[i] - share * (train_steps - 1))) + 1
+
+
+def kept(
+    confidence: Float[Tensor, "batch length"],
+    known: Bool[Tensor, "batch length"] | None = None,
+    *,
+    share: float,
+    threshold: float = 0.0,
+) -> Bool[Tensor, "batch length"]:
+    """The positions that stay: the given share of the most confident, or all at or above the threshold.
+
+    Known positions stay whatever the others do, and the share is one of the others: sure of themselves as they are,
+    they would else leave it none.
+    """
+    if known is None:
+        known = torch.zeros_like(confidence, dtype=torch.bool)
+    if threshold > 0:
+        return known | (confidence >= threshold)
+    rank = confidence.masked_fill(known, -1.0).argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
+    count = (share * (~known).sum(-1, keepdim=True).double()).round()
+    return known | (rank < count)
+
+
+def go_back(
+    x0: Float[Tensor, "batch length dim"],
+    keep: Bool[Tensor, "batch length"],
+    noise: Noise,
+    level: int,
+    fresh: Float[Tensor, "batch length dim"],
+    randn: Randn,
+) -> Float[Tensor, "batch length dim"]:
+    """The latent to restart from: kept words noised to ``level`` (0: clean, nothing drawn), ``fresh`` elsewhere."""
+    if level > 0:
+        x0 = noise.add(x0, torch.full((len(x0),), level, dtype=torch.int64, device=x0.device), randn())
+    return torch.where(keep[..., None], x0, fresh)
+
+
+def ladic_back_and_refine(
+    solve: Solver,
+    denoise: Denoise,
+    x: Float[Tensor, "batch length dim"],
+    times: Sequence[int],
+    noise: Noise,
+    randn: Randn,
+    *,
+    confidence: Confidence,
+    time_offset: int = 0,
+    watch: Watch = ignore,
+) -> Float[Tensor, "batch length dim"]:
+    """Back&Refine as the authors' code has it, behind a flag that is off there.
+
+    At the first level below 60% of T the third of the positions that is least confident restarts from noise,
+    the others are noised to the next level, and the run goes on from the second-noisiest level: 5 steps become 7.
+    Draws: first the restarted positions' noise, then the kept ones'.
+
+    Arguments as for the solver (``renoise`` in their code).
+
+    Raises:
+        InputError: no level lies between 30% and 60% of T, so it would never fire.
+    """
+    low, high = 0.3 * noise.steps, 0.6 * noise.steps
+    down = next((i for i, t in enumerate(times) if low < t < high), None)
+    if down is None:
+        raise InputError(f"no level of {list(times)} lies between {low:.0f} and {high:.0f}; take more steps")
+    x0 = solve(denoise, x, [*times[: down + 1], 0], noise, randn, time_offset=time_offset, watch=watch)
+    sure = confidence(x0)
+    drop = sure.argsort(dim=-1, stable=True)[:, : sure.shape[-1] // 3]
+    keep = torch.ones_like(sure, dtype=torch.bool).scatter(-1, drop, False)
+    x = go_back(x0, keep, noise, times[down + 1], randn(), randn)
+    return solve(
+        denoise, x, times[1:], noise, randn, x0=x0, time_offset=time_offset, watch=later(watch, down + 1)
+    )
+
+
+def later(watch: Watch, calls: int) -> Watch:
+    """The same watcher, told that ``calls`` calls came before."""
+
+    def watch_later(step: Step) -> None:
+        watch(dataclasses.replace(step, index=step.index + calls))
+
+    return watch_later

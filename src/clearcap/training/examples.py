@@ -1,0 +1,138 @@
+"""Captions of photos as training examples, and the batch of each step."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from clearcap.config import TrainConfig
+from clearcap.data.features import Features, flip
+from clearcap.metrics.cider import DocumentFrequency
+from clearcap.sampling.selection import mbr
+from clearcap.training.schedules import generator_at
+
+SIDED = re.compile(r"\b(left|right)\b")
+"""A caption that names a side, which mirroring its photo would make wrong."""
+
+
+@dataclass(frozen=True)
+class Examples:
+    """All training captions as clean latents, grouped by photo; text without a photo at the end.
+
+    Attributes:
+        x0: clean latents, float16.
+        ids: tokens.
+        first: index of each photo's first caption, then the number of captioned ones.
+        rows: each photo's row in the feature cache.
+        mirrored: whether a photo may be mirrored (no caption names a side).
+        text_first: index of the first caption that has no photo.
+        shares: running sums of how often each of a photo's captions is drawn, infinite behind its last one.
+    """
+
+    x0: Float[Tensor, "captions length dim"]
+    ids: Int[Tensor, "captions length"]
+    first: Int[Tensor, " photos_and_end"]
+    rows: Int[Tensor, " photos"]
+    mirrored: Bool[Tensor, " photos"]
+    text_first: int
+    shares: Float[Tensor, "photos most"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's input: photos and ``copies`` captions of each, photo-major."""
+
+    image: Float[Tensor, "photos tokens image_dim"]
+    has_image: Bool[Tensor, " photos"]
+    x0: Float[Tensor, "batch length dim"]
+    ids: Int[Tensor, "batch length"]
+
+
+@torch.no_grad()
+def prepare_examples(
+    captioner: Any,
+    tokenize: Callable[[Sequence[str]], tuple[Tensor, Tensor]],
+    captions: Sequence[Sequence[str]],
+    rows: Int[Tensor, " photos"],
+    text_only: Sequence[str] = (),
+    consensus: float = 0.0,
+    batch: int = 512,
+) -> Examples:
+    """Encode all captions once: the lower half is frozen, so their clean latents never change.
+
+    Args:
+        captioner: its text space encodes.
+        tokenize: captions to ids and mask.
+        captions: of each photo.
+        rows: each photo's row in the feature cache.
+        text_only: captions without photos.
+        consensus: of ``caption_shares``.
+        batch: captions encoded at once.
+    """
+    flat = [caption for group in captions for caption in group] + list(text_only)
+    ids, mask = tokenize(flat)
+    space, device = captioner.text.eval(), captioner.device
+    parts = zip(ids.split(batch), mask.split(batch), strict=True)
+    x0 = torch.cat([space.encode(i.to(device), m.to(device)).half().cpu() for i, m in parts])
+    counts = torch.tensor([0, *(len(group) for group in captions)])
+    sided = [any(SIDED.search(caption.lower()) for caption in group) for group in captions]
+    first = counts.cumsum(0)
+    shares = caption_shares(captions, consensus)
+    return Examples(x0, ids, first, rows, ~torch.tensor(sided), int(first[-1]), shares)
+
+
+def caption_shares(captions: Sequence[Sequence[str]], consensus: float) -> Float[Tensor, "photos most"]:
+    """How often each of a photo's captions is drawn, as running sums, infinite behind the photo's last one.
+
+    A share is proportional to exp(consensus * z), where z is the caption's mean CIDEr-D against the photo's other
+    captions, in standard deviations from the photo's mean: people who say what others say too are heard more often.
+    """
+    frequency = DocumentFrequency.of(captions) if consensus else None
+    shares = torch.full((len(captions), max(map(len, captions), default=0)), torch.inf)
+    for row, group in zip(shares, captions, strict=True):
+        agreement = torch.tensor(mbr(group, "cider", frequency) if consensus else [0.0] * len(group))
+        z = (agreement - agreement.mean()) / agreement.std(correction=0).clamp_min(1e-9)
+        row[: len(group)] = (consensus * z).softmax(0).cumsum(0)
+    return shares
+
+
+def photos_of_step(
+    photos: int, count: int, seed: int, step: int, rank: int, world: int
+) -> Int[Tensor, " count"]:
+    """Which of the photos a process sees in a step: every photo once per epoch, in an order of its own."""
+    per_step = count * world
+    epoch, place = divmod(step, max(photos // per_step, 1))
+    order = torch.randperm(photos, generator=generator_at(seed, 0, epoch))
+    return order[(place * per_step + rank * count + torch.arange(count)) % photos]
+
+
+def take_batch(
+    examples: Examples, features: Features, config: TrainConfig, step: int, rank: int, world: int
+) -> Batch:
+    """The batch of a step: a pure function of seed, step and rank; every photo once per epoch."""
+    with_text = round(config.text_only * config.photos)
+    with_photo = config.photos - with_text
+    chosen = photos_of_step(len(examples.rows), with_photo, config.seed, step, rank, world)
+    generator = generator_at(config.seed, 1, step, rank)
+    views = torch.randint(len(features.tokens), (with_photo,), generator=generator)
+    image = features.gather(views, examples.rows[chosen])
+    mirror = examples.mirrored[chosen] & (torch.rand(with_photo, generator=generator) < 0.5)
+    image = torch.where(mirror[:, None, None], flip(image), image)
+    first, end = examples.first[chosen], examples.first[chosen + 1]
+    # Evenly spaced places in the running sums: as near to every caption's share as so many draws can come.
+    place = (torch.rand(with_photo, 1, generator=generator) + torch.arange(config.copies)) / config.copies
+    nth = (place[..., None] >= examples.shares[chosen][:, None]).sum(-1)
+    captions = torch.minimum(first[:, None] + nth, end[:, None] - 1).flatten()
+    if with_text:
+        texts = len(examples.ids) - examples.text_first
+        extra = examples.text_first + torch.randint(texts, (with_text * config.copies,), generator=generator)
+        captions = torch.cat((captions, extra))
+        image = torch.cat((image, torch.zeros(with_text, *image.shape[1:])))
+    has_image = torch.arange(config.photos) < with_photo
+    return Batch(image, has_image, examples.x0[captions].float(), examples.ids[captions])

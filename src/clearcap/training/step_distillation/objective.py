@@ -1,0 +1,96 @@
+"""The objective of a few-step student: sample as it will be sampled, and say what the teacher said at every call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from clearcap.captioner.model import Captioner
+from clearcap.captioner.network import Caption
+from clearcap.config import SamplingConfig
+from clearcap.diffusion.ladic import caption_loss, latent_distance
+from clearcap.sampling.guidance import conditioned, without_memory
+from clearcap.sampling.solvers import solver
+from clearcap.sampling.times import times
+
+
+class Imitation(nn.Module):
+    """The student's own sampler, with the teacher's caption as the target of each of its calls.
+
+    One call from pure noise to the teacher's final prediction is knowledge distillation of a sampler (Luhman and
+    Luhman 2021). A later call sees what the student itself predicted before, re-noised, as it will when it
+    captions (the multi-step generator simulation of Yin et al. 2024, DMD2, section 4.5): from the teacher's
+    latents, which are all but readable at half the noise, it would learn to copy and never to mend. Running the
+    solver itself puts training at exactly the noise levels, noise factor and start noise that sampling visits; and
+    because every call has the target, the student also captions in fewer calls than it was trained for.
+    """
+
+    denoiser: Any
+    text: Any
+
+    def __init__(self, captioner: Captioner, sampling: SamplingConfig) -> None:
+        """Args:
+        captioner: its denoiser is trained; its text space is frozen.
+        sampling: how the student will caption, without guidance.
+        """
+        super().__init__()
+        self.denoiser = captioner.denoiser
+        self.text = captioner.text
+        self.noise = captioner.noise(sampling.factor)
+        self.solve = solver(sampling.solver, sampling.eta)
+        self.times = times(sampling.spacing, self.noise.steps, sampling.steps)
+        self.start = sampling.start
+        self.remembers = sampling.self_condition
+        self.time_offset = sampling.time_offset
+        self.told, self.tells = captioner.told_lengths, sampling.words > 0
+        self.special = torch.tensor(captioner.text.special_ids)
+
+    @property
+    def calls(self) -> int:
+        """Calls of the denoiser, each of which draws noise once at most."""
+        return len(self.times) - 1
+
+    def forward(
+        self,
+        image: Float[Tensor, "photos tokens image_dim"],
+        x0: Float[Tensor, "batch length dim"],
+        ids: Int[Tensor, "batch length"],
+        noise: Float[Tensor, "calls batch length dim"],
+    ) -> tuple[Tensor, Tensor]:
+        """Latent distance and caption loss, means over the calls.
+
+        Args:
+            image: photos.
+            x0: what the teacher predicted in the end, photo-major copies.
+            ids: its tokens; where the student will be told lengths, it is told theirs.
+            noise: standard normal draws, the first one that of the start.
+        """
+        denoise = conditioned(self.denoiser, self.noise, self.denoiser.see(image))
+        if not self.remembers:
+            denoise = without_memory(denoise)
+        if self.tells and (known := self.told([Caption(0, words=n) for n in self.lengths(ids).tolist()])):
+            denoise = known.clamp(denoise)
+        predictions: list[Tensor] = []
+
+        def call(x_t: Tensor, x_self: Tensor, t: Tensor) -> Tensor:
+            predictions.append(denoise(x_t, x_self, t))
+            return predictions[-1].detach()  # a call answers for its own prediction alone
+
+        draws = iter(noise)
+        start = self.start * next(draws)
+        self.solve(call, start, self.times, self.noise, lambda: next(draws), time_offset=self.time_offset)
+        said, calls = torch.cat(predictions), len(predictions)
+        latent = latent_distance(said, x0.repeat(calls, 1, 1))
+        return latent, caption_loss(self.text.decode(said), self.text.targets(ids).repeat(calls, 1))
+
+    def lengths(self, ids: Int[Tensor, "batch length"]) -> Int[Tensor, " batch"]:
+        """How many words captions have: what stands before the first special token behind [CLS], one at least."""
+        ended = torch.isin(ids[:, 1:-1], self.special.to(ids.device))
+        return torch.where(ended.any(1), ended.int().argmax(1), ids.shape[1] - 2).clamp(min=1)
+
+    def weight(self, caption_weight: float, latent: Tensor, caption: Tensor) -> float:
+        """lambda, fixed."""
+        return caption_weight

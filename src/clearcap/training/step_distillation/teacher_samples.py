@@ -1,0 +1,269 @@
+"""A teacher captioner's own captions of photos: drawn once, kept on disk, chosen among, and served as targets."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from clearcap.captioner.model import Captioner
+from clearcap.captioner.network import Caption
+from clearcap.config import SamplingConfig, TrainConfig
+from clearcap.data.features import Features, flip
+from clearcap.errors import InputError
+from clearcap.sampling.selection import choose
+from clearcap.sampling.solvers import randn_rows, row_generators
+from clearcap.text.tokens import join_words, words_of
+from clearcap.training.examples import SIDED, photos_of_step
+from clearcap.training.schedules import generator_at
+
+BATCH = 32  # photos of one chunk, the unit in which drawing resumes
+TARGETS = ("draw", "mbr", "mbr-photo")
+
+
+@dataclass(frozen=True)
+class Taught:
+    """What a teacher says about photos in several variants: 2v is view v of the feature cache, 2v + 1 its mirror image.
+
+    Attributes:
+        x0: the teacher's final predictions, float16.
+        ids: its tokens.
+        rows: each photo's row in the feature cache.
+        seed: of the draws.
+    """
+
+    x0: np.memmap  # [variants, photos, draws, length, dim]
+    ids: np.memmap  # [variants, photos, draws, length]
+    rows: Int[Tensor, " photos"]
+    seed: int
+
+    def stream(self, variant: int, photo: int, draw: int) -> int:
+        """The stream that a draw's noise comes from (see ``Caption``)."""
+        _, photos, draws = self.ids.shape[:3]
+        return (variant * photos + photo) * draws + draw
+
+
+def look(
+    features: Features, variants: Int[Tensor, " photos"], rows: Int[Tensor, " photos"]
+) -> Float[Tensor, "photos tokens dim"]:
+    """Image tokens of the given variants of the given photos."""
+    image = features.gather(variants // 2, rows)
+    return torch.where((variants % 2 == 1)[:, None, None], flip(image), image)
+
+
+@torch.inference_mode()
+def teach(
+    captioner: Captioner,
+    features: Features,
+    rows: Int[Tensor, " photos"],
+    folder: Path,
+    *,
+    sampling: SamplingConfig,
+    variants: int,
+    draws: int,
+    seed: int,
+    advance: Callable[[int], None] = lambda captions: None,
+) -> Taught:
+    """Draw the teacher's captions, or go on where a killed call stopped.
+
+    Every draw has a noise stream of its own and chunks are always the same, so a resumed call writes what one
+    never killed would have written.
+
+    Args:
+        captioner: the teacher.
+        features: image tokens.
+        rows: the photos' rows in it.
+        folder: where ``x0.npy``, ``ids.npy`` and ``progress.json`` go; about 5 kB a caption at the bundled size.
+        sampling: how the teacher draws.
+        variants: of each photo, at most twice the cache's views.
+        draws: of each variant.
+        seed: of the noise.
+        advance: told how many captions have been drawn.
+
+    Raises:
+        InputError: more variants than the cache has, or the folder holds captions drawn otherwise.
+    """
+    if not 1 <= variants <= 2 * len(features.tokens):
+        raise InputError(
+            f"variants={variants}, but the feature cache's {len(features.tokens)} views and their mirror images "
+            f"are {2 * len(features.tokens)}; lower it, or make a cache of more views"
+        )
+    asked = {
+        "teacher": _fingerprint(captioner),
+        "photos": hashlib.sha256("\n".join(features.names[i] for i in rows.tolist()).encode()).hexdigest(),
+        "sampling": dataclasses.asdict(sampling),
+        "variants": variants,
+        "draws": draws,
+        "seed": seed,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    done = _done(folder, asked)
+    shape = (variants, len(rows), draws, captioner.length)
+    x0 = _open(folder / "x0.npy", np.float16, (*shape, captioner.text.dim), new=done == 0)
+    ids = _open(folder / "ids.npy", np.int32, shape, new=done == 0)
+    taught = Taught(x0, ids, rows, seed)
+    chunks = [(variant, start) for variant in range(variants) for start in range(0, len(rows), BATCH)]
+    for number, (variant, start) in enumerate(chunks):
+        photos = range(start, min(start + BATCH, len(rows)))
+        if number >= done:
+            image = look(features, torch.full((len(photos),), variant), rows[start : photos.stop])
+            wanted = [
+                Caption(i, taught.stream(variant, photo, draw), sampling.told_words(draw))
+                for i, photo in enumerate(photos)
+                for draw in range(draws)
+            ]
+            drawn = captioner.draw(image.to(captioner.device), wanted, seed=seed, sampling=sampling)
+            x0[variant, start : photos.stop] = drawn.cpu().unflatten(0, (-1, draws)).numpy()
+            ids[variant, start : photos.stop] = (
+                captioner.logits(drawn).argmax(-1).cpu().unflatten(0, (-1, draws)).numpy()
+            )
+            x0.flush()
+            ids.flush()
+            _write(folder / "progress.json", {"asked": asked, "done": number + 1})
+        advance(len(photos) * draws)
+    return taught
+
+
+def read_captions(taught: Taught, tokenizer: Any, special_ids: Sequence[int]) -> list[list[list[str]]]:
+    """The teacher's captions as text: [variants][photos][draws]."""
+    sure = [1.0] * taught.ids.shape[-1]
+
+    def read(ids: Sequence[int]) -> str:
+        return join_words(words_of(tokenizer, ids, sure, special_ids)[0])
+
+    return [[[read(ids) for ids in draws] for draws in photos] for photos in taught.ids.tolist()]
+
+
+def choose_targets(
+    captions: Sequence[Sequence[Sequence[str]]], how: str, utility: str = "bleu"
+) -> Int[Tensor, "variants photos 2"] | None:
+    """Which caption (variant and draw) each variant of each photo is to be given.
+
+    Args:
+        captions: of ``read_captions``.
+        how: "draw": none is chosen, a draw is the target of its own start noise; "mbr": the draw of the variant
+            with minimum Bayes risk; "mbr-photo": that among the draws of all the photo's variants, where
+            captions that name a side, wrong for the mirror image, stand back.
+        utility: of minimum Bayes risk.
+
+    Raises:
+        InputError: ``how`` is unknown.
+    """
+    if how not in TARGETS:
+        raise InputError(f"target={how!r} is not known; choose one of {', '.join(TARGETS)}")
+    if how == "draw":
+        return None
+    chosen = torch.zeros(len(captions), len(captions[0]), 2, dtype=torch.int64)
+    for photo in range(len(captions[0])):
+        if how == "mbr":
+            for variant, photos in enumerate(captions):
+                chosen[variant, photo] = torch.tensor([variant, choose(photos[photo], utility=utility)])
+            continue
+        pool = [(v, d) for v, photos in enumerate(captions) for d in range(len(photos[photo]))]
+        pool = [(v, d) for v, d in pool if not SIDED.search(captions[v][photo][d])] or pool
+        best = choose([captions[v][photo][d] for v, d in pool], utility=utility)
+        chosen[:, photo] = torch.tensor(pool[best])
+    return chosen
+
+
+def take_targets(
+    taught: Taught,
+    chosen: Int[Tensor, "variants photos 2"] | None,
+    features: Features,
+    config: TrainConfig,
+    step: int,
+    rank: int,
+    world: int,
+    *,
+    calls: int,
+    device: torch.device | str = "cpu",
+) -> tuple[
+    Float[Tensor, "photos tokens image_dim"],
+    Float[Tensor, "batch length dim"],
+    Int[Tensor, "batch length"],
+    Float[Tensor, "calls batch length dim"],
+]:
+    """The batch of a step: photos, targets and the noise of each of the student's calls; photo-major.
+
+    A pure function of seed, step and rank; every photo once per epoch, in a random variant. Where no target was
+    chosen the first call's noise is the one that the teacher's draw started from.
+
+    Args:
+        taught: targets.
+        chosen: of ``choose_targets``.
+        features: image tokens.
+        config: photos, copies and seed.
+        step, rank, world: place in the run.
+        calls: of the student.
+        device: that the teacher's noise was drawn on.
+    """
+    variants, photos, draws, length = taught.ids.shape
+    picked = photos_of_step(photos, config.photos, config.seed, step, rank, world)
+    generator = generator_at(config.seed, 1, step, rank)
+    variant = torch.randint(variants, (config.photos,), generator=generator)
+    first = torch.randint(draws, (config.photos, 1), generator=generator)
+    draw = ((first + torch.arange(config.copies)) % draws).flatten()
+    photo, shown = picked.repeat_interleave(config.copies), variant.repeat_interleave(config.copies)
+    noise = torch.randn(calls, len(photo), length, taught.x0.shape[-1], generator=generator)
+    said = shown
+    if chosen is None:
+        streams = [
+            taught.stream(*place) for place in zip(shown.tolist(), photo.tolist(), draw.tolist(), strict=True)
+        ]
+        noise[0] = randn_rows(row_generators(taught.seed, streams, device), length, noise.shape[-1])().cpu()
+    else:
+        said, draw = chosen[shown, photo].unbind(-1)
+    place = said.numpy(), photo.numpy(), draw.numpy()
+    x0 = torch.from_numpy(taught.x0[place].astype(np.float32))
+    ids = torch.from_numpy(taught.ids[place].astype(np.int64))
+    return look(features, variant, taught.rows[picked]), x0, ids, noise
+
+
+def _fingerprint(captioner: Captioner) -> str:
+    """A hash of what the teacher's captions depend on, its image encoder apart."""
+    digest = hashlib.sha256()
+    for part in (captioner.denoiser, captioner.text):
+        for name, tensor in sorted(part.state_dict().items()):
+            digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _done(folder: Path, asked: dict[str, Any]) -> int:
+    file = folder / "progress.json"
+    if not file.is_file():
+        return 0
+    progress = json.loads(file.read_text())
+    changed = [name for name in asked if progress["asked"].get(name) != asked[name]]
+    if changed:
+        raise InputError(
+            f"{folder} holds captions drawn with another {changed[0]}; delete it or choose another folder"
+        )
+    return int(progress["done"])
+
+
+def _open(file: Path, dtype: type, shape: tuple[int, ...], *, new: bool) -> np.memmap:
+    if new:
+        return np.lib.format.open_memmap(file, "w+", dtype, shape)
+    try:
+        stored = np.lib.format.open_memmap(file, "r+")
+    except (OSError, ValueError) as fault:
+        raise InputError(f"{file} cannot be read ({fault}); delete its folder to draw again") from fault
+    if stored.shape != shape:
+        raise InputError(f"{file} is of shape {stored.shape}, not {shape}; delete its folder to draw again")
+    return stored
+
+
+def _write(file: Path, content: dict[str, Any]) -> None:
+    fresh = file.with_suffix(".new")
+    fresh.write_text(json.dumps(content))
+    os.replace(fresh, file)  # a kill leaves the old or the new file

@@ -1,0 +1,33 @@
+"""Record what the bundled models say, or compare with a recording made on this machine before."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from tests.recording import record
+
+
+def main() -> int:
+    """Exit status 1 where anything differs."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, help="file to write")
+    parser.add_argument("--against", type=Path, help="recording to compare with, bit for bit")
+    asked = parser.parse_args()
+    found = record()
+    if asked.out:
+        asked.out.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    if not asked.against:
+        return 0
+    before = json.loads(asked.against.read_text())
+    differing = [name for name in before if before[name] != found.get(name)]
+    for name in differing:
+        print(f"{name}: {before[name]} became {found.get(name)}")
+    print(f"{len(before) - len(differing)} of {len(before)} recordings replayed bit for bit")
+    return 1 if differing else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
