@@ -8,8 +8,8 @@ from towers import write_bert
 from transformers import BertConfig, BertForMaskedLM, BertTokenizer
 
 from clearcap.errors import InputError
-from clearcap.text.pieces import WordPieces
 from clearcap.text.split_bert import SplitBertSpace, build_split_bert, copy_from_masked_lm
+from clearcap.text.tokenizer import WordPieces
 
 SIZES = {
     "vocab_size": 40,

@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from clearcap.denoiser.cross_attention import Denoiser, build_denoiser, join_views, repeat_view
+from clearcap.denoiser.cross_attention import build_denoiser, repeat_view
+from clearcap.denoiser.interface import Denoiser
+from clearcap.layers import join_contexts
 
 SIZES = {"dim": 8, "depth": 2, "heads": 2, "hidden": 24, "image_dim": 6, "image_tokens": 5, "length": 9}
 
@@ -35,12 +37,12 @@ def test_copies_of_a_photo_are_captions_alone(projected: bool, time_head: str) -
     denoiser = make(time_head, projected)
     image = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(2))
     x, x_self, t = inputs(6)
-    together = denoiser(x, x_self, t, denoiser.see(image))
+    together = denoiser(x, x_self, t, denoiser.image_context(image))
     for i in range(6):
         row = slice(i, i + 1)
-        alone = denoiser(x[row], x_self[row], t[row], denoiser.see(image[i // 3 : i // 3 + 1]))
+        alone = denoiser(x[row], x_self[row], t[row], denoiser.image_context(image[i // 3 : i // 3 + 1]))
         torch.testing.assert_close(together[row], alone, rtol=1e-4, atol=1e-5)
-    repeated = denoiser(x, x_self, t, repeat_view(denoiser.see(image), 3))
+    repeated = denoiser(x, x_self, t, repeat_view(denoiser.image_context(image), 3))
     torch.testing.assert_close(together, repeated, rtol=1e-4, atol=1e-5)
 
 
@@ -49,10 +51,10 @@ def test_joined_views_are_the_branches_one_after_the_other() -> None:
     denoiser = make()
     image = torch.randn(2, 5, 6)
     x, x_self, t = inputs(2)
-    both = join_views(denoiser.see(image), denoiser.see_nothing(), photos=2)
+    both = join_contexts(denoiser.image_context(image), denoiser.null_context(), photos=2)
     twice = denoiser(x.repeat(2, 1, 1), x_self.repeat(2, 1, 1), t.repeat(2), both)
-    photo = denoiser(x, x_self, t, denoiser.see(image))
-    null = denoiser(x, x_self, t, denoiser.see(denoiser.null_image.expand(2, -1, -1)))
+    photo = denoiser(x, x_self, t, denoiser.image_context(image))
+    null = denoiser(x, x_self, t, denoiser.image_context(denoiser.null_image.expand(2, -1, -1)))
     torch.testing.assert_close(twice, torch.cat((photo, null)), rtol=1e-4, atol=1e-5)
 
 
@@ -62,13 +64,13 @@ def test_every_input_matters(part: str) -> None:
     denoiser = make()
     image = torch.randn(1, 5, 6, generator=torch.Generator().manual_seed(2))
     x, x_self, t = inputs(1)
-    before = denoiser(x, x_self, t, denoiser.see(image))
+    before = denoiser(x, x_self, t, denoiser.image_context(image))
     after = {
-        "x": lambda: denoiser(x + 1, x_self, t, denoiser.see(image)),
-        "x_self": lambda: denoiser(x, x_self + 1, t, denoiser.see(image)),
-        "t": lambda: denoiser(x, x_self, (t + 300) % 1000, denoiser.see(image)),
-        "image": lambda: denoiser(x, x_self, t, denoiser.see(image + 1 * torch.randn(1, 5, 6))),
-        "place": lambda: denoiser(x.flip(1), x_self.flip(1), t, denoiser.see(image)).flip(1),
+        "x": lambda: denoiser(x + 1, x_self, t, denoiser.image_context(image)),
+        "x_self": lambda: denoiser(x, x_self + 1, t, denoiser.image_context(image)),
+        "t": lambda: denoiser(x, x_self, (t + 300) % 1000, denoiser.image_context(image)),
+        "image": lambda: denoiser(x, x_self, t, denoiser.image_context(image + 1 * torch.randn(1, 5, 6))),
+        "place": lambda: denoiser(x.flip(1), x_self.flip(1), t, denoiser.image_context(image)).flip(1),
     }[part]()
     assert (after - before).abs().max() > 1e-3
 
@@ -80,7 +82,7 @@ def test_without_projections_the_output_is_the_first_half_of_the_normed_channels
     x, x_self, t = inputs(1)
     seen = []
     handle = denoiser.blocks[-1].register_forward_hook(lambda m, a, o: seen.append(o))
-    y = denoiser(x, x_self, t, denoiser.see(image))
+    y = denoiser(x, x_self, t, denoiser.image_context(image))
     handle.remove()
     assert torch.equal(y, seen[0][..., :8])
 
@@ -89,7 +91,7 @@ def test_without_projections_the_output_is_the_first_half_of_the_normed_channels
 def test_a_shorter_caption_needs_no_other_network() -> None:
     denoiser = make()
     x, x_self, t = inputs(2, length=4)
-    assert denoiser(x, x_self, t, denoiser.see(torch.randn(2, 5, 6))).shape == (2, 4, 8)
+    assert denoiser(x, x_self, t, denoiser.image_context(torch.randn(2, 5, 6))).shape == (2, 4, 8)
 
 
 def test_sizes_that_do_not_fit() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny_captioner import photos, tiny_captioner
 
-from clearcap.captioner.network import Caption
+from clearcap.captioner.network import CaptionRequest
 from clearcap.config import SamplingConfig
 from clearcap.errors import InputError
 
@@ -86,10 +86,15 @@ def test_without_self_conditioning_the_network_never_sees_its_last_prediction() 
 def test_captions_of_one_batch_may_be_unevenly_spread_over_photos() -> None:
     captioner, _ = tiny_captioner()
     image = photos(2)
-    x0 = captioner.draw(image, [Caption(0, 1), Caption(1, 1), Caption(1, 2)])
-    torch.testing.assert_close(x0[:1], captioner.draw(image[:1], [Caption(0, 1)]), rtol=1e-3, atol=1e-3)
+    x0 = captioner.sample(image, [CaptionRequest(0, 1), CaptionRequest(1, 1), CaptionRequest(1, 2)])
     torch.testing.assert_close(
-        x0[1:], captioner.draw(image[1:], [Caption(0, 1), Caption(0, 2)]), rtol=1e-3, atol=1e-3
+        x0[:1], captioner.sample(image[:1], [CaptionRequest(0, 1)]), rtol=1e-3, atol=1e-3
+    )
+    torch.testing.assert_close(
+        x0[1:],
+        captioner.sample(image[1:], [CaptionRequest(0, 1), CaptionRequest(0, 2)]),
+        rtol=1e-3,
+        atol=1e-3,
     )
 
 
@@ -159,7 +164,7 @@ def test_captions_have_the_words_they_are_told() -> None:
         assert not torch.isin(told, special).any()
     alone = captioner.generate(image=photos(2)[1:], sampling=replace(how, candidates=1))
     assert torch.equal(alone.ids[0, 0], drawn.ids[1, 0])
-    free = captioner.generate(image=photos(2), sampling=replace(how, words=0, words_from=0, words_to=0))
+    free = captioner.generate(image=photos(2), sampling=replace(how, words=0, min_length=0, max_length=0))
     assert not torch.equal(free.ids, drawn.ids)
 
 
@@ -167,7 +172,9 @@ def test_the_denoiser_sees_where_a_told_caption_ends() -> None:
     captioner, tokenizer = tiny_captioner()
     seen: list[torch.Tensor] = []
     handle = captioner.denoiser.register_forward_pre_hook(lambda m, a: seen.append(a[0]))
-    captioner.draw(photos(1), [Caption(0, words=4)], sampling=replace(captioner.defaults, guidance=0.0))
+    captioner.sample(
+        photos(1), [CaptionRequest(0, length=4)], sampling=replace(captioner.defaults, guidance=0.0)
+    )
     handle.remove()
     ids = torch.tensor([[2, 4, 4, 4, 4, 3, 0, 0, 0, 0]])
     assert tokenizer.convert_ids_to_tokens(ids[0].tolist())[1] == "[MASK]"

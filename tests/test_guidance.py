@@ -7,7 +7,8 @@ import torch
 from tiny_captioner import photos, tiny_captioner
 from torch import Tensor
 
-from clearcap.sampling.guidance import conditioned, guided, guided_between, guided_in_part, view_rows
+from clearcap.layers import select_photos
+from clearcap.sampling.guidance import between, conditioned, guided, guided_in_part
 
 
 def inputs(batch: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -27,9 +28,9 @@ def test_one_batch_is_two_calls(scale: float, predicts: str) -> None:
     noise = type(captioner.noise(2.0))(captioner.noise(2.0).alpha_bar, 2.0, predicts)
     image = photos(3)
     x, x_self, t = inputs(6)  # two captions per photo
-    view = captioner.see(image)
+    view = captioner.image_context(image)
     ours = guided(captioner.denoiser, noise, view, scale)(x, x_self, t)
-    null = captioner.denoiser.see(captioner.denoiser.null_image.expand(3, -1, -1))
+    null = captioner.denoiser.image_context(captioner.denoiser.null_image.expand(3, -1, -1))
     with_photo = noise.x0(captioner.denoiser(x, x_self, t, view), x, t)
     without = noise.x0(captioner.denoiser(x, x_self, t, null), x, t)
     torch.testing.assert_close(ours, (1 + scale) * with_photo - scale * without, rtol=1e-4, atol=1e-4)
@@ -38,18 +39,20 @@ def test_one_batch_is_two_calls(scale: float, predicts: str) -> None:
 @torch.inference_mode()
 def test_rows_of_a_view_look_at_their_own_photo() -> None:
     captioner, _ = tiny_captioner()
-    noise, view = captioner.noise(1.0), captioner.see(photos(3))
+    noise, view = captioner.noise(1.0), captioner.image_context(photos(3))
     x, x_self, t = inputs(6)
     everyone = guided(captioner.denoiser, noise, view, 1.0)(x, x_self, t)
     rows = torch.tensor([5, 1, 2])
-    some = guided(captioner.denoiser, noise, view_rows(view, rows // 2), 1.0)(x[rows], x_self[rows], t[rows])
+    some = guided(captioner.denoiser, noise, select_photos(view, rows // 2), 1.0)(
+        x[rows], x_self[rows], t[rows]
+    )
     torch.testing.assert_close(some, everyone[rows], rtol=1e-4, atol=1e-4)
 
 
 @torch.inference_mode()
 def test_guidance_on_a_share_of_the_levels() -> None:
     captioner, _ = tiny_captioner()
-    noise, view = captioner.noise(1.0), captioner.see(photos(2))
+    noise, view = captioner.noise(1.0), captioner.image_context(photos(2))
     x, x_self, _ = inputs(2)
     part = guided_in_part(captioner.denoiser, noise, view, 1.0, 0.2, 0.6)
     both = guided(captioner.denoiser, noise, view, 1.0)
@@ -60,6 +63,6 @@ def test_guidance_on_a_share_of_the_levels() -> None:
 
 
 def test_between_includes_its_ends() -> None:
-    denoise = guided_between(lambda x, s, t: x + 1, lambda x, s, t: x, 3, 5)
+    denoise = between(lambda x, s, t: x + 1, lambda x, s, t: x, 3, 5)
     levels = [int(denoise(torch.zeros(1), torch.zeros(1), torch.tensor([t]))) for t in range(7)]
     assert levels == [0, 0, 0, 1, 1, 1, 0]

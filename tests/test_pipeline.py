@@ -19,12 +19,12 @@ from torch import nn
 from towers import write_clip_scorer
 
 from clearcap.bench.latency import sample_photo
-from clearcap.captioner.loading import Unfilled, load_captioner
+from clearcap.captioner.loading import Unfilled
+from clearcap.captioner.model import load_captioner
 from clearcap.data.images import open_image, to_square
 from clearcap.errors import InputError
 from clearcap.pipeline import CaptionPipeline
 from clearcap.sampling.selection import diverse
-from clearcap.vision.compact import fold
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,7 @@ def test_the_pipeline_draws_what_the_captioner_draws(model: Path, album: Path) -
     pipeline = CaptionPipeline.from_pretrained(model)
     captioner, tokenizer = load_captioner(str(model))
     photo = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    captioner.vision = fold(captioner.vision)  # as the pipeline does
+    captioner.vision = captioner.vision.folded()  # as the pipeline does
     ours, theirs = pipeline.captioner.generate(photo, seed=5), captioner.generate(photo, seed=5)
     assert torch.equal(ours.ids, theirs.ids)
     assert torch.equal(ours.confidence, theirs.confidence)
@@ -192,10 +192,10 @@ def test_asked_words_are_those_of_every_candidate(model: Path, album: Path) -> N
     pipeline = CaptionPipeline.from_pretrained(model)
     pipeline.captioner.defaults = replace(pipeline.captioner.defaults, words=3, words_from=2, words_to=5)
     four = range(4)
-    assert [pipeline.sampling().told_words(i) for i in four] == [3, 2, 4, 5]
-    assert [pipeline.sampling(words=7, candidates=4).told_words(i) for i in four] == [7] * 4
-    assert [pipeline.sampling(words=0).told_words(i) for i in four] == [0] * 4
-    assert [pipeline.sampling(words=4, words_to=5).told_words(i) for i in four] == [4, 5, 4, 5]
+    assert [pipeline.sampling().length_of(i) for i in four] == [3, 2, 4, 5]
+    assert [pipeline.sampling(words=7, candidates=4).length_of(i) for i in four] == [7] * 4
+    assert [pipeline.sampling(words=0).length_of(i) for i in four] == [0] * 4
+    assert [pipeline.sampling(words=4, words_to=5).length_of(i) for i in four] == [4, 5, 4, 5]
     special = pipeline.captioner.text.special_ids
     image = pipeline.encode(album / "plain0.jpg")
     drawn = pipeline.captioner.generate(image=image, sampling=pipeline.sampling(words=6, candidates=4))

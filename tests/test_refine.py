@@ -14,12 +14,13 @@ from safetensors.torch import load_file
 from tiny_captioner import photos, tiny_captioner
 from torch import Tensor
 
-from clearcap.captioner.network import Caption
+from clearcap.captioner.network import CaptionRequest
 from clearcap.config import SamplingConfig
 from clearcap.diffusion.noise import Noise, make_noise
 from clearcap.errors import InputError
-from clearcap.sampling.refine import Back, kept, ladic_back_and_refine, refined, turning_point
-from clearcap.sampling.solvers import SOLVERS, Step, renoise, solver
+from clearcap.sampling.guidance import Step
+from clearcap.sampling.refine import BackAndRefine, keep_mask, ladic_back_and_refine, refined, turning_point
+from clearcap.sampling.solvers import SOLVERS, renoise, solver
 
 TIMES = [999, 800, 600, 400, 200, 0]
 NOISE = Noise(torch.linspace(0.999, 0.001, 1000))
@@ -55,7 +56,7 @@ def sure_of_odd(x0: Tensor) -> Tensor:
 @pytest.mark.parametrize("name", SOLVERS)
 def test_half_way_down_the_sure_words_stay_and_the_others_restart(name: str) -> None:
     network, steps = Network(), []
-    solve = refined(solver(name), sure_of_odd, Back(rounds=1, time=0.4, share=0.5), start=3.0)
+    solve = refined(solver(name), sure_of_odd, BackAndRefine(rounds=1, time=0.4, share=0.5), start=3.0)
     last = solve(network, stream()(), TIMES, NOISE, stream(), watch=steps.append)
     assert network.told == [999, 800, 600, 400, *TIMES[:-1]]
     assert [s.index for s in steps] == list(range(9))
@@ -82,7 +83,7 @@ def test_what_restarts_is_pure_noise_of_the_given_spread() -> None:
     def indifferent(x0: Tensor) -> Tensor:
         return torch.zeros(x0.shape[:2])
 
-    refined(renoise, indifferent, Back(share=0.0), start=4.0)(denoise, randn(), TIMES, NOISE, randn)
+    refined(renoise, indifferent, BackAndRefine(share=0.0), start=4.0)(denoise, randn(), TIMES, NOISE, randn)
     assert seen[4].std().item() == pytest.approx(4.0, rel=0.02)
 
 
@@ -94,7 +95,7 @@ def test_kept_words_can_be_put_at_a_noise_level() -> None:
         draws.append(source())
         return draws[-1]
 
-    back = Back(time=0.6, share=1.0, level=400 / 999)
+    back = BackAndRefine(time=0.6, share=1.0, level=400 / 999)
     refined(solver("ddim"), sure_of_odd, back)(network, stream(1)(), TIMES, NOISE, randn)
     level = torch.tensor([400, 400])
     torch.testing.assert_close(network.seen[3], NOISE.add(network.said[2], level, draws[1]))
@@ -102,9 +103,11 @@ def test_kept_words_can_be_put_at_a_noise_level() -> None:
 
 def test_rounds_and_none() -> None:
     network = Network()
-    refined(renoise, sure_of_odd, Back(rounds=3, time=0.6))(network, stream()(), TIMES, NOISE, stream())
+    refined(renoise, sure_of_odd, BackAndRefine(rounds=3, time=0.6))(
+        network, stream()(), TIMES, NOISE, stream()
+    )
     assert network.told == [999, 800, 600] * 3 + TIMES[:-1]
-    assert refined(renoise, sure_of_odd, Back(rounds=0)) is renoise
+    assert refined(renoise, sure_of_odd, BackAndRefine(rounds=0)) is renoise
 
 
 @given(
@@ -119,10 +122,10 @@ def test_known_positions_stay_and_do_not_count(
     sure = torch.tensor([[confidence for confidence, _ in positions]], dtype=torch.float64)
     known = torch.tensor([[fixed for _, fixed in positions]])
     for how in ({"share": share}, {"share": share, "threshold": threshold}):
-        keep = kept(sure, known, **how)
+        keep = keep_mask(sure, known, **how)
         assert keep[known].all()
         if not known.all():
-            torch.testing.assert_close(keep[~known], kept(sure[~known][None], **how)[0])
+            torch.testing.assert_close(keep[~known], keep_mask(sure[~known][None], **how)[0])
 
 
 def test_a_told_caption_keeps_words_not_its_end() -> None:
@@ -132,7 +135,9 @@ def test_a_told_caption_keeps_words_not_its_end() -> None:
     sampling = SamplingConfig(
         solver="renoise", steps=4, refine=1, refine_share=0.5, refine_time=0.5, guidance=0.0
     )
-    captioner.draw(photos(2), [Caption(i, i, 6) for i in range(2)], sampling=sampling, watch=seen.append)
+    captioner.sample(
+        photos(2), [CaptionRequest(i, i, 6) for i in range(2)], sampling=sampling, watch=seen.append
+    )
     back = next(i for i, step in enumerate(seen[1:], 1) if step.t == seen[0].t)
     stayed = (seen[back].x_t == seen[back - 1].x0).all(-1)
     assert stayed[:, 1:7].sum(1).tolist() == [3, 3]
@@ -141,11 +146,13 @@ def test_a_told_caption_keeps_words_not_its_end() -> None:
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12), st.floats(0, 1), st.floats(0.01, 1))
 def test_kept_positions(confidence: list[float], share: float, threshold: float) -> None:
     sure = torch.tensor([confidence], dtype=torch.float64)
-    keep = kept(sure, share=share)[0]
+    keep = keep_mask(sure, share=share)[0]
     assert int(keep.sum()) == round(share * len(confidence))
     if 0 < keep.sum() < len(confidence):
         assert sure[0][keep].min() >= sure[0][~keep].max()
-    assert kept(sure, share=share, threshold=threshold)[0].tolist() == [c >= threshold for c in confidence]
+    assert keep_mask(sure, share=share, threshold=threshold)[0].tolist() == [
+        c >= threshold for c in confidence
+    ]
 
 
 def test_the_turning_point_is_the_nearest_level() -> None:
@@ -193,9 +200,9 @@ def test_the_authors_run_replayed(shared: Path) -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: Back(rounds=-1), "rounds=-1"),
-        (lambda: Back(time=1.5), "time=1.5"),
-        (lambda: Back(threshold=-0.1), "between 0 and 1"),
+        (lambda: BackAndRefine(rounds=-1), "rounds=-1"),
+        (lambda: BackAndRefine(time=1.5), "time=1.5"),
+        (lambda: BackAndRefine(threshold=-0.1), "between 0 and 1"),
         (
             lambda: ladic_back_and_refine(
                 renoise, Network(), stream()(), [999, 0], NOISE, stream(), confidence=sure_of_odd

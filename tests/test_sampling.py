@@ -14,16 +14,9 @@ from torch import Tensor
 
 from clearcap.diffusion.noise import Noise
 from clearcap.errors import InputError
-from clearcap.sampling.solvers import (
-    SOLVERS,
-    Settling,
-    Step,
-    plain,
-    randn_rows,
-    renoise,
-    row_generators,
-    solver,
-)
+from clearcap.sampling.early_exit import EarlyExit
+from clearcap.sampling.guidance import Step
+from clearcap.sampling.solvers import SOLVERS, plain, randn_rows, renoise, row_generators, solver
 
 TIMES = [990, 801, 640, 333, 200, 71]
 SHAPE = (2, 5, 8)
@@ -253,7 +246,7 @@ def test_early_exit_shrinks_the_batch_and_keeps_what_settled() -> None:
 
     steps: list[Step] = []
     x0 = renoise(
-        Settling(build, words),
+        EarlyExit(build, words),
         torch.zeros(3, 2, 4),
         [900, 700, 500, 300, 100, 0],
         noise,
@@ -275,7 +268,7 @@ def test_nothing_is_called_once_all_settled_and_a_rising_time_wakes_everyone() -
 
         return denoise
 
-    denoise = Settling(build, words, patience=2)
+    denoise = EarlyExit(build, words, patience=2)
     noise = Noise(torch.linspace(0.99, 0.01, 1000))
     for _ in range(2):
         plain(denoise, torch.zeros(4, 2, 3), [9, 7, 5, 3, 1, 0], noise, lambda: torch.zeros(4, 2, 3))
@@ -301,4 +294,4 @@ def test_early_exit_gives_what_waiting_would_where_the_words_had_settled(name: s
 
 def test_patience_must_be_positive() -> None:
     with pytest.raises(InputError, match="at least 1"):
-        Settling(lambda rows: lambda x, x_self, t: x, words, 0)
+        EarlyExit(lambda rows: lambda x, x_self, t: x, words, 0)

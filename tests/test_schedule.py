@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from clearcap.diffusion.schedules import alpha_bars
 from clearcap.errors import InputError
-from clearcap.sampling.times import SPACINGS, times
+from clearcap.sampling.solvers import SPACINGS, times_of
 
 
 def test_linear_is_diffusers_linear_one_level_later() -> None:
@@ -61,7 +61,7 @@ def test_spacings_are_diffusers_spacings(spacing: str, steps: int) -> None:
         expected = scheduler.timesteps.tolist()
     else:
         expected = np.linspace(999, 0, steps + 1).round().astype(int)[:-1].tolist()
-    assert times(spacing, 1000, steps) == [*expected, 0]
+    assert times_of(spacing, 1000, steps) == [*expected, 0]
 
 
 def test_quadratic_is_dense_near_the_words() -> None:
@@ -84,8 +84,8 @@ def test_log_snr_rises_evenly_between_its_bounds() -> None:
 
 
 def test_ladics_strides() -> None:
-    assert times("stride", 1000, 200) == [999, 799, 599, 399, 199, 0]
-    assert len(times("stride", 1000, 30)) - 1 == 34
+    assert times_of("stride", 1000, 200) == [999, 799, 599, 399, 199, 0]
+    assert len(times_of("stride", 1000, 30)) - 1 == 34
 
 
 @given(st.sampled_from(sorted(set(SPACINGS) - {"stride"})), st.integers(2, 300), st.data())
@@ -93,7 +93,7 @@ def test_times_fall_strictly_from_the_noisiest_to_zero(
     spacing: str, train_steps: int, data: st.DataObject
 ) -> None:
     steps = data.draw(st.integers(1, train_steps - 1))
-    visited = times(spacing, train_steps, steps)
+    visited = times_of(spacing, train_steps, steps)
     assert len(visited) == steps + 1
     assert visited[0] == train_steps - 1
     assert visited[-1] == 0
@@ -105,9 +105,9 @@ def test_times_fall_strictly_from_the_noisiest_to_zero(
     [
         (lambda: alpha_bars("cubic", 10), "choose one of linear, cosine"),
         (lambda: times("cubic", 10, 2), "uniform, quadratic, trailing, stride, log-snr"),
-        (lambda: times("uniform", 1000, 2000), "pass 1 <= steps < 1000"),
+        (lambda: times_of("uniform", 1000, 2000), "pass 1 <= steps < 1000"),
         (lambda: times("trailing", 1000, 0), "pass 1 <= steps < 1000"),
-        (lambda: times("stride", 1000, 1000), "between 1 and 999"),
+        (lambda: times_of("stride", 1000, 1000), "between 1 and 999"),
     ],
 )
 def test_bad_requests(call, message: str) -> None:

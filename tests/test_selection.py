@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from clearcap.errors import InputError
 from clearcap.metrics import bleu
-from clearcap.sampling.selection import by_confidence, choose, diverse, mbr
+from clearcap.sampling.selection import choose, diverse, expected_utility, mean_confidences
 
 DOGS = ["a dog runs on grass", "a dog runs on the grass", "a dog is running on grass", "two men ride horses"]
 captions = st.lists(
@@ -34,7 +34,7 @@ def test_mbr_is_the_mean_utility_against_each_other_candidate(captions: list[str
         others = [c for j, c in enumerate(captions) if j != i]
         utilities = [bleu.pairwise([mine, other])[0, 1] for other in others]
         expected.append(np.mean(utilities) if utilities else 0.0)
-    assert np.allclose(mbr(captions), expected, atol=1e-12)
+    assert np.allclose(expected_utility(captions), expected, atol=1e-12)
 
 
 def test_a_caption_drawn_twice_counts_twice() -> None:
@@ -43,12 +43,12 @@ def test_a_caption_drawn_twice_counts_twice() -> None:
 
 
 def test_empty_captions_have_no_utility() -> None:
-    assert mbr(["", "a dog", "a dog"])[0] == 0
-    assert mbr(["", ""]) == [0, 0]
+    assert expected_utility(["", "a dog", "a dog"])[0] == 0
+    assert expected_utility(["", ""]) == [0, 0]
 
 
 def test_confidence_is_the_geometric_mean() -> None:
-    assert np.allclose(by_confidence([[0.5, 0.5, 0.5], [0.25, 1.0], [0.9], []]), [0.5, 0.5, 0.9, 0])
+    assert np.allclose(mean_confidences([[0.5, 0.5, 0.5], [0.25, 1.0], [0.9], []]), [0.5, 0.5, 0.9, 0])
     assert choose(["a", "b", "c"], "confidence", confidences=[[0.2], [0.9, 0.9], [0.95, 0.1]]) == 1
 
 
@@ -85,7 +85,7 @@ def test_novelty_lowers_the_similarity_within_the_set() -> None:
         (lambda: choose(["a"], "best"), "mbr, confidence, similarity"),
         (lambda: choose(["a"], "confidence"), "pass confidences"),
         (lambda: choose(["a", "b"], "similarity", similarity=[1.0]), "1 values for 2 candidates"),
-        (lambda: mbr(["a"], "rouge"), "bleu, cider"),
+        (lambda: expected_utility(["a"], "rouge"), "bleu, cider"),
         (lambda: diverse(["a"], 2), "draw more candidates"),
         (lambda: diverse(["a"], 1, novelty=2.0), "between 0 and 1"),
     ],

@@ -13,8 +13,8 @@ from rich.console import Console
 from tiny_captioner import photos, tiny_captioner
 
 from clearcap.errors import InputError
+from clearcap.metrics.ngrams import words_of
 from clearcap.pipeline.trajectory import animate, colour, draw, save_picture, table, trajectory
-from clearcap.text.tokens import words_of
 
 
 def test_the_last_frame_is_the_caption_and_each_frame_its_prediction() -> None:

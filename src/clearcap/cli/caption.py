@@ -93,15 +93,15 @@ def info(
     from rich.console import Console
     from rich.table import Table
 
-    from clearcap.captioner.onnx.runtime import numbers
+    from clearcap.captioner.onnx.runtime import count_parameters
     from clearcap.pipeline import CaptionPipeline
 
     captioner = CaptionPipeline.from_pretrained(model).captioner
     config = captioner.config
     parts = {
-        "text space": numbers(captioner.text),
-        "image encoder": numbers(captioner.vision),
-        "denoiser": numbers(captioner.denoiser),
+        "text space": count_parameters(captioner.text),
+        "image encoder": count_parameters(captioner.vision),
+        "denoiser": count_parameters(captioner.denoiser),
     }
     about = {
         "parameters": parts,
