@@ -21,7 +21,7 @@ captions = st.lists(
 
 @pytest.mark.parametrize("utility", ["bleu", "cider"])
 def test_mbr_rejects_the_outlier_and_prefers_the_consensus(utility: str) -> None:
-    values = mbr(DOGS, utility)
+    values = expected_utility(DOGS, utility)
     assert np.argmin(values) == 3
     assert choose(DOGS, utility=utility) == np.argmax(values) != 3
 
@@ -63,7 +63,7 @@ def test_similarity_to_the_photo() -> None:
 def test_diverse_starts_with_the_best_and_never_repeats_while_it_can_help_it() -> None:
     drawn = [*DOGS, DOGS[0]]
     picked = diverse(drawn, 4)
-    assert picked[0] == np.argmax(mbr(drawn))
+    assert picked[0] == np.argmax(expected_utility(drawn))
     assert len({drawn[i] for i in picked}) == 4
     assert sorted(diverse(drawn, 5)) == [0, 1, 2, 3, 4]
     assert 3 in diverse(drawn, 2, novelty=1.0)
@@ -86,7 +86,7 @@ def test_novelty_lowers_the_similarity_within_the_set() -> None:
         (lambda: choose(["a"], "confidence"), "pass confidences"),
         (lambda: choose(["a", "b"], "similarity", similarity=[1.0]), "1 values for 2 candidates"),
         (lambda: expected_utility(["a"], "rouge"), "bleu, cider"),
-        (lambda: diverse(["a"], 2), "draw more candidates"),
+        (lambda: diverse(["a"], 2), "sample more"),
         (lambda: diverse(["a"], 1, novelty=2.0), "between 0 and 1"),
     ],
 )

@@ -14,13 +14,14 @@ from safetensors.torch import load_file
 from tiny_captioner import photos, tiny_captioner
 from torch import Tensor
 
+from clearcap import registry
 from clearcap.captioner.network import CaptionRequest
 from clearcap.config import SamplingConfig
 from clearcap.diffusion.noise import Noise, make_noise
 from clearcap.errors import InputError
-from clearcap.sampling.guidance import Step
+from clearcap.sampling.guidance import called_back, self_conditioned, shifted
 from clearcap.sampling.refine import BackAndRefine, keep_mask, ladic_back_and_refine, refined, turning_point
-from clearcap.sampling.solvers import SOLVERS, renoise, solver
+from clearcap.sampling.solvers import renoise, solver
 
 TIMES = [999, 800, 600, 400, 200, 0]
 NOISE = Noise(torch.linspace(0.999, 0.001, 1000))
@@ -53,13 +54,19 @@ def sure_of_odd(x0: Tensor) -> Tensor:
     return torch.tensor([0.1, 0.7, 0.2, 0.8, 0.3, 0.9]).expand(2, 6)
 
 
-@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize("name", registry.names("solver"))
 def test_half_way_down_the_sure_words_stay_and_the_others_restart(name: str) -> None:
     network, steps = Network(), []
+
+    def count(step: int, t: int, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        steps.append((step, t))
+        return {}
+
     solve = refined(solver(name), sure_of_odd, BackAndRefine(rounds=1, time=0.4, share=0.5), start=3.0)
-    last = solve(network, stream()(), TIMES, NOISE, stream(), watch=steps.append)
+    denoise = self_conditioned(called_back(network, count))
+    last = solve(denoise, stream()(), TIMES, NOISE, stream())
     assert network.told == [999, 800, 600, 400, *TIMES[:-1]]
-    assert [s.index for s in steps] == list(range(9))
+    assert steps == list(enumerate(network.told))
     odd, even = [1, 3, 5], [0, 2, 4]
     assert torch.equal(network.seen[4][:, odd], network.said[3][:, odd])  # clean
     fresh = network.seen[4][:, even]
@@ -76,7 +83,7 @@ def test_what_restarts_is_pure_noise_of_the_given_spread() -> None:
 
     seen: list[Tensor] = []
 
-    def denoise(x: Tensor, x_self: Tensor, t: Tensor) -> Tensor:
+    def denoise(x: Tensor, t: int) -> Tensor:
         seen.append(x)
         return torch.zeros_like(x)
 
@@ -96,7 +103,7 @@ def test_kept_words_can_be_put_at_a_noise_level() -> None:
         return draws[-1]
 
     back = BackAndRefine(time=0.6, share=1.0, level=400 / 999)
-    refined(solver("ddim"), sure_of_odd, back)(network, stream(1)(), TIMES, NOISE, randn)
+    refined(solver("ddim"), sure_of_odd, back)(self_conditioned(network), stream(1)(), TIMES, NOISE, randn)
     level = torch.tensor([400, 400])
     torch.testing.assert_close(network.seen[3], NOISE.add(network.said[2], level, draws[1]))
 
@@ -104,7 +111,7 @@ def test_kept_words_can_be_put_at_a_noise_level() -> None:
 def test_rounds_and_none() -> None:
     network = Network()
     refined(renoise, sure_of_odd, BackAndRefine(rounds=3, time=0.6))(
-        network, stream()(), TIMES, NOISE, stream()
+        self_conditioned(network), stream()(), TIMES, NOISE, stream()
     )
     assert network.told == [999, 800, 600] * 3 + TIMES[:-1]
     assert refined(renoise, sure_of_odd, BackAndRefine(rounds=0)) is renoise
@@ -128,18 +135,26 @@ def test_known_positions_stay_and_do_not_count(
             torch.testing.assert_close(keep[~known], keep_mask(sure[~known][None], **how)[0])
 
 
-def test_a_told_caption_keeps_words_not_its_end() -> None:
+def test_a_caption_of_given_length_keeps_words_not_its_end() -> None:
     """Half of its six words stay when a captioner goes back, whatever the ten positions after them."""
     captioner = tiny_captioner(length=18)[0]
-    seen: list[Step] = []
+    seen: list[tuple[int, Tensor, Tensor]] = []
+
+    def watch(step: int, t: int, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        seen.append((t, tensors["noisy"], tensors["latents"]))
+        return {}
+
     sampling = SamplingConfig(
         solver="renoise", steps=4, refine=1, refine_share=0.5, refine_time=0.5, guidance=0.0
     )
     captioner.sample(
-        photos(2), [CaptionRequest(i, i, 6) for i in range(2)], sampling=sampling, watch=seen.append
+        photos(2),
+        [CaptionRequest(i, i, 6) for i in range(2)],
+        sampler=captioner.sampler(sampling),
+        callback=watch,
     )
-    back = next(i for i, step in enumerate(seen[1:], 1) if step.t == seen[0].t)
-    stayed = (seen[back].x_t == seen[back - 1].x0).all(-1)
+    back = next(i for i, (t, _, _) in enumerate(seen[1:], 1) if t == seen[0][0])
+    stayed = (seen[back][1] == seen[back - 1][2]).all(-1)
     assert stayed[:, 1:7].sum(1).tolist() == [3, 3]
 
 
@@ -182,13 +197,12 @@ def test_the_authors_run_replayed(shared: Path) -> None:
     draws.insert(2, recorded["backrefine_gaussian"][0])
     last = ladic_back_and_refine(
         renoise,
-        denoise,
+        self_conditioned(shifted(denoise, 5, 999)),
         recorded["init_noise"],
         [999, 799, 599, 399, 199, 0],
         make_noise("linear", 1000),
         lambda: draws.pop(0),
         confidence=lambda x0: recorded["backrefine_confidence"],
-        time_offset=5,
     )
     assert told == [999, 804, 604, 804, 604, 404, 204], about
     torch.testing.assert_close(torch.stack(seen), recorded["x_t_per_step"], rtol=1e-5, atol=1e-5)
@@ -205,7 +219,13 @@ def test_the_authors_run_replayed(shared: Path) -> None:
         (lambda: BackAndRefine(threshold=-0.1), "between 0 and 1"),
         (
             lambda: ladic_back_and_refine(
-                renoise, Network(), stream()(), [999, 0], NOISE, stream(), confidence=sure_of_odd
+                renoise,
+                self_conditioned(Network()),
+                stream()(),
+                [999, 0],
+                NOISE,
+                stream(),
+                confidence=sure_of_odd,
             ),
             "take more steps",
         ),

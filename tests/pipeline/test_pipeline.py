@@ -126,10 +126,12 @@ def test_the_pipeline_draws_what_the_captioner_draws(model: Path, album: Path) -
     assert wrapped.fill(str(album / "plain3.jpg"), blanks) == pipeline.fill(str(album / "plain3.jpg"), blanks)
 
 
-def test_packed_weights_say_the_same(model: Path, album: Path) -> None:
+def test_prepacked_weights_say_the_same(model: Path, album: Path) -> None:
     paths = [str(album / f"plain{i}.jpg") for i in (0, 2)]
-    plain, packed = (CaptionPipeline.from_pretrained(model, backend=name) for name in ("torch", "packed"))
-    for one, other in zip(plain(paths, candidates=3), packed(paths, candidates=3), strict=True):
+    plain, prepacked = (
+        CaptionPipeline.from_pretrained(model, backend=name) for name in ("torch", "prepacked")
+    )
+    for one, other in zip(plain(paths, candidates=3), prepacked(paths, candidates=3), strict=True):
         assert one.candidates == other.candidates
         assert one.confidence == pytest.approx(other.confidence, abs=1e-4)
 
@@ -188,17 +190,17 @@ def test_bad_checkpoints_name_file_and_fault(model: Path, tmp_path: Path, fault:
     assert "\n" not in str(caught.value)
 
 
-def test_asked_words_are_those_of_every_candidate(model: Path, album: Path) -> None:
+def test_an_asked_length_is_that_of_every_candidate(model: Path, album: Path) -> None:
     pipeline = CaptionPipeline.from_pretrained(model)
-    pipeline.captioner.defaults = replace(pipeline.captioner.defaults, words=3, words_from=2, words_to=5)
+    pipeline.captioner.defaults = replace(pipeline.captioner.defaults, length=3, min_length=2, max_length=5)
     four = range(4)
     assert [pipeline.sampling().length_of(i) for i in four] == [3, 2, 4, 5]
-    assert [pipeline.sampling(words=7, candidates=4).length_of(i) for i in four] == [7] * 4
-    assert [pipeline.sampling(words=0).length_of(i) for i in four] == [0] * 4
-    assert [pipeline.sampling(words=4, words_to=5).length_of(i) for i in four] == [4, 5, 4, 5]
+    assert [pipeline.sampling(length=7, candidates=4).length_of(i) for i in four] == [7] * 4
+    assert [pipeline.sampling(length=0).length_of(i) for i in four] == [0] * 4
+    assert [pipeline.sampling(length=4, max_length=5).length_of(i) for i in four] == [4, 5, 4, 5]
     special = pipeline.captioner.text.special_ids
     image = pipeline.encode(album / "plain0.jpg")
-    drawn = pipeline.captioner.generate(image=image, sampling=pipeline.sampling(words=6, candidates=4))
+    drawn = pipeline.captioner.generate(image=image, sampling=pipeline.sampling(length=6, candidates=4))
     assert not torch.isin(drawn.ids[0, :, 1:7], torch.tensor(special)).any()
 
 
@@ -233,11 +235,11 @@ def test_diverse_captions_are_candidates_unlike_each_other() -> None:
     assert clearcap("caption", sample_photo(), "--diverse", "3").stdout.splitlines() == told["diverse"]
     refused = clearcap("caption", sample_photo(), "--diverse", "3", "--candidates", "2")
     assert refused.returncode == 1
-    assert "draw more candidates" in refused.stderr
+    assert "sample more" in refused.stderr
 
 
 def test_any_sampling_setting_from_the_command_line() -> None:
-    how = {"refine": 2, "refine_time": 0.8, "spacing": "trailing", "factor": 4.0}
+    how = {"refine": 2, "refine_time": 0.8, "spacing": "trailing", "noise_factor": 4.0}
     told = [word for key, value in how.items() for word in ("--set", f"{key}={value}")]
     done = clearcap("caption", sample_photo(), *told, "--seed", "5", "--json")
     pipeline = CaptionPipeline.from_pretrained(backend="fast")

@@ -1,4 +1,4 @@
-"""The denoiser: one photo's view serves all its captions, positions count, sizes must fit."""
+"""The denoiser: one photo's context serves all its captions, positions count, sizes must fit."""
 
 from __future__ import annotations
 
@@ -6,18 +6,22 @@ import pytest
 import torch
 from torch import Tensor
 
-from clearcap.denoiser.cross_attention import build_denoiser, repeat_view
+from clearcap.config import DenoiserConfig
+from clearcap.denoiser.cross_attention import CrossAttentionDenoiser, build_cross_attention
 from clearcap.denoiser.interface import Denoiser
-from clearcap.layers import join_contexts
+from clearcap.layers import join_contexts, select_photos
 
-SIZES = {"dim": 8, "depth": 2, "heads": 2, "hidden": 24, "image_dim": 6, "image_tokens": 5, "length": 9}
+SIZES = {"dim": 8, "image_dim": 6, "image_tokens": 5, "length": 9}
 
 
-def make(time_head: str = "mlp", projected: bool = True) -> Denoiser:
+def build(width: int, projected: bool, time_head: str) -> CrossAttentionDenoiser:
+    sizes = DenoiserConfig(width=width, depth=2, heads=2, hidden=24, projected=projected, time_head=time_head)
+    return build_cross_attention(sizes, **SIZES)
+
+
+def make(time_head: str = "mlp", projected: bool = True) -> CrossAttentionDenoiser:
     torch.manual_seed(0)
-    denoiser = build_denoiser(
-        **SIZES, width=12 if projected else 16, projected=projected, time_head=time_head
-    )
+    denoiser = build(12 if projected else 16, projected, time_head)
     with torch.no_grad():
         for weight in denoiser.parameters():
             weight.add_(0.1 * torch.randn(weight.shape))
@@ -42,12 +46,13 @@ def test_copies_of_a_photo_are_captions_alone(projected: bool, time_head: str) -
         row = slice(i, i + 1)
         alone = denoiser(x[row], x_self[row], t[row], denoiser.image_context(image[i // 3 : i // 3 + 1]))
         torch.testing.assert_close(together[row], alone, rtol=1e-4, atol=1e-5)
-    repeated = denoiser(x, x_self, t, repeat_view(denoiser.image_context(image), 3))
+    each = torch.arange(2).repeat_interleave(3)
+    repeated = denoiser(x, x_self, t, select_photos(denoiser.image_context(image), each))
     torch.testing.assert_close(together, repeated, rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
-def test_joined_views_are_the_branches_one_after_the_other() -> None:
+def test_joined_contexts_are_the_branches_one_after_the_other() -> None:
     denoiser = make()
     image = torch.randn(2, 5, 6)
     x, x_self, t = inputs(2)
@@ -96,6 +101,12 @@ def test_a_shorter_caption_needs_no_other_network() -> None:
 
 def test_sizes_that_do_not_fit() -> None:
     with pytest.raises(ValueError, match="multiple of heads=2"):
-        build_denoiser(**SIZES, width=13, projected=True, time_head="mlp")
-    with pytest.raises(ValueError, match="2 \\* dim = 16, not 12"):
-        build_denoiser(**SIZES, width=12, projected=False, time_head="mlp")
+        build(13, projected=True, time_head="mlp")
+    with pytest.raises(ValueError, match="width=12: .* twice the latent's 8 channels; set denoiser.width=16"):
+        build(12, projected=False, time_head="mlp")
+    with pytest.raises(ValueError, match="positions=8 is too few for the 9 positions"):
+        build_cross_attention(DenoiserConfig(width=12, heads=2, positions=8), **SIZES)
+
+
+def test_the_denoiser_is_one() -> None:
+    assert isinstance(make(), Denoiser)
