@@ -436,14 +436,15 @@ def changes(kind: type, overrides: Sequence[str]) -> dict[str, Any]:
 
     Args:
         kind: the settings class.
-        overrides: such as ``steps=5`` or ``solver=ddim``.
+        overrides: such as ``steps=5`` or ``sampling.solver=ddim``.
 
     Raises:
         InputError: no such field, or a value of the wrong type.
     """
+    section = kind.__name__.removesuffix("Config").lower() + "."
     table: dict[str, Any] = {}
     for override in overrides:
-        _apply(kind, table, override)
+        _apply(kind, table, override.removeprefix(section))
     hints = get_type_hints(kind)
     for key in table:
         require(key in hints, f"unknown setting {key!r}; choose one of {', '.join(hints)}")

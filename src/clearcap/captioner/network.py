@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -93,10 +94,11 @@ class Network(nn.Module):
 
     def noise(self, factor: float) -> Noise:
         """The corruption with the given noise factor, on the model's device."""
-        made = make_noise(
-            self.objective.schedule, self.objective.steps, factor, self.objective.prediction_type
-        )
-        return dataclasses.replace(made, alpha_bar=made.alpha_bar.to(self.device))
+        return noise_of(self.objective, factor, self.device)
+
+    def sampler(self, how: SamplingConfig) -> Sampler:
+        """The sampler of settings."""
+        return sampler_of(how, self.objective, self.device)
 
     def encode_image(
         self, pixel_values: Float[Tensor, "photos 3 height width"]
@@ -199,10 +201,6 @@ class Network(nn.Module):
 
         return build
 
-    def sampler(self, how: SamplingConfig) -> Sampler:
-        """The sampler of settings."""
-        return build_sampler(how, self.noise(how.noise_factor))
-
     def fixed_lengths(self, requests: Sequence[CaptionRequest]) -> FixedLatents | None:
         """How the denoiser is given lengths: the latents of all positions but a caption's words are known.
 
@@ -248,3 +246,16 @@ class Network(nn.Module):
     def forward(self, pixel_values: Tensor, **how: Any) -> Generated:
         """As ``generate``: a captioner has no other forward pass worth a name."""
         return self.generate(pixel_values, **how)
+
+
+def noise_of(objective: DiffusionConfig, factor: float, device: torch.device) -> Noise:
+    """The corruption that settings describe, with the given noise factor."""
+    made = make_noise(objective.schedule, objective.steps, factor, objective.prediction_type)
+    return dataclasses.replace(made, alpha_bar=made.alpha_bar.to(device))
+
+
+@lru_cache(maxsize=64)
+def sampler_of(how: SamplingConfig, objective: DiffusionConfig, device: torch.device) -> Sampler:
+    """The sampler that settings describe; made once for each, not for every batch."""
+    with torch.inference_mode(False):  # whoever trains may use its noise too
+        return build_sampler(how, noise_of(objective, how.noise_factor, device))

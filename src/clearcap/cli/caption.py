@@ -16,8 +16,8 @@ def caption(
     model: Annotated[str, typer.Option(help="folder or hub name; default is the bundled model")] = "default",
     steps: Annotated[int | None, typer.Option(help="calls of the denoiser")] = None,
     guidance: Annotated[float | None, typer.Option(help="classifier-free guidance scale")] = None,
-    words: Annotated[int | None, typer.Option(help="words to write; 0: as the model sees fit")] = None,
-    candidates: Annotated[int | None, typer.Option(help="captions drawn per photo")] = None,
+    length: Annotated[int | None, typer.Option(help="words to write; 0: as the model sees fit")] = None,
+    candidates: Annotated[int | None, typer.Option(help="captions sampled for each photo")] = None,
     select: Annotated[
         str | None, typer.Option(help="choice among candidates: mbr, confidence or similarity")
     ] = None,
@@ -53,7 +53,7 @@ def caption(
         setting,
         steps=steps,
         guidance=guidance,
-        words=words,
+        length=length,
         candidates=candidates,
         select=select,
         utility=utility,

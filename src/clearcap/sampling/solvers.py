@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -25,6 +25,7 @@ Randn = Callable[[], Tensor]
 """Draws one standard normal latent for the whole batch."""
 
 
+@runtime_checkable
 class Solver(Protocol):
     """Any of the solvers below, and what the registry holds for a solver."""
 
