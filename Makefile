@@ -1,4 +1,4 @@
-# Everything runs in .venv, made on first use; only Python (>= 3.10), pip and make are needed.
+# Everything runs in .venv, made on first use; only Python (>= 3.11), pip and make are needed.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin

@@ -113,7 +113,9 @@ def test_no_modules_import_each_other_in_a_circle(graph: dict[str, set[str]]) ->
     assert not sorted(module for module, seen in reached.items() if module in seen)
 
 
-def test_few_modules_lie_at_the_root_and_few_arrows_lead_from_room_to_room(graph: dict[str, set[str]]) -> None:
+def test_few_modules_lie_at_the_root_and_few_arrows_lead_from_room_to_room(
+    graph: dict[str, set[str]],
+) -> None:
     assert len([file for file in ROOT.glob("*.py")]) <= ROOT_MODULES
     arrows = {
         (room_of(here), room_of(there))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
+import tomllib
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,11 +13,6 @@ from typing import Any, TypeVar, get_type_hints
 
 from clearcap import registry
 from clearcap.errors import InputError, RenamedWarning
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 T = TypeVar("T")
 
@@ -385,8 +380,13 @@ def load_preset(name: str, overrides: Sequence[str] = ()) -> Preset:
     return make(Preset, tables, where=name)
 
 
-def _read_preset(name: str) -> dict[str, Any]:
-    """The sections of a preset, on top of those of the preset that its ``base`` names."""
+def _read_preset(name: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The sections of a preset under today's names, on top of those of the preset that its ``base`` names.
+
+    Args:
+        name: the preset.
+        above: the presets that build on it.
+    """
     folder = Path(str(resources.files("clearcap"))) / "configs"
     path = Path(name) if name.endswith(".toml") else folder / f"{name}.toml"
     try:
@@ -397,11 +397,16 @@ def _read_preset(name: str) -> dict[str, Any]:
         ) from fault
     except tomllib.TOMLDecodeError as fault:
         raise InputError(f"{path}: not valid TOML ({fault}); mend that line") from fault
-    base = tables.pop("base", None)
+    base, kinds = tables.pop("base", None), get_type_hints(Preset)
+    tables = {
+        section: renamed(kinds[section], table) if section in kinds and isinstance(table, dict) else table
+        for section, table in tables.items()
+    }
     if base is None:
         return tables
-    require(base != name, f"{path}: is its own base; name another preset")
-    below = _read_preset(base)
+    require(isinstance(base, str), f"{path}: base={base!r} names no preset; pass its name or its file")
+    require(base not in (*above, name), f"{path}: is its own base; name another preset")
+    below = _read_preset(base, (*above, name))
     return below | {
         section: below.get(section, {}) | table if isinstance(table, dict) else table
         for section, table in tables.items()

@@ -30,9 +30,7 @@ MOVED = {  # old name -> today's
 class MovedFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Finds modules by their old names, where nothing else does."""
 
-    def find_spec(
-        self, name: str, path: Any, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
+    def find_spec(self, name: str, path: Any, target: ModuleType | None = None) -> ModuleSpec | None:
         """The spec of a module that has moved."""
         return importlib.util.spec_from_loader(name, self) if name in MOVED else None
 

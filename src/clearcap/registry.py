@@ -151,11 +151,16 @@ def load_plugin(source: str) -> None:
             raise InputError(f"plug-in {source} is no Python file; pass a .py file or a module's name")
         module = importlib.util.module_from_spec(spec)
         sys.modules[path.stem] = module
-        spec.loader.exec_module(module)
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[path.stem]  # or it would pass for loaded
+            raise
     except InputError:
         raise
     except Exception as fault:  # whatever somebody else's code raises is one line
-        raise InputError(f"plug-in {source} cannot be loaded ({type(fault).__name__}: {fault})") from fault
+        reason = " ".join(f"{type(fault).__name__}: {fault}".split())
+        raise InputError(f"plug-in {source} cannot be loaded ({reason})") from fault
 
 
 def _load_installed_plugins() -> None:

@@ -102,7 +102,9 @@ def test_a_shorter_caption_needs_no_other_network() -> None:
 def test_sizes_that_do_not_fit() -> None:
     with pytest.raises(ValueError, match="multiple of heads=2"):
         build(13, projected=True, time_head="mlp")
-    with pytest.raises(ValueError, match="width=12: .* twice the latent's 8 channels; set denoiser.width=16"):
+    with pytest.raises(
+        ValueError, match=r"width=12: .* twice the latent's 8 channels; set denoiser\.width=16"
+    ):
         build(12, projected=False, time_head="mlp")
     with pytest.raises(ValueError, match="positions=8 is too few for the 9 positions"):
         build_cross_attention(DenoiserConfig(width=12, heads=2, positions=8), **SIZES)

@@ -22,7 +22,7 @@ from clearcap.bench.latency import sample_photo
 from clearcap.captioner.loading import Unfilled
 from clearcap.captioner.model import load_captioner
 from clearcap.data.images import open_image, to_square
-from clearcap.errors import InputError
+from clearcap.errors import InputError, RenamedWarning
 from clearcap.pipeline import CaptionPipeline
 from clearcap.sampling.selection import diverse
 
@@ -265,3 +265,26 @@ def test_missing_model_is_one_line() -> None:
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "/no/such/folder" in done.stderr
+
+
+def test_diffusers_arguments_are_ours(model: Path, album: Path) -> None:
+    pipeline, photo = CaptionPipeline.from_pretrained(model), str(album / "plain4.jpg")
+    ours = pipeline(photo, steps=3, guidance=2.5, seed=11, candidates=4)
+    generator = torch.Generator().manual_seed(11)
+    theirs = {"num_inference_steps": 3, "guidance_scale": 2.5, "generator": generator}
+    assert pipeline(photo, **theirs, candidates=4) == ours
+    assert pipeline([photo], **theirs, candidates=4) == [ours]
+    assert pipeline(photo, **theirs | {"num_inference_steps": 1}, candidates=4) != ours
+    assert pipeline(photo, **theirs | {"generator": None}, candidates=4) != ours
+    blanks, few = "a ___ dog ___ .", {"guidance": 2.5, "steps": 3}
+    named = {"guidance_scale": 2.5, "num_inference_steps": 3}
+    assert pipeline.fill(photo, blanks, **named) == pipeline.fill(photo, blanks, **few)
+    assert pipeline.fill(photo, blanks, guidance_scale=None) == pipeline.fill(photo, blanks, guidance=0.0)
+    assert len(pipeline.trajectory(photo, num_inference_steps=3)) == 3
+
+
+def test_the_old_name_of_a_backend_warns(model: Path) -> None:
+    with pytest.warns(RenamedWarning, match="'packed' is called 'prepacked' now"):
+        CaptionPipeline.from_pretrained(model, backend="packed")
+    with pytest.raises(InputError, match="unknown backend 'pack'"):
+        CaptionPipeline.from_pretrained(model, backend="pack")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -210,7 +210,7 @@ class CaptionPipeline:
             InputError: the photo cannot be read or the template cannot be met.
         """
         if gives_most(template):
-            how = {"guidance": 0.0} | {name: value for name, value in how.items() if value is not None}
+            how = {"guidance": 0.0} | own_names(how)
         return infill_captions(
             self.captioner,
             self.tokenizer,
@@ -336,8 +336,7 @@ class CaptionPipeline:
 
         ``length`` without ``min_length`` or ``max_length`` is that of every candidate.
         """
-        how = {ALIASES.get(name, name): value for name, value in how.items() if value is not None}
-        how = renamed(SamplingConfig, how)
+        how = renamed(SamplingConfig, own_names(how))
         if "length" in how:
             how = {"min_length": 0, "max_length": 0} | how
         known = {field.name for field in dataclasses.fields(SamplingConfig)}
@@ -371,6 +370,18 @@ class CaptionPipeline:
         words, trust = candidates[best].words, candidates[best].confidence
         mean = float(np.mean(trust)) if trust else 0.0
         return CaptionResult(name, captions[best], mean, tuple(zip(words, trust, strict=True)), captions)
+
+
+def own_names(how: Mapping[str, Any]) -> dict[str, Any]:
+    """The sampling settings that are given (not None), diffusers' names among them replaced by ours.
+
+    Raises:
+        InputError: a setting is given under both names.
+    """
+    for alias, name in ALIASES.items():
+        if how.get(alias) is not None and how.get(name) is not None:
+            raise InputError(f"{alias!r} is diffusers' name of {name!r}; pass one of them")
+    return {ALIASES.get(name, name): value for name, value in how.items() if value is not None}
 
 
 def _decoded(
