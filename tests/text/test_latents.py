@@ -15,7 +15,12 @@ from clearcap.errors import InputError
 from clearcap.text.split_bert import SplitBertSpace, word_positions
 from clearcap.text.tokenizer import encode_captions
 
-CAPTIONS = ["a man riding a wave", "two dogs in the grass .", "the bus", "a cat on a ball and a red dog sitting"]
+CAPTIONS = [
+    "a man riding a wave",
+    "two dogs in the grass .",
+    "the bus",
+    "a cat on a ball and a red dog sitting",
+]
 LENGTH = 9  # the last caption is cut
 
 
@@ -106,7 +111,9 @@ def test_the_special_latent_stands_wherever_no_word_does(corpus: Corpus, special
     words = np.stack([lower[row, place] for row, place in corpus.words()])
     seen = lower.reshape(-1, 16) if special == "raw" else words
     mean, std = seen.mean(0), seen.std(0, ddof=1)
-    expected = {"zero": np.zeros(16), "raw": corpus.period, "normalised": (corpus.period - mean) / std}[special]
+    expected = {"zero": np.zeros(16), "raw": corpus.period, "normalised": (corpus.period - mean) / std}[
+        special
+    ]
     close(space.special, expected)
     latent = np.broadcast_to(expected, lower.shape).copy()
     for row, place in corpus.words():
@@ -152,7 +159,9 @@ def test_what_cannot_be_fitted(corpus: Corpus) -> None:
     space = corpus.space(TextConfig(length=LENGTH))
     with pytest.raises(InputError, match="a latent channel never varies"):
         space.set_statistics(torch.zeros(16), torch.tensor([1.0] * 15 + [0.0]))
-    with pytest.raises(InputError, match="unknown special latent 'ones'; choose one of zero, raw, normalised"):
+    with pytest.raises(
+        InputError, match="unknown special latent 'ones'; choose one of zero, raw, normalised"
+    ):
         space.set_special_latent("ones", torch.tensor([[2, 5, 3]]))
     identity = corpus.space(TextConfig(length=LENGTH, decoder="identity"))
     with pytest.raises(InputError, match="no masked language model"):

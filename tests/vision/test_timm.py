@@ -1,7 +1,7 @@
 """The adapter to timm, tested in a process of its own.
 
-As soon as torchvision, which timm needs, can be imported, transformers imports it too, and fails where its compiled half
-does not fit torch. So both live in a folder that only this test's process sees: ``make install`` fills it.
+As soon as torchvision, which timm needs, can be imported, transformers imports it too, and fails where its compiled
+half does not fit torch. So both live in a folder that only this test's process sees: ``make install`` fills it.
 """
 
 from __future__ import annotations

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torchvision_operators  # noqa: F401, I001 (before anything imports torchvision)
 import pytest
-import timm
 import torch
 from safetensors.torch import save_file
-from towers import write_bert
 from torch import Tensor
+from torchvision_operators import timm
+from towers import write_bert
 
 from clearcap.captioner.model import Captioner
 from clearcap.captioner.towers import build_captioner
@@ -48,7 +47,7 @@ def features(network: torch.nn.Module, images: Tensor) -> Tensor:
         found = network.forward_features((images - mean) / std)
     if found.ndim == 3:
         return found
-    batch, dim, height, width = found.shape
+    batch, _, height, width = found.shape
     rows = [[found[b, :, y, x] for y in range(height) for x in range(width)] for b in range(batch)]
     return torch.stack([torch.stack(row) for row in rows])
 

@@ -1,9 +1,9 @@
-"""Importing this lets timm import torchvision where torchvision's compiled half does not fit torch.
+"""``timm``, which imports torchvision, where torchvision's compiled half does not fit torch.
 
 timm imports torchvision for its transforms, which are Python. torchvision's wheels on the package index are compiled
 against the CUDA build of torch; beside the CPU build their operators do not load, and ``import torchvision`` then fails
 because it describes two operators that are not there. Declared beforehand, without an implementation, they are enough:
-nothing here calls them.
+nothing here calls them. Import ``timm`` from here, before anything of transformers.
 """
 
 from __future__ import annotations
@@ -29,3 +29,5 @@ def declare() -> None:
 
 
 declare()
+
+import timm  # noqa: E402, F401
