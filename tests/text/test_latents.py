@@ -143,6 +143,9 @@ def test_decoding_takes_the_statistics_back(corpus: Corpus) -> None:
         expected = corpus.bert(input_ids=ids, attention_mask=everything).logits
         torch.testing.assert_close(space.decode(latent), expected, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(space.masked_logits(ids, everything), expected, rtol=1e-4, atol=1e-4)
+        padded = corpus.bert(input_ids=corpus.ids, attention_mask=corpus.mask).logits[corpus.mask.bool()]
+        found = space.masked_logits(corpus.ids, corpus.mask)[corpus.mask.bool()]
+        torch.testing.assert_close(found, padded, rtol=1e-4, atol=1e-4)
 
 
 def test_the_caption_loss_asks_for_the_filler_wherever_no_word_stands(corpus: Corpus) -> None:
