@@ -31,7 +31,6 @@ def _register() -> None:
     app.command()(table.table)
     app.command()(filling.evaluate_fill)
     app.command()(score.score)
-    app.add_typer(bench.app, name="bench")
     app.command()(published.parity)
     app.add_typer(bench.app, name="bench")
     app.add_typer(published.convert, name="convert")
