@@ -1,9 +1,13 @@
-"""Any fixture folder to one result per variant."""
+"""A folder of recorded tensors replayed: one result per stage of each variant."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
+
+import torch
+from torch import Tensor
 
 from clearcap.convert.comparing import Comparison, Recorded
 from clearcap.convert.reading import read_state
@@ -12,16 +16,37 @@ from clearcap.convert.replay_ladic import replay_ladic
 from clearcap.errors import InputError
 
 
+@dataclass(frozen=True)
+class Replay:
+    """One stage of one variant, compared with its recording; differences as shares of a tensor's greatest magnitude.
+
+    Attributes:
+        name: of the variant and stage.
+        worst: greatest difference in float32, as recorded; infinite where token ids, captions or shapes differ.
+        worst_name: the tensor that differs so.
+        bound: greatest difference allowed.
+        rounding: greatest difference from a replay in float64: how far the recording itself is rounded.
+        ok: whether both are within the bound.
+    """
+
+    name: str
+    worst: float
+    worst_name: str
+    bound: float
+    rounding: float
+    ok: bool
+
+
 def replay(folder: str | Path) -> list[tuple[str, float, bool]]:
-    """Replay every variant recorded in a folder through our own modules, in float32 on the CPU.
+    """Replay every variant recorded in a folder through our own modules, on the CPU.
 
     Args:
         folder: holds ``weights.safetensors`` (the authors' names), ``io.safetensors`` (recorded tensors) and
             ``README.json``.
 
     Returns:
-        Variant, worst absolute difference (losses above 1 and gradients: relative to their size; infinite where
-        token ids, captions or shapes differ), and whether all is within 2e-5, and optimiser steps within 1e-5.
+        Variant, greatest difference in float32 as a share of a tensor's greatest magnitude (infinite where token
+        ids, captions or shapes differ), and whether it is within the bound of its stage.
 
     Raises:
         InputError: a file is missing or is no fixture.
@@ -29,16 +54,25 @@ def replay(folder: str | Path) -> list[tuple[str, float, bool]]:
     return [(name, result.worst, result.ok) for name, result in compare(Path(folder)).items()]
 
 
-def compare(folder: Path) -> dict[str, Comparison]:
-    """As ``replay``, with the name of each variant's worst tensor."""
+def compare(folder: Path) -> dict[str, Replay]:
+    """As ``replay``, with each variant's bound, worst tensor and the recording's own rounding."""
     try:
         about = json.loads((folder / "README.json").read_text())
     except (OSError, ValueError) as fault:
         raise InputError(f"{folder}: no readable README.json ({fault}); pass a fixture's folder") from fault
+    weights, tensors = (read_state(folder / f"{name}.safetensors") for name in ("weights", "io"))
+    single, double = (
+        _compare(weights, Recorded(tensors, about, dtype), folder) for dtype in (torch.float32, torch.float64)
+    )
+    return {
+        name: Replay(name, one.worst, one.worst_name, one.bound, double[name].worst, one.ok and double[name].ok)
+        for name, one in single.items()
+    }
+
+
+def _compare(weights: dict[str, Tensor], recorded: Recorded, folder: Path) -> dict[str, Comparison]:
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    weights, tensors = (read_state(folder / f"{name}.safetensors") for name in ("weights", "io"))
-    recorded = Recorded(tensors, about)
     with sdpa_kernel(SDPBackend.MATH):  # the plain product, as recorded; fused kernels sum in another order
         if "diffuser.embeddings.LayerNorm.weight" in weights:
             return replay_ladic(weights, recorded, folder / "vocab.txt")

@@ -68,8 +68,13 @@ def conditioned(denoiser: DenoiserLike, noise: Noise, view: list[KeysValues]) ->
     return denoise
 
 
+def guide(with_photo: Tensor, without: Tensor, scale: float) -> Tensor:
+    """(1 + scale) * with photo - scale * without (Ho & Salimans 2021; LaDiC, eq. 5)."""
+    return with_photo + scale * (with_photo - without)
+
+
 def guided(denoiser: DenoiserLike, noise: Noise, view: list[KeysValues], scale: float) -> Denoise:
-    """(1 + scale) * with photo - scale * without (Ho & Salimans 2021; LaDiC, eq. 5), both in one batch.
+    """The denoiser with classifier-free guidance, its two branches in one batch.
 
     Args:
         denoiser: the network.
@@ -85,7 +90,7 @@ def guided(denoiser: DenoiserLike, noise: Noise, view: list[KeysValues], scale: 
     def denoise(x_t: Tensor, x_self: Tensor, t: Tensor) -> Tensor:
         both = twice(torch.cat((x_t, x_t)), torch.cat((x_self, x_self)), torch.cat((t, t)))
         with_photo, without = both.chunk(2)
-        return with_photo + scale * (with_photo - without)
+        return guide(with_photo, without, scale)
 
     return denoise
 
