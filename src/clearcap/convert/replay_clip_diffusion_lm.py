@@ -53,7 +53,9 @@ def _build(weights: dict[str, Tensor], recorded: Recorded, config: dict[str, Any
         length=config["MAX_LENGTH"],
         dropout=float(bert["dropout"]),
     )
-    return captioner.to(recorded.dtype)
+    cast: Any = captioner  # transformers' stub of .to() takes no dtype
+    cast.to(recorded.dtype)
+    return captioner
 
 
 def _untrained_clip(dim: int) -> PretrainedEncoder:

@@ -71,7 +71,9 @@ def _build(
         length=sizes["L"],
         dropout=float(sizes["diffuser"]["hidden_dropout_prob"]),
     )
-    return captioner.to(recorded.dtype)
+    cast: Any = captioner  # transformers' stub of .to() takes no dtype
+    cast.to(recorded.dtype)
+    return captioner
 
 
 @torch.no_grad()
@@ -159,15 +161,28 @@ def _sampling(
     draws = list(recorded[f"{variant}/inf/renoise_draws"])
     visited = times("stride", noise.steps, run["STEP"])
     start, offset = recorded[f"{variant}/inf/init_noise"], run["time_difference"]
+    judged: list[Tensor] = []
+
+    def confidence(x0: Tensor) -> Tensor:
+        judged.append(text.decode(x0).softmax(-1).amax(-1))
+        return judged[-1]
+
     with Spy(captioner.denoiser) as calls:
-        if run["flag"]:
-            x0 = _back_and_refine(
-                compared, recorded, variant, captioner, denoise, start, visited, noise, draws, offset
+        if run["flag"]:  # the authors' Back&Refine
+            turn = next(i for i, t in enumerate(visited) if 0.3 * noise.steps < t < 0.6 * noise.steps)
+            again = recorded[f"{variant}/inf/backrefine_gaussian"]
+            randn = Injected([*draws[:turn], *again, *draws[turn:]])
+            x0 = ladic_back_and_refine(
+                renoise, denoise, start, visited, noise, randn, confidence=confidence, time_offset=offset
             )
+            compared.close("confidence", judged[0], recorded[f"{variant}/inf/backrefine_confidence"])
+            lowest = recorded[f"{variant}/inf/backrefine_lowest_idx"]
+            restarted = judged[0].argsort(dim=-1, stable=True)[:, : lowest.shape[1]]
+            compared.same("restarted", restarted, lowest)
         else:
             randn = Injected(draws)
             x0 = renoise(denoise, start, visited, noise, randn, time_offset=offset)
-            compared.same("draws spent", randn.spent, True)
+    compared.same("draws spent", randn.spent, True)
     compared.same("times", [int(given[2][0]) for given in calls.inputs[::2]], run["t_given_to_model"])
     for row, step in enumerate(run["recorded_steps"]):
         with_photo, without = calls.outputs[2 * step : 2 * step + 2]
@@ -206,37 +221,6 @@ def _branch_by_branch(captioner: Captioner, noise: Noise, view: list[KeysValues]
         return guide(with_photo(x_t, x_self, t), without(x_t, x_self, t), scale)
 
     return denoise
-
-
-def _back_and_refine(
-    compared: Comparison,
-    recorded: Recorded,
-    variant: str,
-    captioner: Captioner,
-    denoise: Any,
-    start: Tensor,
-    visited: list[int],
-    noise: Noise,
-    draws: list[Tensor],
-    offset: int,
-) -> Tensor:
-    """The authors' Back&Refine with their draws; compares what it judged by."""
-    judged: list[Tensor] = []
-
-    def confidence(x0: Tensor) -> Tensor:
-        judged.append(captioner.text.decode(x0).softmax(-1).amax(-1))
-        return judged[-1]
-
-    turn = next(i for i, t in enumerate(visited) if 0.3 * noise.steps < t < 0.6 * noise.steps)
-    randn = Injected([*draws[:turn], *recorded[f"{variant}/inf/backrefine_gaussian"], *draws[turn:]])
-    x0 = ladic_back_and_refine(
-        renoise, denoise, start, visited, noise, randn, confidence=confidence, time_offset=offset
-    )
-    compared.same("draws spent", randn.spent, True)
-    compared.close("confidence", judged[0], recorded[f"{variant}/inf/backrefine_confidence"])
-    lowest = recorded[f"{variant}/inf/backrefine_lowest_idx"]
-    compared.same("restarted", judged[0].argsort(dim=-1, stable=True)[:, : lowest.shape[1]], lowest)
-    return x0
 
 
 def _training(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,27 +13,6 @@ from clearcap.convert.reading import read_state
 from clearcap.convert.replay_clip_diffusion_lm import replay_clip_diffusion_lm
 from clearcap.convert.replay_ladic import replay_ladic
 from clearcap.errors import InputError
-
-
-@dataclass(frozen=True)
-class Replay:
-    """One stage of one variant, compared with its recording; differences as shares of a tensor's greatest magnitude.
-
-    Attributes:
-        name: of the variant and stage.
-        worst: greatest difference in float32, as recorded; infinite where token ids, captions or shapes differ.
-        worst_name: the tensor that differs so.
-        bound: greatest difference allowed.
-        rounding: greatest difference from a replay in float64: how far the recording itself is rounded.
-        ok: whether both are within the bound.
-    """
-
-    name: str
-    worst: float
-    worst_name: str
-    bound: float
-    rounding: float
-    ok: bool
 
 
 def replay(folder: str | Path) -> list[tuple[str, float, bool]]:
@@ -54,8 +32,8 @@ def replay(folder: str | Path) -> list[tuple[str, float, bool]]:
     return [(name, result.worst, result.ok) for name, result in compare(Path(folder)).items()]
 
 
-def compare(folder: Path) -> dict[str, Replay]:
-    """As ``replay``, with each variant's bound, worst tensor and the recording's own rounding."""
+def compare(folder: Path) -> dict[str, Comparison]:
+    """As ``replay``, with each stage's bound, worst tensor and the recording's own rounding."""
     try:
         about = json.loads((folder / "README.json").read_text())
     except (OSError, ValueError) as fault:
@@ -64,10 +42,9 @@ def compare(folder: Path) -> dict[str, Replay]:
     single, double = (
         _compare(weights, Recorded(tensors, about, dtype), folder) for dtype in (torch.float32, torch.float64)
     )
-    return {
-        name: Replay(name, one.worst, one.worst_name, one.bound, double[name].worst, one.ok and double[name].ok)
-        for name, one in single.items()
-    }
+    for name, result in single.items():
+        result.rounding = double[name].worst
+    return single
 
 
 def _compare(weights: dict[str, Tensor], recorded: Recorded, folder: Path) -> dict[str, Comparison]:

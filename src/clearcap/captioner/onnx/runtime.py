@@ -163,19 +163,6 @@ def load_graphs(folder: Path) -> tuple[Network, WordPieces]:
     return Network(config, parts).eval(), WordPieces.read(folder)
 
 
-class Recorder:
-    """A graph that also keeps what it is given."""
-
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
-        self.given: list[dict[str, np.ndarray]] = []
-
-    def __call__(self, feeds: Mapping[str, Tensor]) -> list[Tensor]:
-        """As the graph's own."""
-        self.given.append({name: feeds[name].numpy() for name in self.graph.inputs})
-        return self.graph(feeds)
-
-
 def denoiser_inputs(folder: Path, photos: int = 2, calls: int = 10) -> list[dict[str, np.ndarray]]:
     """What the denoiser's graph is given, at most ``calls`` times, while captions of random pixels are drawn.
 
@@ -183,10 +170,16 @@ def denoiser_inputs(folder: Path, photos: int = 2, calls: int = 10) -> list[dict
         InputError: as ``load_graphs``.
     """
     captioner, _ = load_graphs(folder)
-    recorder = captioner.denoiser.graph = Recorder(captioner.denoiser.graph)
+    graph, given = captioner.denoiser.graph, []
+
+    def record(feeds: Mapping[str, Tensor]) -> list[Tensor]:
+        given.append({name: feeds[name].numpy() for name in graph.inputs})
+        return graph(feeds)
+
+    captioner.denoiser.graph = record
     side = int(captioner.config.vision["image_size"])
     captioner.generate(torch.rand(photos, 3, side, side, generator=torch.Generator().manual_seed(0)))
-    return recorder.given[:: math.ceil(len(recorder.given) / calls)]
+    return given[:: math.ceil(len(given) / calls)]
 
 
 def numbers(part: nn.Module) -> int:
