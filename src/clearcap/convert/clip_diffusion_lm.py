@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from torch import Tensor
 from clearcap.captioner.loading import load_strictly
 from clearcap.captioner.model import Captioner, CaptionerConfig
 from clearcap.config import load_preset
-from clearcap.convert.folder import load_tokenizer, write_folder
+from clearcap.convert.folder import load_tokenizer, sections, write_folder
 from clearcap.convert.reading import read_module
 from clearcap.convert.renaming import ConversionReport, Parts, Renaming, in_authors_names
 from clearcap.errors import InputError
@@ -142,20 +141,19 @@ def _config(
         raise InputError(f"{renaming.source}: width {dim} is not a multiple of {heads} heads; pass heads")
     preset = load_preset(f"clip-diffusion-lm-{kind}")
     return CaptionerConfig(
-        text=dataclasses.asdict(preset.text) | {"source": "", "length": length},
-        vision=dataclasses.asdict(preset.vision)
-        | {"source": "", "tokens": 1, "dim": vision.dim, "image_size": vision.image_size},
-        denoiser=dataclasses.asdict(preset.denoiser)
-        | {
-            "width": dim,
-            "depth": renaming.layers(f"{LAYER}ffn.lin1.weight"),
-            "heads": heads,
-            "hidden": renaming.shape(LAYER.format(0) + "ffn.lin1.weight")[0],
-            "positions": renaming.shape(POSITION)[0],
-            "dropout": dropout,
-        },
-        diffusion=dataclasses.asdict(preset.diffusion),
-        sampling=dataclasses.asdict(preset.sampling),
+        **sections(
+            preset,
+            text={"length": length},
+            vision={"tokens": 1, "dim": vision.dim, "image_size": vision.image_size},
+            denoiser={
+                "width": dim,
+                "depth": renaming.layers(f"{LAYER}ffn.lin1.weight"),
+                "heads": heads,
+                "hidden": renaming.shape(LAYER.format(0) + "ffn.lin1.weight")[0],
+                "positions": renaming.shape(POSITION)[0],
+                "dropout": dropout,
+            },
+        ),
         bert={"vocab_size": vocab, "dim": dim},
         tower=vision.settings(),
         tokens=tokens,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from clearcap.captioner.model import Captioner
+from clearcap.config import Preset
 from clearcap.convert.renaming import ConversionReport, Renaming
 from clearcap.errors import InputError
 
@@ -27,6 +28,13 @@ def load_tokenizer(source: str | Path) -> Any:
     except (OSError, ValueError) as fault:
         reason = str(fault).splitlines()[0]
         raise InputError(f"{source}: no tokenizer there ({reason}); pass its folder or vocab.txt") from fault
+
+
+def sections(preset: Preset, **sizes: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """A preset's settings of the model with a checkpoint's sizes; its towers are in the checkpoint."""
+    found = preset.of_the_model()
+    sources = {"text": {"source": ""}, "vision": {"source": ""}}
+    return {name: values | sources.get(name, {}) | sizes.get(name, {}) for name, values in found.items()}
 
 
 def write_folder(

@@ -14,7 +14,7 @@ from torch import Tensor
 from clearcap.captioner.loading import load_strictly
 from clearcap.captioner.model import Captioner, CaptionerConfig
 from clearcap.config import load_preset
-from clearcap.convert.folder import load_tokenizer, write_folder
+from clearcap.convert.folder import load_tokenizer, sections, write_folder
 from clearcap.convert.reading import read_state, read_vector
 from clearcap.convert.renaming import ConversionReport, Parts, Renaming, in_authors_names
 from clearcap.errors import InputError
@@ -168,7 +168,11 @@ def build_ladic(
 def _config(
     renaming: Renaming, heads: Heads, tokens: TokenIds, decoder: str, length: int, dropout: float
 ) -> CaptionerConfig:
-    vocab, dim = renaming.shape("space_encoder.embeddings.word_embeddings.weight")
+    embeddings = {
+        name: renaming.shape(f"space_encoder.embeddings.{name}_embeddings.weight")
+        for name in ("word", "position", "token_type")
+    }
+    vocab, dim = embeddings["word"]
     width = renaming.shape(POSITION)[1]
     image_dim, _, patch, _ = renaming.shape("visual_encoder.patch_embed.proj.weight")
     image_tokens = renaming.shape("visual_encoder.pos_embed")[1]
@@ -189,22 +193,20 @@ def _config(
         )
     preset = load_preset("ladic-base-authors" if decoder == "identity" else "ladic-base")
     return CaptionerConfig(
-        text=dataclasses.asdict(preset.text)
-        | {"split": split, "decoder": decoder, "length": length, "source": ""},
-        vision=dataclasses.asdict(preset.vision)
-        | {"source": "", "tokens": image_tokens, "dim": image_dim, "image_size": side},
-        denoiser=dataclasses.asdict(preset.denoiser)
-        | {
-            "width": width,
-            "depth": renaming.layers(f"{LAYER}output.dense.weight"),
-            "heads": heads.denoiser,
-            "dropout": dropout,
-            "hidden": renaming.shape(LAYER.format(0) + "intermediate.dense.weight")[0],
-            "positions": renaming.shape(POSITION)[0],
-            "time_head": "norm" if "time_layer_norm.weight" in renaming else "none",
-        },
-        diffusion=dataclasses.asdict(preset.diffusion),
-        sampling=dataclasses.asdict(preset.sampling),
+        **sections(
+            preset,
+            text={"split": split, "decoder": decoder, "length": length},
+            vision={"tokens": image_tokens, "dim": image_dim, "image_size": side},
+            denoiser={
+                "width": width,
+                "depth": renaming.layers(f"{LAYER}output.dense.weight"),
+                "heads": heads.denoiser,
+                "dropout": dropout,
+                "hidden": renaming.shape(LAYER.format(0) + "intermediate.dense.weight")[0],
+                "positions": renaming.shape(POSITION)[0],
+                "time_head": "norm" if "time_layer_norm.weight" in renaming else "none",
+            },
+        ),
         bert={
             "vocab_size": vocab,
             "hidden_size": dim,
@@ -212,10 +214,8 @@ def _config(
             "num_attention_heads": heads.text,
             "intermediate_size": renaming.shape("space_encoder.encoder.layer.0.intermediate.dense.weight")[0],
             "hidden_act": "gelu",
-            "max_position_embeddings": renaming.shape("space_encoder.embeddings.position_embeddings.weight")[
-                0
-            ],
-            "type_vocab_size": renaming.shape("space_encoder.embeddings.token_type_embeddings.weight")[0],
+            "max_position_embeddings": embeddings["position"][0],
+            "type_vocab_size": embeddings["token_type"][0],
             "layer_norm_eps": 1e-12,
             "pad_token_id": tokens.pad,
         },
