@@ -149,7 +149,7 @@ def test_bundled_size_is_the_bundled_models_but_longer() -> None:
 
 def test_bundled_size_writes_captions_shorter_than_it_tells() -> None:
     captioner = captioner_of_size("bundled", 12)
-    assert captioner.defaults.words > 4
+    assert captioner.defaults.length > 4
     ids = write_system(captioner, torch.rand(1, 3, 224, 224), 4, steps=1, guidance=0.0, candidates=6)
     assert ids.shape == (6, 4)
     assert not torch.isin(ids, torch.tensor(captioner.text.special_ids)).any()
