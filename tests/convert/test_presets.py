@@ -101,9 +101,13 @@ def test_null_photo_is_the_encoder_s_view_of_the_mean_colour(towers: dict[str, P
     ("name", "override", "said"),
     [
         ("ladic-base", "vision.dim=24", r"vision\.dim=24, but the encoder makes 5 tokens of 12 channels"),
-        ("clip-diffusion-lm-add", "vision.dim=512", r"vision\.dim=512, but the encoder makes 1 tokens of 10 channels"),
+        (
+            "clip-diffusion-lm-add",
+            "vision.dim=512",
+            r"vision\.dim=512, but the encoder makes 1 tokens of 10 channels",
+        ),
         ("clip-diffusion-lm-concat", "denoiser.width=32", r"needs denoiser\.width=16"),
-        ("ladic-base", "denoiser.width=64", "width must be 2"),
+        ("ladic-base", "denoiser.width=64", r"denoiser\.width=64: .* twice the latent's 16 channels"),
         ("ladic-base", "text.source=/nowhere/at/all", "cannot be loaded"),
     ],
 )
