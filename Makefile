@@ -24,16 +24,16 @@ caption: install ## caption IMAGE=photo (or folder); without IMAGE a public-doma
 	@$(BIN)/clearcap caption $(if $(IMAGE),"$(IMAGE)","$$($(BIN)/python -c 'import matplotlib; print(matplotlib.get_data_path())')/sample_data/grace_hopper.jpg")
 
 check: install ## lint, formatting and types
-	$(BIN)/ruff check src tests examples
-	$(BIN)/ruff format --check src tests examples
+	$(BIN)/ruff check src tests benchmarks examples
+	$(BIN)/ruff format --check src tests benchmarks examples
 	$(BIN)/mypy
 
 test: check ## every check and test
 	$(BIN)/pytest
 
 format: install ## reformat the code
-	$(BIN)/ruff check --fix src tests examples
-	$(BIN)/ruff format src tests examples
+	$(BIN)/ruff check --fix src tests benchmarks examples
+	$(BIN)/ruff format src tests benchmarks examples
 
 train: install ## train the compact preset (see docs/training.md for the stages before)
 	$(BIN)/clearcap train compact text.source=runs/text vision.source=runs/distill/encoder.safetensors \

@@ -1,4 +1,4 @@
-"""``clearcap bench rivals`` with tiny networks: exact lengths, counted operations, statements, picture, JSON."""
+"""``python -m benchmarks.rivals`` with tiny networks: exact lengths, counted operations, ratios, chart, JSON."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import copy
 import dataclasses
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +19,17 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import BlipConfig, GitConfig
 
-from clearcap.bench.claims import claims, growth
-from clearcap.bench.contest import Contest, contest, judged
-from clearcap.bench.evaluated import Quality, read_quality
-from clearcap.bench.ours import captioner_of_size, name_of, ours
-from clearcap.bench.ours import write as write_ours
-from clearcap.bench.picture import draw, save_picture
-from clearcap.bench.race import Setting, System, Timing, find, operations_of, plan, race
-from clearcap.bench.rivals import blip, git, rivals
-from clearcap.bench.rivals import write as write_rival
-from clearcap.cli.bench import claims_table, integers, settings_table, times_table, write_contest
+from benchmarks.baselines import baselines, blip, git
+from benchmarks.baselines import write as write_baseline
+from benchmarks.chart import plot, save_chart
+from benchmarks.comparison import Comparison, compare, summarise
+from benchmarks.evaluations import Quality, read_quality
+from benchmarks.ratios import growth, ratios
+from benchmarks.rivals import integers, write_comparison
+from benchmarks.systems import captioner_of_size, name_of, systems_of
+from benchmarks.systems import write as write_system
+from benchmarks.tables import ratios_table, settings_table, times_table
+from benchmarks.timing import Setting, System, Timing, find, measure, operations_of, plan
 from clearcap.errors import InputError
 
 SIDE = 64
@@ -67,14 +70,18 @@ def tiny_ours() -> Any:
 @pytest.fixture(scope="module")
 def systems(tiny_blip: Any, tiny_git: Any, tiny_ours: Any) -> list[System]:
     ways = ((1, 0.0), (2, 0.0), (2, 1.0))
-    return [*ours("bundled", tiny_ours, ways), *rivals("BLIP-base", tiny_blip), *rivals("GIT-base", tiny_git)]
+    return [
+        *systems_of("bundled", tiny_ours, ways),
+        *baselines("BLIP-base", tiny_blip),
+        *baselines("GIT-base", tiny_git),
+    ]
 
 
 @pytest.fixture(scope="module")
-def found(systems: list[System]) -> Contest:
+def found(systems: list[System]) -> Comparison:
     """A whole comparison of tiny networks."""
     lengths, batches, candidates = (3, 8), (1, 2), (1, 3)
-    timings = race(
+    timings = measure(
         systems,
         lengths,
         batches=batches,
@@ -86,7 +93,7 @@ def found(systems: list[System]) -> Contest:
         matrix=64,
     )
     quality = Quality("dev", "2 steps", 0.3, 0.2, 0.4, 0.05)
-    return judged(timings, dtype="float32", device=torch.device("cpu"), words=3, qualities=[quality])
+    return summarise(timings, dtype="float32", device=torch.device("cpu"), words=3, qualities=[quality])
 
 
 def photos(count: int) -> torch.Tensor:
@@ -96,17 +103,17 @@ def photos(count: int) -> torch.Tensor:
 @pytest.mark.parametrize("which", ["blip", "git"])
 @pytest.mark.parametrize(("beams", "candidates"), [(1, 1), (3, 1), (1, 4)])
 @pytest.mark.parametrize("tokens", [2, 7, 19])
-def test_rivals_write_exactly_so_many_tokens(
+def test_baselines_write_exactly_so_many_tokens(
     request: pytest.FixtureRequest, which: str, beams: int, candidates: int, tokens: int
 ) -> None:
     model = request.getfixturevalue(f"tiny_{which}")
-    ids = write_rival(model, photos(2), tokens, beams=beams, candidates=candidates)
+    ids = write_baseline(model, photos(2), tokens, beams=beams, candidates=candidates)
     assert ids.shape == (2 * candidates, tokens)
     assert not (ids == 102).any()  # the end token of both
 
 
 @pytest.mark.parametrize("which", ["blip", "git"])
-def test_rivals_would_end_by_themselves_if_they_could(
+def test_baselines_would_end_by_themselves_if_they_could(
     request: pytest.FixtureRequest, which: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The exact length is forced, not luck: with the end token most probable, captions still go on."""
@@ -121,14 +128,14 @@ def test_rivals_would_end_by_themselves_if_they_could(
             **({} if which == "blip" else {"input_ids": torch.tensor([[101]])}),
         )
         assert unforced.shape[1] == 2
-        assert write_rival(model, photos(1), 9).shape == (1, 9)
+        assert write_baseline(model, photos(1), 9).shape == (1, 9)
     finally:
         head.bias.data.copy_(bias)
 
 
 @pytest.mark.parametrize("tokens", [3, 8])
 def test_ours_writes_so_many_positions(tiny_ours: Any, tokens: int) -> None:
-    ids = write_ours(tiny_ours, photos(2), tokens, steps=2, guidance=1.0, candidates=3)
+    ids = write_system(tiny_ours, photos(2), tokens, steps=2, guidance=1.0, candidates=3)
     assert ids.shape == (6, tokens)
 
 
@@ -136,14 +143,14 @@ def test_bundled_size_is_the_bundled_models_but_longer() -> None:
     captioner = captioner_of_size("bundled", 48)
     assert captioner.denoiser.position.shape == (50, 256)
     assert not any(p.requires_grad for p in captioner.parameters())
-    ids = write_ours(captioner, torch.rand(1, 3, 224, 224), 48, steps=1, guidance=0.0)
+    ids = write_system(captioner, torch.rand(1, 3, 224, 224), 48, steps=1, guidance=0.0)
     assert ids.shape == (1, 48)
 
 
 def test_bundled_size_writes_captions_shorter_than_it_tells() -> None:
     captioner = captioner_of_size("bundled", 12)
-    assert captioner.defaults.words > 4
-    ids = write_ours(captioner, torch.rand(1, 3, 224, 224), 4, steps=1, guidance=0.0, candidates=6)
+    assert captioner.defaults.length > 4
+    ids = write_system(captioner, torch.rand(1, 3, 224, 224), 4, steps=1, guidance=0.0, candidates=6)
     assert ids.shape == (6, 4)
     assert not torch.isin(ids, torch.tensor(captioner.text.special_ids)).any()
 
@@ -171,7 +178,7 @@ def test_operations_of_a_vision_tower_are_the_closed_form(tiny_blip: Any) -> Non
 
 def test_a_step_more_costs_a_fixed_number_of_operations(tiny_ours: Any) -> None:
     def counted(steps: int, guidance: float) -> float:
-        return operations_of(lambda: write_ours(tiny_ours, photos(1), 8, steps=steps, guidance=guidance))
+        return operations_of(lambda: write_system(tiny_ours, photos(1), 8, steps=steps, guidance=guidance))
 
     plain = counted(2, 0.0) - counted(1, 0.0)
     assert plain > 0
@@ -190,7 +197,7 @@ def test_plan_asks_each_system_once(systems: list[System]) -> None:
     assert greedy == {*blip3, Setting(16, candidates=3)}
 
 
-def test_race_runs_the_rounds_in_turn() -> None:
+def test_measure_runs_the_rounds_in_turn() -> None:
     """Interleaved: nobody runs twice before all have run once."""
     order: list[str] = []
 
@@ -202,7 +209,7 @@ def test_race_runs_the_rounds_in_turn() -> None:
         return write
 
     seen: list[tuple[int, int, str]] = []
-    timings = race(
+    timings = measure(
         [System("a", "x", writer("a")), System("b", "x", writer("b"))],
         [4],
         rounds=2,
@@ -220,7 +227,7 @@ def timing(system: str, setting: Setting, *rounds: float) -> Timing:
     return Timing(system, system.split(",")[0], setting, rounds, 2.0, (10.0,) * len(rounds))
 
 
-def test_claims_are_ratios_of_medians_with_their_range() -> None:
+def test_ratios_are_ratios_of_medians_with_their_range() -> None:
     mine, theirs = name_of("bundled", 2, 0.0), "BLIP-base, beam 3"
     timings = [
         timing(mine, Setting(8), 1.0, 1.0, 4.0),
@@ -230,7 +237,7 @@ def test_claims_are_ratios_of_medians_with_their_range() -> None:
         timing(theirs, Setting(16), 3.0, 3.0, 3.0),
         timing(theirs, Setting(48), 4.0, 6.0, 8.0),
     ]
-    flat, grows, ahead = claims(timings)
+    flat, grows, ahead = ratios(timings)
     assert (flat.measured, flat.low, flat.high) == (1.7, 0.5, 1.7)
     assert (flat.sign, flat.asked, flat.holds) == ("<=", 1.6, False)
     assert (grows.measured, grows.sign, grows.asked, grows.holds) == (3.0, ">=", 3.0, True)
@@ -247,10 +254,10 @@ def test_timing_gives_median_and_share() -> None:
     assert find([one], "x", Setting(9)) is None
 
 
-def test_json_holds_every_setting(found: Contest, tmp_path: Path) -> None:
-    picture, numbers = write_contest(found, tmp_path / "new" / "folder")
+def test_json_holds_every_setting(found: Comparison, tmp_path: Path) -> None:
+    picture, numbers = write_comparison(found, tmp_path / "new" / "folder")
     content = json.loads(numbers.read_text())
-    assert set(content) == {"machine", "words", "timings", "claims", "evaluations", "notes"}
+    assert set(content) == {"machine", "words", "timings", "ratios", "evaluations", "notes"}
     assert {row["system"] for row in content["timings"]} == {
         "bundled, 1 step",
         "bundled, 2 steps",
@@ -263,15 +270,15 @@ def test_json_holds_every_setting(found: Contest, tmp_path: Path) -> None:
     for row in content["timings"]:
         assert len(row["rounds"]) == 2
         assert min(row["seconds"], row["gflop"], row["gflops"], row["share"], row["photos_per_second"]) > 0
-    assert [claim["sign"] for claim in content["claims"]] == ["<=", ">=", ">=", ">", ">"]
+    assert [ratio["sign"] for ratio in content["ratios"]] == ["<=", ">=", ">=", ">", ">"]
     assert content["machine"]["dtype"] == "float32"
     with Image.open(picture) as image:
         image.verify()
         assert image.format == "PNG"
 
 
-def test_picture_names_every_line(found: Contest, tmp_path: Path) -> None:
-    figure = draw(found)
+def test_picture_names_every_line(found: Comparison, tmp_path: Path) -> None:
+    figure = plot(found)
     length, batch, candidates, quality = figure.axes
     assert {t.get_text() for t in length.texts} == {t.system for t in found.timings}
     assert [label.get_text() for label in length.get_xticklabels()] == ["3", "8"]
@@ -282,15 +289,15 @@ def test_picture_names_every_line(found: Contest, tmp_path: Path) -> None:
     }
     assert {t.get_text() for t in candidates.texts} == {"bundled, 2 steps", "BLIP-base, greedy"}
     assert [t.get_text() for t in quality.texts] == ["2 steps"]
-    save_picture(dataclasses.replace(found, qualities=()), tmp_path / "plain.png")
+    save_chart(dataclasses.replace(found, qualities=()), tmp_path / "plain.png")
     with Image.open(tmp_path / "plain.png") as image:
         assert image.width > image.height > 500
 
 
-def test_tables_have_a_line_for_each_system_setting_and_claim(found: Contest) -> None:
+def test_tables_have_a_line_for_each_system_setting_and_ratio(found: Comparison) -> None:
     assert times_table(found).row_count == 7
     assert settings_table(found).row_count == 3 + 3 + 2  # bundled, BLIP greedy, BLIP beam
-    assert claims_table(found).row_count == 5
+    assert ratios_table(found).row_count == 5
 
 
 def test_quality_is_read_from_an_evaluations_folder(tmp_path: Path) -> None:
@@ -318,10 +325,19 @@ def test_quality_is_read_from_an_evaluations_folder(tmp_path: Path) -> None:
 )
 def test_wrong_settings_are_one_clear_error(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        contest(**wrong)
+        compare(**wrong)
 
 
 def test_numbers_come_from_a_comma_list() -> None:
     assert integers("lengths", "8, 16") == [8, 16]
     with pytest.raises(InputError, match="--lengths 'a,b'"):
         integers("lengths", "a,b")
+
+
+def test_the_old_command_says_where_it_went() -> None:
+    command = [sys.executable, "-m", "clearcap", "bench", "rivals", "--lengths", "8,48"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        "clearcap: bench rivals has moved: run python -m benchmarks.rivals from a checkout of the repository\n"
+    )

@@ -19,9 +19,18 @@ from clearcap.captioner.model import Captioner, CaptionerConfig
 from clearcap.captioner.prepacked import PackedLinear, packable, prepare_for_inference
 from clearcap.config import Preset, SamplingConfig, load_preset
 from clearcap.diffusion.noise import Noise
+from clearcap.sampling.guidance import guide
 from clearcap.sampling.solvers import uniform_times
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+INTRODUCTION = """\
+LaDiC at paper size, random weights, {threads} threads; seconds per photo,
+medians of {repeats} rounds in which naive, ours and the matrix product take turns
+naive: plain torch; every step encodes the photo and the empty photo and calls the denoiser for each.
+       All its steps cost the same: its second step of a round is timed (the first finds caches full of
+       other work, which would count against it), and naive = steps * step + decoding. (The authors'
+       "30 steps" are 34 such calls.)
+ours: generate() of the captioner after prepare_for_inference, whole, as many steps in the same dtype"""
 BERT_BASE = {
     "vocab_size": 30522,
     "hidden_size": 768,
@@ -88,21 +97,7 @@ def run(
         repeats: rounds; in each, the published loop, ours and the matrix product take turns.
         report: takes each line.
     """
-    report(f"LaDiC at paper size, random weights, {torch.get_num_threads()} threads; seconds per photo,")
-    report(f"medians of {repeats} rounds in which naive, ours and the matrix product take turns")
-    report(
-        "naive: plain torch; every step encodes the photo and the empty photo and calls the denoiser for each."
-    )
-    report(
-        "       All its steps cost the same: its second step of a round is timed (the first finds caches full of"
-    )
-    report(
-        "       other work, which would count against it), and naive = steps * step + decoding. (The authors'"
-    )
-    report('       "30 steps" are 34 such calls.)')
-    report(
-        "ours: generate() of the captioner after prepare_for_inference, whole, as many steps in the same dtype"
-    )
+    report(INTRODUCTION.format(threads=torch.get_num_threads(), repeats=repeats))
     plain = paper_size_captioner()
     operations = count_operations(plain)
     rows = []
@@ -221,7 +216,7 @@ def naive_loop(
         t = torch.full((len(pixels),), level)
         with_photo = captioner.denoiser(x, x0, t, captioner.image_context(captioner.encode_image(pixels)))
         without = captioner.denoiser(x, x0, t, captioner.image_context(captioner.encode_image(empty)))
-        x0 = (1 + how.guidance) * with_photo - how.guidance * without
+        x0 = guide(with_photo, without, how.guidance)
         if following:
             fresh = torch.randn(shape, generator=generator).to(x.dtype)
             x = noise.add(x0, torch.full((len(pixels),), following), fresh).to(x.dtype)

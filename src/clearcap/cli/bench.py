@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from clearcap.bench.backends import Row, Took
-    from clearcap.bench.contest import Contest
-    from clearcap.bench.race import Timing
 
 app = typer.Typer(help="Measure speed, side by side in one run.", invoke_without_command=True)
 
@@ -132,162 +127,11 @@ def _print_backends(rows: list[Row], model: str, photos: int, batch_size: int) -
     Console().print(table)
 
 
-@app.command()
-def rivals(
-    lengths: Annotated[str, typer.Option(help="tokens of a caption, one photo at once")] = "8,16,32,48",
-    sizes: Annotated[str, typer.Option(help="of ours: bundled, paper")] = "bundled,paper",
-    batches: Annotated[str, typer.Option(help="photos at once, at WORDS tokens")] = "1,8",
-    candidates: Annotated[str, typer.Option(help="captions of a photo, at WORDS tokens")] = "1,3,10",
-    words: Annotated[int, typer.Option(help="tokens at which batches and candidates are measured")] = 16,
-    repeats: Annotated[int, typer.Option(help="timed rounds over everything")] = 3,
-    dtype: Annotated[str, typer.Option(help="everyone's: float32 or bfloat16")] = "float32",
-    evaluation: Annotated[
-        list[Path] | None, typer.Option(help="OUT folder of clearcap evaluate, to show quality against time")
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="folder for rivals.png and rivals.json")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="one JSON object on standard output")] = False,
-) -> None:
-    """Ours beside BLIP-base and GIT-base of transformers, with random weights: time, operations, statements."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    from clearcap.bench.contest import contest
-    from clearcap.bench.evaluated import read_quality
-
-    console = Console(stderr=True)
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
-    numbers = {"lengths": lengths, "batches": batches, "candidates": candidates}
-    parsed = {name: integers(name, text) for name, text in numbers.items()}
-    qualities = [read_quality(folder) for folder in evaluation or []]
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("building")
-        found = contest(
-            **parsed,
-            sizes=[size.strip() for size in sizes.split(",")],
-            words=words,
-            rounds=repeats,
-            dtype=dtype,
-            qualities=qualities,
-            progress=lambda done, total, what: bar.update(
-                task, completed=done, total=total, description=what
-            ),
-        )
-    if as_json:
-        print(json.dumps(found.to_json()))
-    else:
-        for table in (times_table(found), settings_table(found), claims_table(found)):
-            Console().print(table)
-    if out is not None:
-        for path in write_contest(found, out):
-            console.print(f"wrote {path}", highlight=False, markup=False, soft_wrap=True)
-
-
-def integers(name: str, text: str) -> list[int]:
-    """Numbers separated by commas. Raises InputError."""
+@app.command(hidden=True, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+def rivals() -> None:
+    """Moved: comparisons with other people's models are run from a checkout of the repository."""
     from clearcap.errors import InputError
 
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError as fault:
-        raise InputError(f"--{name} {text!r} is no list of numbers such as 8,16,32") from fault
-
-
-def write_contest(found: Contest, out: Path) -> list[Path]:
-    """Picture and JSON of a comparison. Raises InputError where the folder cannot be made."""
-    from clearcap.bench.picture import save_picture
-    from clearcap.errors import InputError
-    from clearcap.evaluation.files import write_json
-
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{out} cannot be written ({error.strerror}); choose another folder") from error
-    picture, numbers = out / "rivals.png", out / "rivals.json"
-    save_picture(found, picture)
-    write_json(found.to_json(), numbers)
-    return [picture, numbers]
-
-
-def times_table(found: Contest) -> Table:
-    """A line a system, a column a length: milliseconds of one photo; then growth, operations and share."""
-    from rich.table import Table
-
-    from clearcap.bench.claims import growth
-
-    machine = found.machine
-    alone = [t for t in found.timings if (t.setting.batch, t.setting.candidates) == (1, 1)]
-    lengths = sorted({t.setting.tokens for t in alone})
-    middle = found.words if found.words in lengths else lengths[0]
-    table = Table(
-        title=f"One photo, {machine['dtype']} on {machine['device']}, {machine['threads']} threads",
-        caption=f"median of {machine['rounds']} rounds; a large matrix product runs at "
-        f"{machine['matrix_gflops']:,.0f} GFLOP/s; rounds differ {machine['noise']:.2f}x",
+    raise InputError(
+        "bench rivals has moved: run python -m benchmarks.rivals from a checkout of the repository"
     )
-    table.add_column("system")
-    for heading in (*(f"{n} tokens, ms" for n in lengths), "growth", "GFLOP", "of peak"):
-        table.add_column(heading, justify="right")
-    for system in dict.fromkeys(t.system for t in alone):
-        row = {t.setting.tokens: t for t in alone if t.system == system}
-        grown = growth(found.timings, system)
-        table.add_row(
-            system,
-            *(_ms(row.get(n)) for n in lengths),
-            f"{grown.measured:.2f}x" if grown else "",
-            *((f"{row[middle].gflop:.1f}", f"{row[middle].share:.0%}") if middle in row else ("", "")),
-        )
-    return table
-
-
-def settings_table(found: Contest) -> Table:
-    """Milliseconds and photos a second at batches and candidates."""
-    from rich.table import Table
-
-    rows = [
-        t
-        for t in found.timings
-        if t.setting.tokens == found.words
-        and any(o.system == t.system and o.setting != t.setting for o in _at(found, found.words))
-    ]
-    table = Table(title=f"Batches and candidates, {found.words} tokens")
-    table.add_column("system")
-    for heading in ("photos", "candidates", "ms / photo", "photos / s", "GFLOP / photo", "of peak"):
-        table.add_column(heading, justify="right")
-    names = list(dict.fromkeys(t.system for t in rows))
-    for t in sorted(rows, key=lambda t: (names.index(t.system), t.setting)):
-        table.add_row(
-            t.system,
-            str(t.setting.batch),
-            str(t.setting.candidates),
-            _ms(t),
-            f"{1 / t.seconds:.2f}",
-            f"{t.gflop:.1f}",
-            f"{t.share:.0%}",
-        )
-    return table
-
-
-def claims_table(found: Contest) -> Table:
-    """Each statement's measured ratio beside the asked one."""
-    from rich.table import Table
-
-    table = Table(title="What is said, and what was measured")
-    table.add_column("ratio of times")
-    for heading in ("measured", "least to greatest", "asked", ""):
-        table.add_column(heading, justify="right")
-    for claim in found.claims:
-        table.add_row(
-            claim.statement,
-            f"{claim.measured:.2f}",
-            f"{claim.low:.2f} to {claim.high:.2f}",
-            f"{claim.sign} {claim.asked:g}",
-            "yes" if claim.holds else "no",
-        )
-    return table
-
-
-def _at(found: Contest, words: int) -> Sequence[Timing]:
-    return [t for t in found.timings if t.setting.tokens == words]
-
-
-def _ms(timing: Timing | None) -> str:
-    return f"{timing.seconds * 1e3:,.0f}" if timing else ""

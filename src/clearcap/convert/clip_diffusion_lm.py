@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,13 +11,13 @@ from torch import Tensor
 from clearcap.captioner.loading import load_strictly
 from clearcap.captioner.model import Captioner, CaptionerConfig
 from clearcap.config import load_preset
-from clearcap.convert.folder import load_tokenizer, write_folder
+from clearcap.convert.folder import load_tokenizer, sections, write_folder
 from clearcap.convert.reading import read_module
-from clearcap.convert.renaming import ConversionReport, Renaming
+from clearcap.convert.renaming import ConversionReport, Parts, Renaming, in_authors_names
 from clearcap.errors import InputError
 from clearcap.vision.transformers import TransformersEncoder, load_pretrained
 
-BLOCK: tuple[tuple[tuple[str, ...], str], ...] = (  # a DistilBERT layer: their parts, joined, are ours
+BLOCK: Parts = (  # a DistilBERT layer
     (("attention.q_lin", "attention.k_lin", "attention.v_lin"), "attend_self.qkv"),
     (("attention.out_lin",), "attend_self.out"),
     (("sa_layer_norm",), "norm_self"),
@@ -26,15 +25,15 @@ BLOCK: tuple[tuple[tuple[str, ...], str], ...] = (  # a DistilBERT layer: their 
     (("ffn.lin2",), "down"),
     (("output_layer_norm",), "norm_out"),
 )
-OUTSIDE: tuple[tuple[str, str], ...] = (
-    ("image_linear", "denoiser.image"),
-    ("text_linear", "denoiser.text"),
-    ("model.distilbert.embeddings.LayerNorm", "denoiser.norm"),
-    ("model.vocab_transform", "denoiser.head.0"),
-    ("model.vocab_layer_norm", "denoiser.head.2"),
-)
+LAYER = "model.distilbert.transformer.layer.{}."
+OUTSIDE = {
+    "denoiser.image": "image_linear",
+    "denoiser.text": "text_linear",
+    "denoiser.norm": "model.distilbert.embeddings.LayerNorm",
+    "denoiser.head.0": "model.vocab_transform",
+    "denoiser.head.2": "model.vocab_layer_norm",
+}
 POSITION, SEGMENT = "model.distilbert.embeddings.position_embeddings.weight", "segment_embedding.weight"
-LAYER = "model.distilbert.transformer.layer."
 
 
 def convert_clip_diffusion_lm(
@@ -76,15 +75,8 @@ def convert_clip_diffusion_lm(
         length=length,
         source=str(file),
     )
-    vocab = captioner.config.bert["vocab_size"]
-    if len(words) != vocab:
-        raise InputError(
-            f"{tokenizer}: {len(words)} tokens, but the checkpoint has {vocab}; pass the tokenizer it was trained with"
-        )
-    write_folder(captioner, words, Path(out))
-    return renaming.report(
-        captioner, source=Path(file), out=Path(out), network=captioner.config.denoiser["kind"]
-    )
+    kind = captioner.config.denoiser["kind"]
+    return write_folder(captioner, renaming, words, out, words=tokenizer, network=kind)
 
 
 def build_clip_diffusion_lm(
@@ -118,16 +110,10 @@ def build_clip_diffusion_lm(
     if "lm_head.bias" in renaming:
         renaming.drop_twin("lm_head.bias", torch.zeros(renaming.shape("lm_head.bias")))
     renaming.drop("model.distilbert.embeddings.position_ids", "0, 1, 2, ...")
-    for theirs, ours in OUTSIDE:
-        named |= renaming.pair(theirs, ours)
     named["denoiser.position"] = renaming.take(POSITION)
     if SEGMENT in renaming:
         named["denoiser.fuse.segment.weight"] = renaming.take(SEGMENT)
-    for i in range(config.denoiser["depth"]):
-        for parts, ours in BLOCK:
-            named |= renaming.joined_pair(
-                [f"{LAYER}{i}.{part}" for part in parts], f"denoiser.blocks.{i}.{ours}"
-            )
+    named |= renaming.pairs(OUTSIDE) | renaming.blocks(BLOCK, "denoiser.blocks.{}.", LAYER)
     renaming.finish()
     captioner = Captioner(config)
     named |= {f"vision.{name}": tensor for name, tensor in vision.state_dict().items()}
@@ -155,43 +141,29 @@ def _config(
         raise InputError(f"{renaming.source}: width {dim} is not a multiple of {heads} heads; pass heads")
     preset = load_preset(f"clip-diffusion-lm-{kind}")
     return CaptionerConfig(
-        text=dataclasses.asdict(preset.text) | {"source": "", "length": length},
-        vision=dataclasses.asdict(preset.vision)
-        | {"source": "", "tokens": 1, "dim": vision.dim, "image_size": vision.image_size},
-        denoiser=dataclasses.asdict(preset.denoiser)
-        | {
-            "width": dim,
-            "depth": renaming.layers(LAYER + "{}.ffn.lin1.weight"),
-            "heads": heads,
-            "hidden": renaming.shape(f"{LAYER}0.ffn.lin1.weight")[0],
-            "positions": renaming.shape(POSITION)[0],
-            "dropout": dropout,
-        },
-        diffusion=dataclasses.asdict(preset.diffusion),
-        sampling=dataclasses.asdict(preset.sampling),
+        **sections(
+            preset,
+            text={"length": length},
+            vision={"tokens": 1, "dim": vision.dim, "image_size": vision.image_size},
+            denoiser={
+                "width": dim,
+                "depth": renaming.layers(f"{LAYER}ffn.lin1.weight"),
+                "heads": heads,
+                "hidden": renaming.shape(LAYER.format(0) + "ffn.lin1.weight")[0],
+                "positions": renaming.shape(POSITION)[0],
+                "dropout": dropout,
+            },
+        ),
         bert={"vocab_size": vocab, "dim": dim},
         tower=vision.settings(),
         tokens=tokens,
     )
 
 
-def authors_names(named: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Trained tensors (parameters or gradients) of a captioner under the authors' names, q, k and v apart."""
-    back = {ours: theirs for theirs, ours in OUTSIDE}
-    whole = {"denoiser.position": POSITION, "denoiser.fuse.segment.weight": SEGMENT}
-    theirs: dict[str, Tensor] = {}
-    for ours, tensor in named.items():
-        layer, _, part = ours.rpartition(".")
-        if ours.startswith("denoiser.blocks."):
-            _, _, i, module = layer.split(".", 3)
-            names = next(names for names, mine in BLOCK if mine == module)
-            for name, piece in zip(names, tensor.chunk(len(names)), strict=True):
-                theirs[f"{LAYER}{i}.{name}.{part}"] = piece
-        elif layer in back:
-            theirs[f"{back[layer]}.{part}"] = tensor
-        elif ours in whole:
-            theirs[whole[ours]] = tensor
-    return theirs
-
-
-__all__: list[Any] = ["authors_names", "build_clip_diffusion_lm", "convert_clip_diffusion_lm"]
+authors_names = partial(
+    in_authors_names,
+    parts=BLOCK,
+    block=LAYER,
+    layers=OUTSIDE,
+    whole={"denoiser.position": POSITION, "denoiser.fuse.segment.weight": SEGMENT},
+)

@@ -2,28 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from clearcap.config import TrainConfig
 from clearcap.errors import InputError
+from clearcap.training.loop import make_optimizers
 
-TOLERANCE = 2e-5  # float32, absolute
-STEPS_TOLERANCE = 1e-5  # parameters after a few AdamW steps
+BOUNDS = {
+    "components": 5e-6,  # a network's parts, one pass each
+    "forward": 5e-6,
+    "sampling": 2e-5,  # some tens of passes, each fed what the one before gave
+    "training": 2e-5,  # losses, gradients, parameters after some AdamW steps
+    "captions": 0.0,  # tokens and strings
+}
+"""Greatest difference of each stage, in float32, as a share of the recorded tensor's greatest magnitude."""
 
 
 class Recorded:
-    """A fixture's tensors; every one that is asked for counts as checked.
+    """A fixture's tensors.
 
     Attributes:
         about: the fixture's README.
+        dtype: what real numbers are read as: float32, as recorded, or float64, which leaves only the recording's
+            own rounding between it and an exact replay.
     """
 
-    def __init__(self, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
+    def __init__(
+        self, tensors: dict[str, Tensor], about: dict[str, Any], dtype: torch.dtype = torch.float32
+    ) -> None:
         self.tensors = tensors
         self.about = about
-        self.used: set[str] = set()
+        self.dtype = dtype
 
     def __contains__(self, name: str) -> bool:
         return name in self.tensors
@@ -31,8 +44,8 @@ class Recorded:
     def __getitem__(self, name: str) -> Tensor:
         if name not in self.tensors:
             raise InputError(f"the fixture lacks {name}; record it again with all tensors")
-        self.used.add(name)
-        return self.tensors[name]
+        found = self.tensors[name]
+        return found.to(self.dtype) if found.is_floating_point() else found
 
     def under(self, prefix: str) -> dict[str, Tensor]:
         """All tensors under a prefix, without it."""
@@ -40,26 +53,43 @@ class Recorded:
 
 
 class Comparison:
-    """The worst difference between what was replayed and what was recorded, for one variant."""
+    """Differences between what was replayed and what was recorded, for one stage of a variant.
 
-    def __init__(self) -> None:
-        self.worst = 0.0
-        self.worst_name = ""
-        self.ok = True
+    Attributes:
+        bound: greatest difference allowed.
+        differences: by name, as shares of the recorded tensor's greatest magnitude.
+        rounding: the greatest difference from a replay in float64: how far the recording itself is rounded.
+    """
 
-    def close(self, name: str, mine: Tensor, theirs: Tensor, tolerance: float = TOLERANCE) -> None:
-        """Compare real numbers."""
-        if mine.shape != theirs.shape:
-            self._count(name, float("inf"), tolerance)
-            return
-        error = (mine.detach() - theirs).abs()
-        worst = float(error.max()) if error.numel() else 0.0
-        self._count(name, worst if worst == worst else float("inf"), tolerance)
+    def __init__(self, stage: str) -> None:
+        self.bound = BOUNDS[stage]
+        self.differences: dict[str, float] = {}
+        self.rounding = 0.0
 
-    def number(self, name: str, mine: Tensor | float, theirs: float, tolerance: float = TOLERANCE) -> None:
-        """Compare a sum over many numbers, relative to it where it exceeds 1."""
-        scale = max(1.0, abs(theirs))
-        self._count(name, abs(float(mine) - theirs) / scale, tolerance)
+    @property
+    def worst_name(self) -> str:
+        """What differs most."""
+        return max(self.differences, key=lambda name: self.differences[name], default="")
+
+    @property
+    def worst(self) -> float:
+        """The greatest difference."""
+        return max(self.differences.values(), default=0.0)
+
+    @property
+    def ok(self) -> bool:
+        """Whether all is within the bound."""
+        return self.worst <= self.bound
+
+    def close(
+        self, name: str, mine: Tensor | float, theirs: Tensor | float, size: float | None = None
+    ) -> None:
+        """Compare real numbers, relative to the greatest magnitude recorded or to ``size``."""
+        a, b = torch.as_tensor(mine).detach().double(), torch.as_tensor(theirs).double()
+        difference = float("inf")
+        if a.shape == b.shape:
+            difference = float((a - b).abs().max()) / (size or float(b.abs().max()) or 1.0)
+        self.differences[name] = difference if difference == difference else float("inf")
 
     def same(self, name: str, mine: Any, theirs: Any) -> None:
         """Compare what must be identical: token ids, captions, times."""
@@ -67,34 +97,58 @@ class Comparison:
             equal = mine.shape == theirs.shape and bool((mine == theirs).all())
         else:
             equal = mine == theirs
-        self._count(name, 0.0 if equal else float("inf"), TOLERANCE)
+        self.differences[name] = 0.0 if equal else float("inf")
 
-    def gradients(self, mine: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> None:
-        """Compare gradients, each tensor's relative to its largest element: sums over a batch round by that."""
-        for name, value in theirs.items():
-            scale = float(value.abs().max().clamp_min(1))
-            self.tensors(
-                "gradient of ", {k: v / scale for k, v in mine.items() if k == name}, {name: value / scale}
-            )
-
-    def tensors(
-        self,
-        prefix: str,
-        mine: Mapping[str, Tensor],
-        theirs: Mapping[str, Tensor],
-        tolerance: float = TOLERANCE,
-    ) -> None:
+    def tensors(self, prefix: str, mine: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> None:
         """Compare every recorded tensor of a group."""
         for name, value in theirs.items():
-            if name in mine:
-                self.close(prefix + name, mine[name], value, tolerance)
-            else:
-                self._count(prefix + name, float("inf"), tolerance)
+            self.close(prefix + name, mine.get(name, torch.empty(0)), value)
 
-    def _count(self, name: str, error: float, tolerance: float) -> None:
-        if not self.worst_name or error > self.worst:
-            self.worst, self.worst_name = error, name
-        self.ok = self.ok and error <= tolerance
+
+def compare_training(
+    compared: Comparison,
+    captioner: nn.Module,
+    objective: nn.Module,
+    recorded: Recorded,
+    variant: str,
+    rates: Sequence[float],
+    take_step: Callable[[int], Tensor],
+    authors_names: Callable[[dict[str, Tensor]], dict[str, Tensor]],
+    norms: Mapping[str, float | None],
+) -> None:
+    """Repeat recorded AdamW steps; compare the first one's gradients and the parameters after the last.
+
+    Args:
+        compared: takes the comparisons.
+        captioner: what is trained.
+        objective: what the optimiser is made for.
+        recorded: the fixture.
+        variant: whose ``grad0`` and ``after`` are compared.
+        rates: the learning rate of each step.
+        take_step: the loss of a step, its own comparisons made.
+        authors_names: parameters or gradients under the authors' names.
+        norms: of the first step's gradients; None for a tensor without one.
+    """
+    (optimizer,) = make_optimizers(objective, TrainConfig(optimizer="plain-adamw", lr=max(rates) or 1e-3))
+    for step, rate in enumerate(rates):
+        loss = take_step(step)
+        optimizer.zero_grad()
+        loss.backward()
+        if step == 0:
+            gradients = authors_names(
+                {name: p.grad for name, p in captioner.named_parameters() if p.grad is not None}
+            )
+            compared.tensors("gradient of ", gradients, recorded.under(f"{variant}/grad0/"))
+            size = max((norm for norm in norms.values() if norm is not None), default=1.0)
+            for name, norm in norms.items():
+                if norm is None:
+                    compared.same(f"no gradient of {name}", name in gradients, False)
+                elif name in gradients:
+                    compared.close(f"gradient norm of {name}", gradients[name].norm(), norm, size)
+        optimizer.param_groups[0]["lr"] = rate
+        optimizer.step()
+    after = authors_names(dict(captioner.named_parameters()))
+    compared.tensors("after the steps, ", after, recorded.under(f"{variant}/after{len(rates)}/"))
 
 
 class Spy:

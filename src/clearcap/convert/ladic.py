@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,16 +14,15 @@ from torch import Tensor
 from clearcap.captioner.loading import load_strictly
 from clearcap.captioner.model import Captioner, CaptionerConfig
 from clearcap.config import load_preset
-from clearcap.convert.folder import load_tokenizer, write_folder
+from clearcap.convert.folder import load_tokenizer, sections, write_folder
 from clearcap.convert.reading import read_state, read_vector
-from clearcap.convert.renaming import ConversionReport, Renaming
+from clearcap.convert.renaming import ConversionReport, Parts, Renaming, in_authors_names
 from clearcap.errors import InputError
 
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)  # the authors' image normalisation, RGB in 0..1
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 
-
-BLOCK: tuple[tuple[tuple[str, ...], str], ...] = (  # a layer of the denoiser: their parts, joined, are ours
+BLOCK: Parts = (  # a layer of the denoiser
     (tuple(f"attention.self.{part}" for part in ("query", "key", "value")), "attend_self.qkv"),
     (("attention.output.dense",), "attend_self.out"),
     (("attention.output.LayerNorm",), "norm_self"),
@@ -33,6 +33,25 @@ BLOCK: tuple[tuple[tuple[str, ...], str], ...] = (  # a layer of the denoiser: t
     (("intermediate.dense",), "up"),
     (("output.dense",), "down"),
     (("output.LayerNorm",), "norm_out"),
+)
+LAYER = "diffuser.encoder.layer.{}."
+POSITION = "diffuser.embeddings.position_embeddings.weight"
+OUTSIDE = {"denoiser.norm": "diffuser.embeddings.LayerNorm"}
+TIME = {"denoiser.time.head": "time_layer_norm"}
+HEAD = {
+    f"text.lm_head.predictions.{part}": f"lm_head.predictions.{part}"
+    for part in ("decoder", "transform.dense", "transform.LayerNorm")
+}
+TOWER: Parts = tuple(
+    ((theirs,), ours)
+    for theirs, ours in (
+        ("mlp.fc1", "mlp.fc1"),
+        ("mlp.fc2", "mlp.fc2"),
+        ("norm1", "layer_norm1"),
+        ("norm2", "layer_norm2"),
+        ("attn.qkv", "self_attn.qkv"),
+        ("attn.proj", "self_attn.projection"),
+    )
 )
 
 
@@ -96,19 +115,8 @@ def convert_ladic(
         length=length,
         source=str(file),
     )
-    vocab = captioner.config.bert["vocab_size"]
-    if len(words) != vocab:
-        raise InputError(
-            f"{tokenizer}: {len(words)} tokens, but the checkpoint has {vocab}; "
-            "pass the tokenizer it was trained with"
-        )
-    write_folder(captioner, words, Path(out))
-    return renaming.report(
-        captioner,
-        source=Path(file),
-        out=Path(out),
-        network="Diffuser_with_LN" if "time_layer_norm.weight" in state else "Diffuser",
-    )
+    network = "Diffuser_with_LN" if "time_layer_norm.weight" in state else "Diffuser"
+    return write_folder(captioner, renaming, words, out, words=tokenizer, network=network)
 
 
 def build_ladic(
@@ -160,8 +168,12 @@ def build_ladic(
 def _config(
     renaming: Renaming, heads: Heads, tokens: TokenIds, decoder: str, length: int, dropout: float
 ) -> CaptionerConfig:
-    vocab, dim = renaming.shape("space_encoder.embeddings.word_embeddings.weight")
-    width = renaming.shape("diffuser.embeddings.position_embeddings.weight")[1]
+    embeddings = {
+        name: renaming.shape(f"space_encoder.embeddings.{name}_embeddings.weight")
+        for name in ("word", "position", "token_type")
+    }
+    vocab, dim = embeddings["word"]
+    width = renaming.shape(POSITION)[1]
     image_dim, _, patch, _ = renaming.shape("visual_encoder.patch_embed.proj.weight")
     image_tokens = renaming.shape("visual_encoder.pos_embed")[1]
     side = math.isqrt(image_tokens - 1) * patch
@@ -181,22 +193,20 @@ def _config(
         )
     preset = load_preset("ladic-base-authors" if decoder == "identity" else "ladic-base")
     return CaptionerConfig(
-        text=dataclasses.asdict(preset.text)
-        | {"split": split, "decoder": decoder, "length": length, "source": ""},
-        vision=dataclasses.asdict(preset.vision)
-        | {"source": "", "tokens": image_tokens, "dim": image_dim, "image_size": side},
-        denoiser=dataclasses.asdict(preset.denoiser)
-        | {
-            "width": width,
-            "depth": renaming.layers("diffuser.encoder.layer.{}.output.dense.weight"),
-            "heads": heads.denoiser,
-            "dropout": dropout,
-            "hidden": renaming.shape("diffuser.encoder.layer.0.intermediate.dense.weight")[0],
-            "positions": renaming.shape("diffuser.embeddings.position_embeddings.weight")[0],
-            "time_head": "norm" if "time_layer_norm.weight" in renaming else "none",
-        },
-        diffusion=dataclasses.asdict(preset.diffusion),
-        sampling=dataclasses.asdict(preset.sampling),
+        **sections(
+            preset,
+            text={"split": split, "decoder": decoder, "length": length},
+            vision={"tokens": image_tokens, "dim": image_dim, "image_size": side},
+            denoiser={
+                "width": width,
+                "depth": renaming.layers(f"{LAYER}output.dense.weight"),
+                "heads": heads.denoiser,
+                "dropout": dropout,
+                "hidden": renaming.shape(LAYER.format(0) + "intermediate.dense.weight")[0],
+                "positions": renaming.shape(POSITION)[0],
+                "time_head": "norm" if "time_layer_norm.weight" in renaming else "none",
+            },
+        ),
         bert={
             "vocab_size": vocab,
             "hidden_size": dim,
@@ -204,10 +214,8 @@ def _config(
             "num_attention_heads": heads.text,
             "intermediate_size": renaming.shape("space_encoder.encoder.layer.0.intermediate.dense.weight")[0],
             "hidden_act": "gelu",
-            "max_position_embeddings": renaming.shape("space_encoder.embeddings.position_embeddings.weight")[
-                0
-            ],
-            "type_vocab_size": renaming.shape("space_encoder.embeddings.token_type_embeddings.weight")[0],
+            "max_position_embeddings": embeddings["position"][0],
+            "type_vocab_size": embeddings["token_type"][0],
             "layer_norm_eps": 1e-12,
             "pad_token_id": tokens.pad,
         },
@@ -235,9 +243,8 @@ def _config(
 def _text(renaming: Renaming, split: int, decoder: str) -> dict[str, Tensor]:
     renaming.drop("space_encoder.embeddings.position_ids", "0, 1, 2, ...")
     named = renaming.prefixed("space_encoder.", "text.encoder.")
-    named |= renaming.pair("lm_head.predictions.decoder", "text.lm_head.predictions.decoder")
+    named |= renaming.pairs(HEAD)
     renaming.drop_twin("lm_head.predictions.bias", named["text.lm_head.predictions.decoder.bias"])
-    named |= renaming.prefixed("lm_head.predictions.transform.", "text.lm_head.predictions.transform.")
     if decoder == "upper":
         layers = renaming.layers("space_decoder.encoder.layer.{}.output.dense.weight")
         for i in range(split, layers):
@@ -253,69 +260,30 @@ def _vision(renaming: Renaming) -> dict[str, Tensor]:
         f"{mine}embeddings.class_embedding": renaming.take("visual_encoder.cls_token"),
         f"{mine}embeddings.position_embedding": renaming.take("visual_encoder.pos_embed"),
     }
-    named |= renaming.pair("visual_encoder.patch_embed.proj", f"{mine}embeddings.patch_embedding")
-    for i in range(renaming.layers("visual_encoder.blocks.{}.mlp.fc1.weight")):
-        block, layer = f"visual_encoder.blocks.{i}.", f"{mine}encoder.layers.{i}."
-        for theirs, ours in (
-            ("norm1", "layer_norm1"),
-            ("attn.qkv", "self_attn.qkv"),
-            ("attn.proj", "self_attn.projection"),
-            ("norm2", "layer_norm2"),
-            ("mlp.fc1", "mlp.fc1"),
-            ("mlp.fc2", "mlp.fc2"),
-        ):
-            named |= renaming.pair(block + theirs, layer + ours)
-    return named | renaming.pair("visual_encoder.norm", f"{mine}post_layernorm")
+    named |= renaming.pair(f"{mine}embeddings.patch_embedding", "visual_encoder.patch_embed.proj")
+    named |= renaming.blocks(TOWER, f"{mine}encoder.layers.{{}}.", "visual_encoder.blocks.{}.")
+    return named | renaming.pair(f"{mine}post_layernorm", "visual_encoder.norm")
 
 
 def _denoiser(renaming: Renaming) -> dict[str, Tensor]:
     renaming.drop("diffuser.embeddings.position_ids", "0, 1, 2, ...")
     renaming.drop("diffuser.embeddings.word_embeddings.weight", "latents enter without a word embedding")
-    named = {"denoiser.position": renaming.take("diffuser.embeddings.position_embeddings.weight")}
-    named |= renaming.pair("diffuser.embeddings.LayerNorm", "denoiser.norm")
-    for i in range(renaming.layers("diffuser.encoder.layer.{}.output.dense.weight")):
-        named |= _block(renaming, f"diffuser.encoder.layer.{i}.", f"denoiser.blocks.{i}.")
-    if "time_layer_norm.weight" in renaming:
-        named |= renaming.pair("time_layer_norm", "denoiser.time.head")
-    return named
+    named = {"denoiser.position": renaming.take(POSITION)}
+    timed = TIME if "time_layer_norm.weight" in renaming else {}
+    return named | renaming.pairs(OUTSIDE | timed) | renaming.blocks(BLOCK, "denoiser.blocks.{}.", LAYER)
 
 
-def _block(renaming: Renaming, theirs: str, mine: str) -> dict[str, Tensor]:
-    named: dict[str, Tensor] = {}
-    for parts, ours in BLOCK:
-        named |= renaming.joined_pair([theirs + part for part in parts], mine + ours)
-    return named
-
-
-def authors_names(named: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Trained tensors (parameters or gradients) of a captioner under the authors' names, q, k and v apart.
-
-    Args:
-        named: by our names; what the authors do not train is left out.
-    """
-    theirs: dict[str, Tensor] = {}
-    for ours, tensor in named.items():
-        part = ours.rsplit(".", 1)[-1]
-        if ours.startswith("denoiser.blocks."):
-            _, _, layer, module = ours.split(".", 3)
-            names = next(names for names, mine in BLOCK if mine == module.removesuffix(f".{part}"))
-            for name, piece in zip(names, tensor.chunk(len(names)), strict=True):
-                theirs[f"diffuser.encoder.layer.{layer}.{name}.{part}"] = piece
-        elif ours == "denoiser.position":
-            theirs["diffuser.embeddings.position_embeddings.weight"] = tensor
-        elif ours.startswith("denoiser.norm."):
-            theirs[f"diffuser.embeddings.LayerNorm.{part}"] = tensor
-        elif ours.startswith("denoiser.time.head."):
-            theirs[f"time_layer_norm.{part}"] = tensor
-        elif ours == "text.lm_head.predictions.decoder.bias":
-            theirs["lm_head.predictions.bias"] = tensor  # one parameter of two names
-        elif ours.startswith("text.lm_head."):
-            theirs[ours.removeprefix("text.")] = tensor
-    return theirs
+authors_names = partial(
+    in_authors_names,
+    parts=BLOCK,
+    block=LAYER,
+    layers=OUTSIDE | TIME | HEAD,
+    whole={
+        "denoiser.position": POSITION,
+        "text.lm_head.predictions.decoder.bias": "lm_head.predictions.bias",  # one parameter of two names
+    },
+)
 
 
 def _period(tokens: TokenIds) -> Tensor:
     return torch.tensor([[tokens.cls, tokens.filler, tokens.sep]])
-
-
-__all__ = ["Heads", "TokenIds", "authors_names", "build_ladic", "convert_ladic"]

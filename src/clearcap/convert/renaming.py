@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from clearcap.errors import InputError
+
+Parts = Sequence[tuple[tuple[str, ...], str]]
+"""Layers of a block: the authors' names, whose weights joined along the first axis are those of one layer of ours."""
 
 
 @dataclass(frozen=True)
@@ -46,13 +49,6 @@ class ConversionReport:
     numbers: int
     dropped: tuple[Dropped, ...]
 
-    def lines(self) -> list[str]:
-        """For people: one line for the whole, one for every dropped tensor."""
-        lost = sum(d.numbers for d in self.dropped)
-        head = f"{self.source} ({self.network}) -> {self.out}: {self.kept} tensors, {self.numbers / 1e6:.1f}M numbers"
-        tail = f"; dropped {len(self.dropped)} tensors, {lost / 1e6:.1f}M numbers"
-        return [head + tail, *(f"dropped {d.name} ({d.numbers}): {d.reason}" for d in self.dropped)]
-
 
 class Renaming:
     """Moves tensors out of a checkpoint one by one and remembers what became of each."""
@@ -83,19 +79,28 @@ class Renaming:
         self.taken += 1
         return self.left.pop(name).float()
 
-    def join(self, *names: str) -> Tensor:
-        """Several tensors as one, along their first axis: separate q, k and v as one fused matrix."""
-        return torch.cat([self.take(name) for name in names])
-
-    def pair(self, theirs: str, mine: str) -> dict[str, Tensor]:
-        """A layer's weight and bias under our name."""
-        return {f"{mine}.{part}": self.take(f"{theirs}.{part}") for part in ("weight", "bias")}
-
-    def joined_pair(self, theirs: list[str], mine: str) -> dict[str, Tensor]:
-        """Several layers' weights and biases fused into one layer of ours."""
+    def pair(self, mine: str, *theirs: str) -> dict[str, Tensor]:
+        """A layer's weight and bias under our name; those of several layers joined: q, k and v as one fused matrix."""
         return {
-            f"{mine}.{part}": self.join(*(f"{name}.{part}" for name in theirs)) for part in ("weight", "bias")
+            f"{mine}.{part}": torch.cat([self.take(f"{name}.{part}") for name in theirs])
+            for part in ("weight", "bias")
         }
+
+    def pairs(self, layers: Mapping[str, str]) -> dict[str, Tensor]:
+        """Weights and biases of all layers of a table, our names to theirs."""
+        return {
+            name: tensor
+            for mine, theirs in layers.items()
+            for name, tensor in self.pair(mine, theirs).items()
+        }
+
+    def blocks(self, parts: Parts, mine: str, theirs: str) -> dict[str, Tensor]:
+        """Weights and biases of all numbered blocks; both prefixes hold ``{}`` where the number goes."""
+        named: dict[str, Tensor] = {}
+        for i in range(self.layers(f"{theirs}{parts[0][0][0]}.weight")):
+            for names, layer in parts:
+                named |= self.pair(mine.format(i) + layer, *(theirs.format(i) + name for name in names))
+        return named
 
     def prefixed(self, theirs: str, mine: str) -> dict[str, Tensor]:
         """Everything under a prefix, under ours."""
@@ -133,15 +138,6 @@ class Renaming:
             )
         return tuple(self.dropped)
 
-    def report(self, captioner: nn.Module, *, source: Path, out: Path, network: str) -> ConversionReport:
-        """What the conversion did, once everything is taken or dropped.
-
-        Raises:
-            InputError: as ``finish``.
-        """
-        numbers = sum(p.numel() for p in captioner.parameters())
-        return ConversionReport(str(source), str(out), network, self.taken, numbers, self.finish())
-
     def layers(self, pattern: str) -> int:
         """How many numbered layers there are: ``pattern`` holds ``{}`` where the number goes."""
         count = 0
@@ -160,3 +156,35 @@ class Renaming:
                 f"{self.source}: {name} is missing; this is not a checkpoint of the model asked for"
             )
         return self.left[name].shape
+
+
+def in_authors_names(
+    named: Mapping[str, Tensor],
+    *,
+    parts: Parts,
+    block: str,
+    layers: Mapping[str, str],
+    whole: Mapping[str, str],
+) -> dict[str, Tensor]:
+    """Trained tensors (parameters or gradients) under the authors' names, joined ones apart.
+
+    Args:
+        named: by our names; what the authors do not train is left out.
+        parts: layers of a block of the denoiser.
+        block: prefix of their blocks, with ``{}`` where the number goes.
+        layers: our names of layers with weight and bias, to theirs.
+        whole: our names of single tensors, to theirs.
+    """
+    theirs: dict[str, Tensor] = {}
+    for ours, tensor in named.items():
+        layer, _, part = ours.rpartition(".")
+        if ours.startswith("denoiser.blocks."):
+            _, _, i, module = layer.split(".", 3)
+            names = next(names for names, mine in parts if mine == module)
+            for name, piece in zip(names, tensor.chunk(len(names)), strict=True):
+                theirs[f"{block.format(i)}{name}.{part}"] = piece
+        elif ours in whole:
+            theirs[whole[ours]] = tensor
+        elif layer in layers:
+            theirs[f"{layers[layer]}.{part}"] = tensor
+    return theirs

@@ -8,16 +8,14 @@ import torch
 from torch import Tensor
 
 from clearcap.captioner.model import Captioner
-from clearcap.config import TrainConfig
 from clearcap.convert.clip_diffusion_lm import authors_names, build_clip_diffusion_lm
-from clearcap.convert.comparing import STEPS_TOLERANCE, Comparison, Injected, Recorded, Spy
+from clearcap.convert.comparing import Comparison, Injected, Recorded, Spy, compare_training
 from clearcap.convert.published_captions import drop_repeated_columns
 from clearcap.diffusion.diffusion_lm import DISTANCES, LevelDraws
 from clearcap.diffusion.noise import make_noise
 from clearcap.diffusion.schedules import cosine_float32
-from clearcap.sampling.guidance import called_back, conditioned, self_conditioned
+from clearcap.sampling.guidance import called_back, conditioned, guide, self_conditioned
 from clearcap.sampling.solvers import plain, times_of
-from clearcap.training.loop import make_optimizers
 from clearcap.training.objectives import DiffusionLMObjective
 from clearcap.vision.transformers import TransformersEncoder, build_pretrained
 
@@ -42,7 +40,7 @@ def replay_clip_diffusion_lm(weights: dict[str, Tensor], recorded: Recorded) -> 
     return results
 
 
-def _build(weights: dict[str, Tensor], config: dict[str, Any]) -> Captioner:
+def _build(weights: dict[str, Tensor], recorded: Recorded, config: dict[str, Any]) -> Captioner:
     concat = config["CLIP_ADDING_METHOD"] == "concat"
     state = {k: v for k, v in weights.items() if concat or k != "segment_embedding.weight"}
     bert = config["distilbert"]
@@ -54,6 +52,8 @@ def _build(weights: dict[str, Tensor], config: dict[str, Any]) -> Captioner:
         length=config["MAX_LENGTH"],
         dropout=float(bert["dropout"]),
     )
+    cast: Any = captioner  # transformers' stub of .to() takes no dtype
+    cast.to(recorded.dtype)
     return captioner
 
 
@@ -66,19 +66,19 @@ def _untrained_clip(dim: int) -> TransformersEncoder:
 
 @torch.no_grad()
 def _components(weights: dict[str, Tensor], recorded: Recorded) -> Comparison:
-    compared = Comparison()
+    compared = Comparison("components")
     told = next(iter(recorded.about["variants"].values()))
     compared.close("cosine", cosine_float32(1000), recorded["const/alpha_cumprod"])
     x, t, eps = (recorded[f"diffuse/{name}"] for name in ("x", "t", "noise"))
     noised = make_noise("cosine-float32", 1000).add(x, t[:, None].expand(-1, len(x)), eps)
     compared.close("noised", noised.flatten(0, 1), recorded["diffuse/out"])
-    space = _build(weights, told["config"]).text
+    space = _build(weights, recorded, told["config"]).text
     compared.close(
         "x0", space.encode(recorded["in/input_ids"], recorded["in/attention_mask"]), recorded["emb/x_0"]
     )
     a, b = recorded["lossfn/a"], recorded["lossfn/b"]
     for name, value in told["lossfn"].items():
-        compared.number(name, DISTANCES[DISTANCE[name]](a, b), value)
+        compared.close(name, DISTANCES[DISTANCE[name]](a, b), value)
     return compared
 
 
@@ -86,11 +86,8 @@ def _components(weights: dict[str, Tensor], recorded: Recorded) -> Comparison:
 def _forward(
     weights: dict[str, Tensor], recorded: Recorded, variant: str, told: dict[str, Any]
 ) -> Comparison:
-    compared, captioner, w = (
-        Comparison(),
-        _build(weights, told["config"]),
-        told["config"]["CLASSIFIER_FREE_WEIGHT"],
-    )
+    compared, captioner = Comparison("forward"), _build(weights, recorded, told["config"])
+    w = told["config"]["CLASSIFIER_FREE_WEIGHT"]
     denoiser, x, words = captioner.denoiser, recorded["fwd/x"], recorded["in/attention_mask"].bool()
     image = torch.stack((recorded["in/image_clip"], recorded["in/text_clip"]), 1)
     asked = recorded["fwd/concat_mask"][:, 1].bool()
@@ -102,7 +99,7 @@ def _forward(
     without, led = hidden.outputs[0], hidden.outputs[0].clone()
     compared.close("unguided", without, recorded[f"{variant}/fwd_unguided/hidden"])
     if bool(rows.any()):
-        led[rows] = (1 + w) * hidden.outputs[1] - w * without[rows]
+        led[rows] = guide(hidden.outputs[1], without[rows], w)
     compared.close("hidden", led, recorded[f"{variant}/fwd/hidden"])
     logits = captioner.logits(led[:, : x.shape[1]])
     compared.close("logits", logits, recorded[f"{variant}/fwd/logits"])
@@ -113,7 +110,7 @@ def _forward(
 def _iterations(
     weights: dict[str, Tensor], recorded: Recorded, variant: str, told: dict[str, Any]
 ) -> Comparison:
-    compared, captioner = Comparison(), _build(weights, told["config"])
+    compared, captioner = Comparison("sampling"), _build(weights, recorded, told["config"])
     image = torch.stack((recorded["in/image_clip"], torch.zeros_like(recorded["in/text_clip"])), 1)
     noise = captioner.noise(1.0)
     context = captioner.denoiser.image_context(image, torch.zeros(len(image), dtype=torch.bool))
@@ -147,12 +144,11 @@ def _training(
     weights: dict[str, Tensor], recorded: Recorded, variant: str, told: dict[str, Any]
 ) -> Comparison:
     config = told["config"]
-    compared, captioner = Comparison(), _build(weights, config).train()
+    compared, captioner = Comparison("training"), _build(weights, recorded, config).train()
     w, weight = float(config["CLASSIFIER_FREE_WEIGHT"]), float(config["ROUNDING_WEIGHT"])
     lag = 0 if config["X_0_PREDICTION"] else config["X_T_STEP_INTERVAL"]
     noise = make_noise("cosine-float32" if config["COSIN_SCHEDULE"] else "linear", config["STEP_TOT"])
     objective = DiffusionLMObjective(captioner, noise, DISTANCE[config["LOSS_FUNC"]], lag, guide=w)
-    (optimizer,) = make_optimizers(objective, TrainConfig(optimizer="plain-adamw", lr=LEARNING_RATE))
     ids = recorded["in/input_ids"]
     image, text = recorded["in/image_clip"], recorded["in/text_clip"]
     # The adding model never touches the caption's vector unless it guides, the concatenating one always holds it.
@@ -160,32 +156,24 @@ def _training(
     features = torch.stack((image, text), 1) if both else image[:, None]
     x0 = captioner.text.encode(ids, recorded["in/attention_mask"])
     keep = torch.ones(len(ids), dtype=torch.bool)
-    for step, losses in enumerate(told["train"]):
-        draws = _draws(recorded, variant, step, len(ids))
-        mine = objective.losses(features, keep, x0, ids, draws)
-        total = mine.latent + weight * mine.rounding
-        optimizer.zero_grad()
-        total.backward()
-        for name, value in (
-            ("total", total),
-            ("x_t_loss", mine.noisy),
-            ("x_1_loss", mine.first),
-            ("prob_loss_weighted", weight * mine.rounding),
-        ):
-            compared.number(f"{name}, step {step}", value.detach(), losses[name])
-        if step == 0:
-            trained = {k: p.grad for k, p in captioner.named_parameters() if p.grad is not None}
-            gradients = authors_names(trained)
-            compared.gradients(gradients, recorded.under(f"{variant}/grad0/"))
-            for name, norm in told["grad_norms_step0"].items():
-                if norm is not None:
-                    compared.number(f"gradient norm of {name}", gradients[name].norm(), norm)
-            untouched = {name for name, norm in told["grad_norms_step0"].items() if norm is None}
-            compared.same("tensors without gradient", untouched & gradients.keys(), set())
-        optimizer.step()
-    after = authors_names(dict(captioner.named_parameters()))
-    done = len(told["train"])
-    compared.tensors("after the steps, ", after, recorded.under(f"{variant}/after{done}/"), STEPS_TOLERANCE)
+
+    def take_step(step: int) -> Tensor:
+        mine = objective.losses(features, keep, x0, ids, _draws(recorded, variant, step, len(ids)))
+        losses = {
+            "total": mine.latent + weight * mine.rounding,
+            "x_t_loss": mine.noisy,
+            "x_1_loss": mine.first,
+            "prob_loss_weighted": weight * mine.rounding,
+        }
+        for name, value in losses.items():
+            compared.close(f"{name}, step {step}", value, told["train"][step][name])
+        return losses["total"]
+
+    rates = [LEARNING_RATE] * len(told["train"])
+    norms = told["grad_norms_step0"]
+    compare_training(
+        compared, captioner, objective, recorded, variant, rates, take_step, authors_names, norms
+    )
     return compared
 
 

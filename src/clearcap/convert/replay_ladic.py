@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from clearcap.captioner.model import Captioner
-from clearcap.config import TrainConfig
-from clearcap.convert.comparing import STEPS_TOLERANCE, Comparison, Injected, Recorded, Spy
+from clearcap.convert.comparing import Comparison, Injected, Recorded, Spy, compare_training
 from clearcap.convert.folder import load_tokenizer
 from clearcap.convert.ladic import Heads, TokenIds, authors_names, build_ladic
 from clearcap.convert.published_captions import drop_repeated_columns, ladic_captions
@@ -20,7 +19,6 @@ from clearcap.diffusion.schedules import cosine_float32, linear
 from clearcap.layers import Context, join_contexts, sinusoids
 from clearcap.sampling.guidance import (
     Denoise,
-    Step,
     conditioned,
     guide,
     guided,
@@ -31,7 +29,6 @@ from clearcap.sampling.guidance import (
 from clearcap.sampling.refine import ladic_back_and_refine
 from clearcap.sampling.solvers import renoise, times_of
 from clearcap.text.tokenizer import clean_caption, encode_captions
-from clearcap.training.loop import make_optimizers
 from clearcap.training.objectives import LadicObjective
 
 EMBEDDED_TIMES = (0, 1, 5, 500, 999)
@@ -80,6 +77,8 @@ def _build(
         length=sizes["L"],
         dropout=float(sizes["diffuser"]["hidden_dropout_prob"]),
     )
+    cast: Any = captioner  # transformers' stub of .to() takes no dtype
+    cast.to(recorded.dtype)
     return captioner
 
 
@@ -121,7 +120,7 @@ def _components(weights: dict[str, Tensor], recorded: Recorded, vocab: Path) -> 
 
 @torch.no_grad()
 def _denoiser_calls(captioner: Captioner, recorded: Recorded, group: str) -> Comparison:
-    compared, denoiser = Comparison(), captioner.denoiser
+    compared, denoiser = Comparison("components"), captioner.denoiser
     x, p, t = (recorded[f"comp/{name}"] for name in ("x_t", "self_cond", "t"))
     view = denoiser.image_context(captioner.vision.encode(recorded["in/image"]))
     with Spy(denoiser.blocks[-1]) as last:
@@ -139,7 +138,7 @@ def _denoiser_calls(captioner: Captioner, recorded: Recorded, group: str) -> Com
 
 @torch.no_grad()
 def _upper(weights: dict[str, Tensor], recorded: Recorded) -> Comparison:
-    compared, text = Comparison(), _build(weights, recorded, False, decoder="upper").text
+    compared, text = Comparison("components"), _build(weights, recorded, False, decoder="upper").text
     normalised = (recorded["comp/bertlow_latents"] - text.mean) / text.std
     with Spy(text.upper[-1]) as last:
         logits = text.decode(normalised)
@@ -159,7 +158,7 @@ def _sampling(
 ) -> Comparison:
     config, run = told["config"], told["inference"]
     captioner = _build(weights, recorded, run["cls"] == "Diffuser_with_LN")
-    compared, text = Comparison(), captioner.text
+    compared, text = Comparison("sampling"), captioner.text
     noise = _noise(config, float(config["VAR_DILATION_VAL"]))
     context = captioner.image_context(captioner.vision.encode(recorded["in/image"]))
     denoise = _branch_by_branch(captioner, noise, context, float(config["CLASSIFIER_FREE_WEIGHT"]))
@@ -169,13 +168,26 @@ def _sampling(
     visited = times_of("stride", noise.steps, run["STEP"])
     start = recorded[f"{variant}/inf/init_noise"]
     step = self_conditioned(shifted(denoise, run["time_difference"], noise.steps - 1))
+    judged: list[Tensor] = []
+
+    def confidence(x0: Tensor) -> Tensor:
+        judged.append(text.decode(x0).softmax(-1).amax(-1))
+        return judged[-1]
+
     with Spy(captioner.denoiser) as calls:
-        if run["flag"]:
-            x0 = _back_and_refine(compared, recorded, variant, captioner, step, start, visited, noise, draws)
+        if run["flag"]:  # the authors' Back&Refine
+            turn = next(i for i, t in enumerate(visited) if 0.3 * noise.steps < t < 0.6 * noise.steps)
+            again = recorded[f"{variant}/inf/backrefine_gaussian"]
+            randn = Injected([*draws[:turn], *again, *draws[turn:]])
+            x0 = ladic_back_and_refine(renoise, step, start, visited, noise, randn, confidence=confidence)
+            compared.close("confidence", judged[0], recorded[f"{variant}/inf/backrefine_confidence"])
+            lowest = recorded[f"{variant}/inf/backrefine_lowest_idx"]
+            restarted = judged[0].argsort(dim=-1, stable=True)[:, : lowest.shape[1]]
+            compared.same("restarted", restarted, lowest)
         else:
             randn = Injected(draws)
             x0 = renoise(step, start, visited, noise, randn)
-            compared.same("draws spent", randn.spent, True)
+    compared.same("draws spent", randn.spent, True)
     compared.same("times", [int(given[2][0]) for given in calls.inputs[::2]], run["t_given_to_model"])
     for row, call in enumerate(run["recorded_steps"]):
         with_photo, without = calls.outputs[2 * call : 2 * call + 2]
@@ -216,49 +228,19 @@ def _branch_by_branch(captioner: Captioner, noise: Noise, context: Context, scal
     return denoise
 
 
-def _back_and_refine(
-    compared: Comparison,
-    recorded: Recorded,
-    variant: str,
-    captioner: Captioner,
-    step: Step,
-    start: Tensor,
-    visited: list[int],
-    noise: Noise,
-    draws: list[Tensor],
-) -> Tensor:
-    """The authors' Back&Refine with their draws; compares what it judged by."""
-    judged: list[Tensor] = []
-
-    def confidence(x0: Tensor) -> Tensor:
-        judged.append(captioner.text.decode(x0).softmax(-1).amax(-1))
-        return judged[-1]
-
-    turn = next(i for i, t in enumerate(visited) if 0.3 * noise.steps < t < 0.6 * noise.steps)
-    randn = Injected([*draws[:turn], *recorded[f"{variant}/inf/backrefine_gaussian"], *draws[turn:]])
-    x0 = ladic_back_and_refine(renoise, step, start, visited, noise, randn, confidence=confidence)
-    compared.same("draws spent", randn.spent, True)
-    compared.close("confidence", judged[0], recorded[f"{variant}/inf/backrefine_confidence"])
-    lowest = recorded[f"{variant}/inf/backrefine_lowest_idx"]
-    compared.same("restarted", judged[0].argsort(dim=-1, stable=True)[:, : lowest.shape[1]], lowest)
-    return x0
-
-
 def _training(
     weights: dict[str, Tensor], recorded: Recorded, variant: str, told: dict[str, Any]
 ) -> Comparison:
     about = recorded.about["variants"][variant]
     config = about["config"]
     captioner = _build(weights, recorded, about["inference"]["cls"] == "Diffuser_with_LN").train()
-    compared = Comparison()
-    noise = _noise(config, float(config["VAR_DILATION"]))
-    objective = LadicObjective(captioner, noise)
-    plain = TrainConfig(optimizer="plain-adamw", lr=max(told["lr"]) or 1e-3)
-    (optimizer,) = make_optimizers(objective, plain)
-    ids, mask = recorded["in/input_ids"], recorded["in/attention_mask"]
+    compared = Comparison("training")
+    objective = LadicObjective(captioner, _noise(config, float(config["VAR_DILATION"])))
+    ids, mask, weight = recorded["in/input_ids"], recorded["in/attention_mask"], config["ROUNDING_WEIGHT"]
     with torch.no_grad():
         image, x0 = captioner.vision.encode(recorded["in/image"]), captioner.text.encode(ids, mask)
-    for step, lr in enumerate(told["lr"]):
+
+    def take_step(step: int) -> Tensor:
         group = f"{variant}/train{step}/"
         keep = recorded[f"{group}cfg_rand"] > config["CLASSIFIER_FREE_PROB"]
         draws = Draws(recorded[f"{group}t"], recorded[f"{group}noise"], keep, told["selfcond_used"][step])
@@ -266,9 +248,6 @@ def _training(
             compared.same("kept images", keep.long(), recorded[f"{group}kept_image"])
         with Spy(captioner.denoiser) as calls, Spy(captioner.text.lm_head) as head:
             latent, caption = objective(image, torch.ones_like(keep), x0, ids, draws)
-        total = latent + config["ROUNDING_WEIGHT"] * caption
-        optimizer.zero_grad()
-        total.backward()
         for name, mine in (
             ("x_t", calls.inputs[-1][0]),
             ("x_pred", calls.outputs[-1]),
@@ -278,33 +257,34 @@ def _training(
             if group + name in recorded:
                 compared.close(f"{name}, step {step}", mine, recorded[group + name])
         square = (calls.outputs[-1] - x0).square()
-        for name, value in (
-            ("total", total),
-            ("x_t_loss", latent),
-            ("prob_loss_weighted", config["ROUNDING_WEIGHT"] * caption),
-            ("valid_token_loss", square[mask == 1].mean()),
-            ("pad_loss", square[mask == 0].mean()),
-        ):
-            compared.number(f"{name}, step {step}", value.detach(), told["losses"][step][name])
-        trained = {k: p for k, p in captioner.named_parameters() if p.requires_grad and p.grad is not None}
-        if step == 0:
-            gradients = authors_names({k: p.grad for k, p in trained.items() if p.grad is not None})
-            compared.gradients(gradients, recorded.under(f"{variant}/grad0/"))
-            norms = recorded.about["training"].get("grad_norms_step0", {}).get(variant, {})
-            for name, norm in norms.items():
-                if name in gradients and norm is not None:
-                    compared.number(f"gradient norm of {name}", gradients[name].norm(), norm)
-        optimizer.param_groups[0]["lr"] = lr
-        optimizer.step()
-    after = authors_names(dict(captioner.named_parameters()))
-    compared.tensors(
-        "after the steps, ", after, recorded.under(f"{variant}/after{len(told['lr'])}/"), STEPS_TOLERANCE
+        losses = {
+            "total": latent + weight * caption,
+            "x_t_loss": latent,
+            "prob_loss_weighted": weight * caption,
+            "valid_token_loss": square[mask == 1].mean(),
+            "pad_loss": square[mask == 0].mean(),
+        }
+        for name, value in losses.items():
+            compared.close(f"{name}, step {step}", value, told["losses"][step][name])
+        return losses["total"]
+
+    norms = recorded.about["training"].get("grad_norms_step0", {}).get(variant, {})
+    compare_training(
+        compared,
+        captioner,
+        objective,
+        recorded,
+        variant,
+        told["lr"],
+        take_step,
+        authors_names,
+        {name: norm for name, norm in norms.items() if norm is not None},
     )
     return compared
 
 
 def _captions(about: dict[str, Any], vocab: Path) -> Comparison:
-    compared, tokenizer = Comparison(), load_tokenizer(vocab)
+    compared, tokenizer = Comparison("captions"), load_tokenizer(vocab)
     for number, case in enumerate(about["postprocess"]["cases"]):
         ids = torch.tensor(case["ids"])
         compared.same(

@@ -1,9 +1,12 @@
-"""Any fixture folder to one result per variant."""
+"""A folder of recorded tensors replayed: one result per stage of each variant."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+
+import torch
+from torch import Tensor
 
 from clearcap.convert.comparing import Comparison, Recorded
 from clearcap.convert.reading import read_state
@@ -13,15 +16,15 @@ from clearcap.errors import InputError
 
 
 def replay(folder: str | Path) -> list[tuple[str, float, bool]]:
-    """Replay every variant recorded in a folder through our own modules, in float32 on the CPU.
+    """Replay every variant recorded in a folder through our own modules, on the CPU.
 
     Args:
         folder: holds ``weights.safetensors`` (the authors' names), ``io.safetensors`` (recorded tensors) and
             ``README.json``.
 
     Returns:
-        Variant, worst absolute difference (losses above 1 and gradients: relative to their size; infinite where
-        token ids, captions or shapes differ), and whether all is within 2e-5, and optimiser steps within 1e-5.
+        Variant, greatest difference in float32 as a share of a tensor's greatest magnitude (infinite where token
+        ids, captions or shapes differ), and whether it is within the bound of its stage.
 
     Raises:
         InputError: a file is missing or is no fixture.
@@ -30,15 +33,23 @@ def replay(folder: str | Path) -> list[tuple[str, float, bool]]:
 
 
 def compare(folder: Path) -> dict[str, Comparison]:
-    """As ``replay``, with the name of each variant's worst tensor."""
+    """As ``replay``, with each stage's bound, worst tensor and the recording's own rounding."""
     try:
         about = json.loads((folder / "README.json").read_text())
     except (OSError, ValueError) as fault:
         raise InputError(f"{folder}: no readable README.json ({fault}); pass a fixture's folder") from fault
+    weights, tensors = (read_state(folder / f"{name}.safetensors") for name in ("weights", "io"))
+    single, double = (
+        _compare(weights, Recorded(tensors, about, dtype), folder) for dtype in (torch.float32, torch.float64)
+    )
+    for name, result in single.items():
+        result.rounding = double[name].worst
+    return single
+
+
+def _compare(weights: dict[str, Tensor], recorded: Recorded, folder: Path) -> dict[str, Comparison]:
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    weights, tensors = (read_state(folder / f"{name}.safetensors") for name in ("weights", "io"))
-    recorded = Recorded(tensors, about)
     with sdpa_kernel(SDPBackend.MATH):  # the plain product, as recorded; fused kernels sum in another order
         if "diffuser.embeddings.LayerNorm.weight" in weights:
             return replay_ladic(weights, recorded, folder / "vocab.txt")

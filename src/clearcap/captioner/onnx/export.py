@@ -20,7 +20,6 @@ from clearcap.captioner.model import Captioner, load_captioner
 from clearcap.captioner.onnx import FORMAT, graph_file
 from clearcap.errors import InputError
 
-LINEAR = ("encode", "denoise", "decode")  # graphs that int8 is worth it for
 OPSET = 20  # the first with Gelu as one operator
 
 
@@ -100,7 +99,7 @@ def export_graphs(source: str, out: Path, *, int8: bool = False) -> None:
     Args:
         source: folder or hub name of a trained captioner.
         out: folder to write.
-        int8: weights of linear layers as int8, activations quantised row by row (see ``clearcap.captioner.onnx.int8``).
+        int8: weights of linear layers as int8 (see ``clearcap.captioner.onnx.int8``).
 
     Raises:
         InputError: no such captioner, or the extra ``onnx`` is not installed.
@@ -123,14 +122,16 @@ def export_graphs(source: str, out: Path, *, int8: bool = False) -> None:
 def quantize_graphs(folder: Path, out: Path) -> None:
     """The same captioner with int8 weights: a copy of the folder, or in place.
 
-    ``words`` keeps its weights: it runs once a caption, and only where words are fixed.
+    Only the denoiser multiplies in int8: the other graphs run once a photo, where that saves no time (LOG.md).
     """
     from clearcap.captioner.onnx.int8 import quantize
+    from clearcap.captioner.onnx.runtime import denoiser_inputs
 
     out.mkdir(parents=True, exist_ok=True)
+    samples = denoiser_inputs(folder)
     for file in sorted(folder.iterdir()):
-        if file.suffix == ".onnx" and file.stem in LINEAR:
-            quantize(file, out / file.name)
+        if file.suffix == ".onnx":
+            quantize(file, out / file.name, samples if file.stem == "denoise" else ())
         elif out != folder:
             shutil.copy(file, out / file.name)
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -153,6 +154,25 @@ def load_graphs(folder: Path) -> tuple[Network, WordPieces]:
         denoiser=GraphDenoiser(graphs["denoise"], encode, int(config.vision["image_size"])),
     )
     return Network(config, parts).eval(), WordPieces.read(folder)
+
+
+def denoiser_inputs(folder: Path, photos: int = 2, calls: int = 10) -> list[dict[str, np.ndarray]]:
+    """What the denoiser's graph is given, at most ``calls`` times, while captions of random pixels are drawn.
+
+    Raises:
+        InputError: as ``load_graphs``.
+    """
+    captioner, _ = load_graphs(folder)
+    graph, given = captioner.denoiser.graph, []
+
+    def record(feeds: Mapping[str, Tensor]) -> list[Tensor]:
+        given.append({name: feeds[name].numpy() for name in graph.inputs})
+        return graph(feeds)
+
+    captioner.denoiser.graph = record
+    side = int(captioner.config.vision["image_size"])
+    captioner.generate(torch.rand(photos, 3, side, side, generator=torch.Generator().manual_seed(0)))
+    return given[:: math.ceil(len(given) / calls)]
 
 
 def count_parameters(part: nn.Module) -> int:

@@ -7,16 +7,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from clearcap.bench.ours import DISTILLED, name_of
-from clearcap.bench.race import Setting, Timing, find
+from benchmarks.systems import DISTILLED, name_of
+from benchmarks.timing import Setting, Timing, find
 
 FLAT = 1.6  # greatest growth of ours from the shortest to the longest caption
 GROWS = 3.0  # least growth of BLIP
-RIVAL = "BLIP-base, beam 3"
+BASELINE = "BLIP-base, beam 3"
 
 
 @dataclass(frozen=True)
-class Claim:
+class Ratio:
     """A ratio of two times.
 
     Attributes:
@@ -56,7 +56,7 @@ class Claim:
         }
 
 
-def claims(timings: Sequence[Timing], words: int = 16) -> list[Claim]:
+def ratios(timings: Sequence[Timing], words: int = 16) -> list[Ratio]:
     """Every statement whose systems and settings were measured.
 
     Args:
@@ -66,7 +66,7 @@ def claims(timings: Sequence[Timing], words: int = 16) -> list[Claim]:
     return [*_growths(timings), *_leads(timings, words)]
 
 
-def growth(timings: Sequence[Timing], system: str) -> Claim | None:
+def growth(timings: Sequence[Timing], system: str) -> Ratio | None:
     """How a system's time for one photo grows from the shortest to the longest caption, if both were measured."""
     one = [t for t in timings if t.system == system and (t.setting.batch, t.setting.candidates) == (1, 1)]
     if not one:
@@ -75,7 +75,7 @@ def growth(timings: Sequence[Timing], system: str) -> Claim | None:
     if short is long:
         return None
     theirs = system.startswith("BLIP")
-    return _claim(
+    return _ratio(
         f"{system}: one photo, {long.setting.tokens} tokens / {short.setting.tokens} tokens",
         long,
         short,
@@ -84,21 +84,21 @@ def growth(timings: Sequence[Timing], system: str) -> Claim | None:
     )
 
 
-def _growths(timings: Sequence[Timing]) -> Iterator[Claim]:
-    for system in (*_distilled(timings), "BLIP-base, greedy", RIVAL):
+def _growths(timings: Sequence[Timing]) -> Iterator[Ratio]:
+    for system in (*_distilled(timings), "BLIP-base, greedy", BASELINE):
         found = growth(timings, system)
         if found:
             yield found
 
 
-def _leads(timings: Sequence[Timing], words: int) -> Iterator[Claim]:
+def _leads(timings: Sequence[Timing], words: int) -> Iterator[Ratio]:
     for system in _distilled(timings):
         for batch in sorted({t.setting.batch for t in timings}):
             setting = Setting(words, batch=batch)
-            mine, theirs = find(timings, system, setting), find(timings, RIVAL, setting)
+            mine, theirs = find(timings, system, setting), find(timings, BASELINE, setting)
             if mine and theirs:
-                yield _claim(
-                    f"{RIVAL} / {system}: {words} tokens, batch {batch}, per photo", theirs, mine, ">", 1.0
+                yield _ratio(
+                    f"{BASELINE} / {system}: {words} tokens, batch {batch}, per photo", theirs, mine, ">", 1.0
                 )
 
 
@@ -107,9 +107,9 @@ def _distilled(timings: Sequence[Timing]) -> list[str]:
     return [name for name in names if any(t.system == name for t in timings)]
 
 
-def _claim(statement: str, over: Timing, under: Timing, sign: str, asked: float) -> Claim:
+def _ratio(statement: str, over: Timing, under: Timing, sign: str, asked: float) -> Ratio:
     ratios = [a / b for a, b in zip(over.rounds, under.rounds, strict=True)]
-    return Claim(statement, over.seconds / under.seconds, min(ratios), max(ratios), sign, asked)
+    return Ratio(statement, over.seconds / under.seconds, min(ratios), max(ratios), sign, asked)
 
 
 def spread(timing: Timing) -> float:

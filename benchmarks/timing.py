@@ -115,7 +115,7 @@ def plan(
     return [(system, setting) for (setting, _), system in sorted(once.items(), key=lambda item: item[0][0])]
 
 
-def race(
+def measure(
     systems: Sequence[System],
     lengths: Sequence[int],
     *,

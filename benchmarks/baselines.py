@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clearcap.bench.race import System
+from benchmarks.timing import System
 
 BEAMS = 3
 MEAN = (0.481, 0.458, 0.408)  # of both models' image processors, OpenAI CLIP's
@@ -83,8 +83,8 @@ def write(model: Any, photos: Tensor, tokens: int, *, beams: int = 1, candidates
     return ids
 
 
-def rivals(name: str, model: Any) -> list[System]:
-    """A rival as its greedy and its beam-search system; several candidates are sampled, under the greedy's name."""
+def baselines(name: str, model: Any) -> list[System]:
+    """A baseline as its greedy and its beam-search system; several candidates are sampled, under the greedy's name."""
     further = name == "BLIP-base"  # GIT encodes the photo again for each candidate, and would take minutes
     return [
         System(

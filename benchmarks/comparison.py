@@ -1,4 +1,4 @@
-"""The whole comparison: ours and the rivals built, raced and reported."""
+"""The whole comparison: ours and the baselines built, timed and reported."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 
+from benchmarks.baselines import baselines, blip_base, git_base
+from benchmarks.evaluations import Quality
+from benchmarks.ratios import Ratio, noisiest, ratios
+from benchmarks.systems import VARIANTS, captioner_of_size, systems_of
+from benchmarks.timing import System, Timing, measure
 from clearcap import __version__
-from clearcap.bench.claims import Claim, claims, noisiest
-from clearcap.bench.evaluated import Quality
-from clearcap.bench.ours import WAYS, captioner_of_size, ours
 from clearcap.bench.paper_size import DTYPES
-from clearcap.bench.race import System, Timing, race
-from clearcap.bench.rivals import blip_base, git_base, rivals
 from clearcap.errors import InputError
 
 SIDE = 224
@@ -24,30 +24,30 @@ NOTES = (
     "All weights are random, at real size; time does not depend on them. Photos are 224 x 224 for everyone (GIT's own "
     "size; BLIP's captioner was published at 384, which would cost it more).",
     "Timed from pixels to token ids: reading photos and joining words are left out for everyone.",
-    "Tokens are those of the caption: a rival writes exactly so many (its end token is forbidden, and its key-value "
+    "Tokens are those of the caption: a baseline writes exactly so many (its end token is forbidden, and its key-value "
     "cache is on), ours has two positions more ([CLS] and [SEP]).",
-    "A rival's several candidates are sampled; ours are drawn, not yet chosen among. GIT of transformers encodes the "
-    "photo once for each beam and candidate; BLIP and ours encode it once.",
+    "A baseline's several candidates are sampled; ours are drawn, not yet chosen among. GIT of transformers encodes "
+    "the photo once for each beam and candidate; BLIP and ours encode it once.",
     "'paper' is ladic-base; 'bundled' has the sizes of the model that ships. 2 steps without guidance is the way of a "
     "distilled captioner.",
 )
 
 
 @dataclass(frozen=True)
-class Contest:
+class Comparison:
     """What one run of the comparison found.
 
     Attributes:
         machine: device, threads, dtype, versions and the measured matrix-product rate in GFLOP/s.
         timings: every system at every setting.
-        claims: the statements about speed.
+        ratios: the statements about speed.
         qualities: finished evaluations, where some were given.
         words: tokens at which batches and candidates were measured.
     """
 
     machine: dict[str, Any]
     timings: tuple[Timing, ...]
-    claims: tuple[Claim, ...]
+    ratios: tuple[Ratio, ...]
     qualities: tuple[Quality, ...]
     words: int
 
@@ -57,13 +57,13 @@ class Contest:
             "machine": self.machine,
             "words": self.words,
             "timings": [timing.to_json() for timing in self.timings],
-            "claims": [claim.to_json() for claim in self.claims],
+            "ratios": [ratio.to_json() for ratio in self.ratios],
             "evaluations": [quality.to_json() for quality in self.qualities],
             "notes": list(NOTES),
         }
 
 
-def contest(
+def compare(
     *,
     sizes: Sequence[str] = ("bundled", "paper"),
     lengths: Sequence[int] = (8, 16, 32, 48),
@@ -74,7 +74,7 @@ def contest(
     dtype: str = "float32",
     qualities: Sequence[Quality] = (),
     progress: Callable[[int, int, str], None] = lambda done, total, what: None,
-) -> Contest:
+) -> Comparison:
     """Build, time and judge; on a GPU if there is one.
 
     Args:
@@ -105,7 +105,7 @@ def contest(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     longest = max(*lengths, words)
     systems = list(_systems(sizes, longest, device, DTYPES[dtype], progress))
-    timings = race(
+    timings = measure(
         systems,
         lengths,
         batches=batches,
@@ -118,17 +118,17 @@ def contest(
         matrix=8192 if device.type == "cuda" else 2048,  # a GPU needs more to be busy
         progress=progress,
     )
-    return judged(timings, dtype=dtype, device=device, words=words, qualities=qualities)
+    return summarise(timings, dtype=dtype, device=device, words=words, qualities=qualities)
 
 
-def judged(
+def summarise(
     timings: Sequence[Timing],
     *,
     dtype: str,
     device: torch.device,
     words: int,
     qualities: Sequence[Quality] = (),
-) -> Contest:
+) -> Comparison:
     """Timings with what they were measured on and what they say."""
     machine = {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
@@ -143,7 +143,7 @@ def judged(
             "transformers": version("transformers"),
         },
     }
-    return Contest(machine, tuple(timings), tuple(claims(timings, words)), tuple(qualities), words)
+    return Comparison(machine, tuple(timings), tuple(ratios(timings, words)), tuple(qualities), words)
 
 
 def _systems(
@@ -156,7 +156,7 @@ def _systems(
     for size in sizes:
         progress(0, 1, f"building {size}")
         captioner: Any = captioner_of_size(size, longest)
-        yield from ours(size, captioner.to(device, dtype), WAYS[size])
+        yield from systems_of(size, captioner.to(device, dtype), VARIANTS[size])
     for name, build in (("BLIP-base", blip_base), ("GIT-base", git_base)):
         progress(0, 1, f"building {name}")
-        yield from rivals(name, build(SIDE).to(device, dtype))
+        yield from baselines(name, build(SIDE).to(device, dtype))

@@ -17,7 +17,7 @@ from towers import (
 )
 
 from clearcap.captioner.model import Captioner
-from clearcap.captioner.towers import settle_text, tokenize_for
+from clearcap.captioner.towers import build_captioner, tokenize_for
 from clearcap.config import load_preset
 from clearcap.data.features import Features
 from clearcap.errors import InputError
@@ -54,7 +54,8 @@ def test_a_preset_trains_and_captions(name: str, towers: dict[str, Path], tmp_pa
     preset = load_preset(name, overrides(name, towers) + training)
     captioner, tokenizer = build_captioner(preset)
     tokenize = tokenize_for(preset.text, tokenizer)
-    settle_text(captioner.text, preset.text, tokenizer, *tokenize([c for group in CAPTIONS for c in group]))
+    every = tokenize([caption for group in CAPTIONS for caption in group])
+    captioner.text.fit(*every, preset.text, tokenizer)
     examples = prepare_examples(captioner, tokenize, CAPTIONS, torch.arange(2))
     pixels = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     tokens = captioner.encode_image(pixels)
@@ -99,10 +100,14 @@ def test_null_photo_is_the_encoder_s_view_of_the_mean_colour(towers: dict[str, P
 @pytest.mark.parametrize(
     ("name", "override", "said"),
     [
-        ("ladic-base", "vision.dim=24", r"gives 5 tokens of 12 channels, not 5 of 24"),
-        ("clip-diffusion-lm-add", "vision.dim=512", r"gives 1 tokens of 10 channels, not 1 of 512"),
+        ("ladic-base", "vision.dim=24", r"vision\.dim=24, but the encoder makes 5 tokens of 12 channels"),
+        (
+            "clip-diffusion-lm-add",
+            "vision.dim=512",
+            r"vision\.dim=512, but the encoder makes 1 tokens of 10 channels",
+        ),
         ("clip-diffusion-lm-concat", "denoiser.width=32", r"needs denoiser\.width=16"),
-        ("ladic-base", "denoiser.width=64", "width must be 2"),
+        ("ladic-base", "denoiser.width=64", r"denoiser\.width=64: .* twice the latent's 16 channels"),
         ("ladic-base", "text.source=/nowhere/at/all", "cannot be loaded"),
     ],
 )

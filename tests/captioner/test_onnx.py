@@ -18,7 +18,8 @@ from tiny_captioner import tiny_captioner
 
 from clearcap.captioner.model import Captioner, CaptionerConfig, load_captioner
 from clearcap.captioner.onnx import GRAPHS
-from clearcap.captioner.onnx.int8 import quantize_columns
+from clearcap.captioner.onnx.int8 import LOSS, WEIGHT_STEPS, quantize, quantize_columns
+from clearcap.captioner.onnx.runtime import denoiser_inputs
 from clearcap.data.images import PhotoFile
 from clearcap.data.records import CaptionedPhoto
 from clearcap.errors import InputError
@@ -179,9 +180,50 @@ def test_int8_is_close_and_smaller(
 def test_int8_weights_are_within_half_a_step() -> None:
     weight = np.random.default_rng(0).normal(size=(7, 5)).astype(np.float32)
     weight[:, 2] = 0
-    rounded, scale = quantize_columns(weight)
-    assert rounded.dtype == np.int8
+    rounded, rest, scale = quantize_columns(weight)
+    assert rounded.dtype == rest.dtype == np.int8
     assert np.all(np.abs(rounded * scale - weight) <= scale / 2 + 1e-7)
+    assert np.all(np.abs((rounded + rest / (2 * WEIGHT_STEPS)) * scale - weight) <= scale / 252 + 1e-7)
+
+
+def test_no_sum_of_two_int8_products_can_leave_16_bits(int8: Path) -> None:
+    """What x86 without VNNI saturates: activations of 0 .. 255 times two neighbouring weights, in 16 bits."""
+    import onnx
+
+    multiplied = 0
+    for name in GRAPHS:
+        graph = onnx.load(int8 / f"{name}.onnx").graph
+        weights = {one.name: onnx.numpy_helper.to_array(one) for one in graph.initializer}
+        stored = {key: value for key, value in weights.items() if value.dtype == np.int8}
+        assert stored or name == "words"
+        for value in stored.values():
+            assert np.abs(value.astype(np.int64)).max() <= WEIGHT_STEPS
+            assert 2 * 255 * np.abs(value.astype(np.int64)).max() <= 2**15 - 1
+        for node in graph.node:
+            if node.op_type == "MatMulIntegerToFloat":
+                assert node.input[1] in stored
+                multiplied += 1
+    assert multiplied
+
+
+@torch.inference_mode()
+def test_int8_denoiser_is_close(int8: Path, onnx_pipeline: CaptionPipeline, pixels: torch.Tensor) -> None:
+    captioner, exact = CaptionPipeline.from_pretrained(int8).captioner, onnx_pipeline.captioner
+    view = exact.image_context(exact.encode_image(pixels))
+    x = torch.randn(5, 10, 24, generator=torch.Generator().manual_seed(4))
+    wanted, found = (
+        one.denoiser(x, torch.zeros_like(x), torch.full((5,), 500), view) for one in (exact, captioner)
+    )
+    assert 0 < (found - wanted).norm() / wanted.norm() < 2 * LOSS
+
+
+def test_products_stay_float32_where_no_loss_is_allowed(exported: Path, tmp_path: Path) -> None:
+    samples = denoiser_inputs(exported)
+    computed = [
+        quantize(exported / "denoise.onnx", tmp_path / "x.onnx", samples, loss) for loss in (0.0, LOSS, 1.0)
+    ]
+    assert computed == sorted(computed)
+    assert computed[0] == 0 < computed[-1]
 
 
 def test_fused_denoiser_and_word_embeddings_are_exported_too(tmp_path: Path) -> None:
@@ -252,7 +294,7 @@ def test_what_graphs_cannot_do_is_one_line(exported: Path, trained: Path) -> Non
         CaptionPipeline.from_pretrained(trained, backend="onnx")
     with pytest.raises(InputError, match="pass the trained model"):
         load_captioner(str(exported))
-    with pytest.raises(InputError, match="choose torch, packed, compiled, onnx or fast"):
+    with pytest.raises(InputError, match="choose one of torch, prepacked, compiled, onnx, fast"):
         CaptionPipeline.from_pretrained(exported, backend="tflite")
 
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from benchmarks.timing import System
 from clearcap.bench.paper_size import paper_size_captioner
-from clearcap.bench.race import System
 from clearcap.captioner.loading import bundled_model
 from clearcap.captioner.model import Captioner, CaptionerConfig
 from clearcap.config import load_preset
@@ -19,7 +19,7 @@ from clearcap.vision.compact import CompactEncoder
 
 ENDS = 2  # [CLS] and [SEP], positions of ours that hold no word
 DISTILLED = (2, 0.0)  # steps and guidance of a distilled captioner
-WAYS: dict[str, tuple[tuple[int, float], ...]] = {
+VARIANTS: dict[str, tuple[tuple[int, float], ...]] = {
     "bundled": tuple((steps, guidance) for guidance in (0.0, 1.0) for steps in (1, 2, 5, 10)),
     "paper": (DISTILLED, (5, 1.0)),
 }
@@ -44,7 +44,7 @@ def captioner_of_size(size: str, longest: int) -> Captioner:
         torch.manual_seed(0)
         captioner = Captioner(CaptionerConfig.from_dict(settings))
     else:
-        raise InputError(f"unknown size {size!r}; choose among {', '.join(WAYS)}")
+        raise InputError(f"unknown size {size!r}; choose among {', '.join(VARIANTS)}")
     if isinstance(captioner.vision, CompactEncoder):
         captioner.vision = captioner.vision.folded()  # as the pipeline does
     return captioner.eval().requires_grad_(False)
@@ -84,7 +84,7 @@ def write(
     return captioner.generate(photos, sampling=how).ids.flatten(0, 1)[:, 1:-1]
 
 
-def ours(size: str, captioner: Captioner, ways: Sequence[tuple[int, float]]) -> list[System]:
+def systems_of(size: str, captioner: Captioner, ways: Sequence[tuple[int, float]]) -> list[System]:
     """A captioner as one system for each way of drawing: steps and guidance scale."""
     return [_system(size, captioner, steps, guidance) for steps, guidance in ways]
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clearcap.bench.contest import Contest
-from clearcap.bench.ours import DISTILLED, name_of
-from clearcap.bench.race import Timing
+from benchmarks.comparison import Comparison
+from benchmarks.systems import DISTILLED, name_of
+from benchmarks.timing import Timing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,20 +24,20 @@ COLOURS = {  # Okabe & Ito's, told apart by colour-blind readers
 INK, FAINT = "#333333", "#999999"
 
 
-def draw(contest: Contest) -> Figure:
+def plot(comparison: Comparison) -> Figure:
     """The figure: a line a system, coloured by network, named at its right end."""
     from matplotlib.figure import Figure
 
-    panels = 4 if contest.qualities else 3
+    panels = 4 if comparison.qualities else 3
     widths = (2.2, 1.25, 1.25, 1.6)[:panels]
     figure = Figure(figsize=(3.2 * sum(widths), 6.2), layout="constrained")
     axes = figure.subplots(1, panels, width_ratios=widths)
     for one in axes[1:3]:
         one.sharey(axes[0])
-    words = contest.words
-    alone = [t for t in contest.timings if (t.setting.batch, t.setting.candidates) == (1, 1)]
-    batched = [t for t in contest.timings if t.setting.tokens == words and t.setting.candidates == 1]
-    several = [t for t in contest.timings if t.setting.tokens == words and t.setting.batch == 1]
+    words = comparison.words
+    alone = [t for t in comparison.timings if (t.setting.batch, t.setting.candidates) == (1, 1)]
+    batched = [t for t in comparison.timings if t.setting.tokens == words and t.setting.candidates == 1]
+    several = [t for t in comparison.timings if t.setting.tokens == words and t.setting.batch == 1]
     _panel(axes[0], alone, lambda t: t.setting.tokens)
     _panel(axes[1], _varied(batched), lambda t: t.setting.batch, log=True)
     _panel(axes[2], _varied(several), lambda t: t.setting.candidates, log=True)
@@ -48,9 +48,9 @@ def draw(contest: Contest) -> Figure:
     axes[0].set_xlabel("tokens of the caption")
     axes[1].set_xlabel("photos at once")
     axes[2].set_xlabel("captions drawn per photo")
-    if contest.qualities:
-        _quality(axes[3], contest)
-    machine = contest.machine
+    if comparison.qualities:
+        _quality(axes[3], comparison)
+    machine = comparison.machine
     figure.suptitle(
         "Diffusion captioners and word-by-word captioners, side by side in one run",
         x=0.01,
@@ -72,9 +72,9 @@ def draw(contest: Contest) -> Figure:
     return figure
 
 
-def save_picture(contest: Contest, path: Path) -> None:
+def save_chart(comparison: Comparison, path: Path) -> None:
     """Write ``draw`` as a PNG."""
-    draw(contest).savefig(path, dpi=150)
+    plot(comparison).savefig(path, dpi=150)
 
 
 def _varied(timings: Sequence[Timing]) -> list[Timing]:
@@ -171,9 +171,9 @@ def _look(system: str, family: str) -> tuple[str, Any, float]:
     return COLOURS.get(family, INK), style, 2.4 if thick else 1.1
 
 
-def _quality(axes: Axes, contest: Contest) -> None:
+def _quality(axes: Axes, comparison: Comparison) -> None:
     """CIDEr-D of the evaluations against their time per photo."""
-    for one in contest.qualities:
+    for one in comparison.qualities:
         axes.errorbar(
             one.seconds * 1e3,
             one.cider,
