@@ -103,7 +103,7 @@ class FusedDenoiser(nn.Module):
             guided: whether the caption's vector shows; default wherever there is one.
         """
         features = [self.image(image[:, :1])]
-        shown = [torch.ones(len(image), 1, device=image.device)]
+        shown = [torch.ones(image.shape[0], 1, device=image.device)]
         if image.shape[1] == FEATURES:
             features.append(self.text(image[:, 1:]))
             shown.append(torch.ones_like(shown[0]) if guided is None else guided[:, None].to(shown[0].dtype))
