@@ -12,7 +12,7 @@ from torch.nn import functional as F
 Latents = Float[Tensor, "batch length dim"]
 """Captions as latents, clean or noisy: one vector a position."""
 TokenIds = Int[Tensor, "batch length"]
-"""Captions as token ids, or what goes with them: the attention mask, 1 where a token stands and 0 behind the caption."""
+"""Captions as token ids, or their attention mask: 1 where a token stands, 0 behind the caption."""
 Logits = Float[Tensor, "batch length vocab"]
 """Token logits of every position."""
 ImageTokens = Float[Tensor, "photos tokens image_dim"]

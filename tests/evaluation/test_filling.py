@@ -27,7 +27,7 @@ from clearcap.evaluation.filling import (
 from clearcap.evaluation.hiding import Counted, Hidden, hide_words
 from clearcap.metrics.infilling import resampled
 from clearcap.pipeline import CaptionPipeline
-from clearcap.pipeline.infilling import describe, infill_captions, gives_most, length_template, parse_template
+from clearcap.pipeline.infilling import describe, gives_most, infill_captions, length_template, parse_template
 
 
 @pytest.fixture(scope="module")

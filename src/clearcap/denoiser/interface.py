@@ -21,7 +21,7 @@ class Denoiser(Protocol):
         """The context of no photo, for one photo."""
 
     def __call__(self, x: Latents, x_self: Latents, t: Int[Tensor, " batch"], context: Context) -> Latents:
-        """The prediction for noisy latents, previous predictions and times; ``batch`` is photos * copies, photo-major."""
+        """The prediction of noisy latents, previous predictions and times; rows are photos * copies, photo-major."""
 
 
 class BuildDenoiser(Protocol):

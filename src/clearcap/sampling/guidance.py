@@ -1,4 +1,4 @@
-"""Wrappers of the denoiser, each adding one behaviour: a photo, guidance, fixed latents, self-conditioning, a callback."""
+"""Wrappers of the denoiser, each adding one behaviour: guidance, fixed latents, self-conditioning, a callback."""
 
 from __future__ import annotations
 

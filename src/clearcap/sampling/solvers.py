@@ -1,4 +1,4 @@
-"""Solvers: each turns pure noise into a caption latent with calls of one function, at times spaced in one of several ways.
+"""Solvers, which turn pure noise into a caption latent with calls of one function, and the times of the calls.
 
 Every formula is written in a(t) and s(t) of x_t = a x0 + s eps, so it holds for any noise factor: the factor
 scales s and with it all fresh noise, and leaves the ratios of s, and so the means, as they are.
@@ -42,7 +42,7 @@ class Solver(Protocol):
 
 
 def renoise(denoise: Step, x: Latents, times: Sequence[int], noise: Noise, randn: Randn) -> Latents:
-    """Predict x0, draw fresh noise down to the next level (LaDiC's code; consistency models, Song et al. 2023, alg. 1)."""
+    """Predict x0, add fresh noise of the next level (LaDiC's code; consistency models, Song et al. 2023, alg. 1)."""
     x0 = x
     for t, s in pairwise(times):
         x0 = denoise(x, t)
@@ -52,7 +52,7 @@ def renoise(denoise: Step, x: Latents, times: Sequence[int], noise: Noise, randn
 
 
 def ddpm(denoise: Step, x: Latents, times: Sequence[int], noise: Noise, randn: Randn) -> Latents:
-    """Ancestral sampling: draw from q(x_s | x_t, x0), the posterior of the forward process (Ho et al. 2020, eq. 6-7)."""
+    """Ancestral sampling: x_s is drawn from q(x_s | x_t, x0), the forward posterior (Ho et al. 2020, eq. 6-7)."""
     x0 = x
     for t, s in pairwise(times):
         x0 = denoise(x, t)

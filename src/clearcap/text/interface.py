@@ -58,7 +58,7 @@ class TextSpace(nn.Module, ABC):
         mask: Int[Tensor, "captions length"],
         text: TextConfig,
         tokenizer: Any,
-    ) -> None:  # noqa: B027
+    ) -> None:
         """What the space learns from a tokenised corpus before training; nothing unless a subclass says otherwise."""
 
     @abstractmethod

@@ -14,7 +14,7 @@ from clearcap.errors import InputError
 
 
 class TimmEncoder(nn.Module):
-    """A timm network behind the ``ImageEncoder`` interface: all tokens of ``forward_features``, the class token included.
+    """A timm network as an image encoder: all tokens of ``forward_features``, the class token included.
 
     Attributes:
         dim: width of a token.
