@@ -69,7 +69,7 @@ def test_check_goes_on_after_a_split_that_cannot_be_read(flickr8k: Path) -> None
     assert [split.split for split in report.splits] == ["train", "test"]
     assert len(report.problems) == 1
     assert "Flickr_8k.devImages.txt: no such file" in report.problems[0]
-    with pytest.raises(InputError, match="no corpus is called"):
+    with pytest.raises(InputError, match="unknown corpus"):
         check("flickr9k", flickr8k)
 
 

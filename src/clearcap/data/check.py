@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from clearcap.data.corpus import SPLITS, find_reader, open_corpus
+from clearcap.data.corpus import find_reader, open_corpus
 from clearcap.data.images import PhotoSource
 from clearcap.data.records import CaptionedPhoto, Corpus, Expected
 from clearcap.errors import InputError
@@ -93,10 +93,10 @@ def check(
     Raises:
         InputError: no corpus of that name.
     """
-    find_reader(name)
+    published = find_reader(name).splits
     problems: list[str] = []
     corpora = []
-    for split in splits if splits is not None else SPLITS.get(name, ("all",)):
+    for split in published if splits is None else splits:
         if (corpus := _open(name, root, split, expected, problems, options)) is not None:
             corpora.append(corpus)
     total = sum(len(corpus) for corpus in corpora)
