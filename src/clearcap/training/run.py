@@ -21,7 +21,7 @@ from clearcap.captioner.towers import assemble, continued, settle_text, tokenize
 from clearcap.config import DataConfig, Preset, SamplingConfig, TrainConfig
 from clearcap.data.corpus import open_corpus, open_spec
 from clearcap.data.features import Features, make_features, open_features
-from clearcap.data.records import CaptionedPhoto, Expected
+from clearcap.data.records import CaptionedPhoto, Corpus, Expected
 from clearcap.errors import InputError
 from clearcap.metrics import DocumentFrequency, score
 from clearcap.text.tokens import join_words, words_of
@@ -210,17 +210,17 @@ def _text_only(data: DataConfig, watched: Sequence[CaptionedPhoto]) -> list[str]
     if not data.text:
         return []
     held = {caption for photo in watched for caption in photo.captions}
-    held_ids = (
-        {photo.id for photo in open_spec(data.text_exclude, missing="keep", expected=None)}
-        if data.text_exclude
-        else set()
-    )
+    held_ids = {photo.id for photo in _text_corpus(data.text_exclude)} if data.text_exclude else set()
     return [
         caption
-        for photo in open_spec(data.text, missing="keep", expected=None)
+        for photo in _text_corpus(data.text)
         for caption in photo.captions
         if photo.id not in held_ids and caption not in held
     ]
+
+
+def _text_corpus(spec: str) -> Corpus:
+    return open_spec(spec, missing="keep", expected=None)
 
 
 def captions_to_learn(
