@@ -136,7 +136,7 @@ def test_score_refuses_what_does_not_match(tmp_path: Path) -> None:
     assert part["photos"] == 2
     unknown = clearcap("score", results, references, "--subset", "--metrics", "BLUE")
     assert unknown.returncode == 1
-    assert "'BLUE' is unknown" in unknown.stderr
+    assert "unknown metric 'BLUE'" in unknown.stderr
 
 
 def test_data_check_and_stats(folder: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from clearcap.errors import InputError
 from clearcap.metrics import bleu, score
-from clearcap.metrics.significance import compare, intervals, over_seeds
+from clearcap.metrics.significance import compare, intervals
 
 WORDS = ["dog", "cat", "man", "runs", "sits", "on", "grass", "the", "red", "ball"]
 
@@ -25,7 +25,7 @@ def corpus(seed: int, noise: float, photos: int = 60) -> tuple[dict, dict]:
 
 def test_resampled_bleu_is_bleu_of_the_resampled_photos() -> None:
     hypotheses, references = corpus(0, 0.4)
-    table = score(hypotheses, references).bleu_statistics
+    table = score(hypotheses, references).pooled[0].rows
     drawn = np.random.default_rng(3).integers(0, 60, 60)
     weights = np.bincount(drawn, minlength=60)
     renamed = {i: int(p) for i, p in enumerate(drawn)}
@@ -93,16 +93,6 @@ def test_photos_may_come_in_any_order() -> None:
 def test_different_photos_are_refused() -> None:
     with pytest.raises(InputError, match="different photos"):
         compare(score({1: "a"}, {1: ["a"]}), score({2: "a"}, {2: ["a"]}))
-
-
-def test_mean_and_deviation_over_seeds() -> None:
-    found = over_seeds([{"BLEU-4": 0.1, "SPICE": 1.0}, {"BLEU-4": 0.2}, {"BLEU-4": 0.6}])
-    assert set(found) == {"BLEU-4"}
-    assert found["BLEU-4"].mean == pytest.approx(0.3)
-    assert found["BLEU-4"].deviation == pytest.approx(np.std([0.1, 0.2, 0.6], ddof=1))
-    assert over_seeds([{"BLEU-4": 0.1}])["BLEU-4"].deviation == 0
-    with pytest.raises(InputError, match="at least one"):
-        over_seeds([])
 
 
 @pytest.mark.parametrize("settings", [{"samples": 0}, {"level": 1.0}])

@@ -10,7 +10,8 @@ import numpy as np
 
 from clearcap.errors import InputError
 from clearcap.metrics import bleu
-from clearcap.metrics.cider import DocumentFrequency, weights_of
+from clearcap.metrics.cider import weights_of
+from clearcap.metrics.frequency import DocumentFrequency
 from clearcap.metrics.ngrams import ORDERS, count, count_corpus, words_of
 from clearcap.metrics.tokenizer import tokenize
 

@@ -7,20 +7,29 @@ import math
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
 
 from clearcap.errors import InputError
+from clearcap.metrics.interface import Captions, Pooled, Score
 
-Scored = tuple[float, Float[np.ndarray, " photos"]]
 Tokens = Sequence[Sequence[str]]
 
 
-def meteor(hypotheses: Tokens, references: Sequence[Tokens]) -> Scored:
+def score_meteor(captions: Captions) -> Pooled:
+    """Version 1.5, English; the corpus score pools what the photos' scores are made of."""
+    return Pooled({"METEOR": meteor(captions.candidate_tokens, captions.reference_tokens)})
+
+
+def score_spice(captions: Captions) -> dict[str, Score]:
+    """Scene-graph tuples of Stanford's parser, F-score; photos without any count as 0."""
+    return {"SPICE": spice(captions.candidate_tokens, captions.reference_tokens)}
+
+
+def meteor(hypotheses: Tokens, references: Sequence[Tokens]) -> Score:
     """METEOR 1.5 (Denkowski and Lavie 2014), English: of the corpus and of each candidate, in [0, 1].
 
     Args:
@@ -47,7 +56,7 @@ def meteor(hypotheses: Tokens, references: Sequence[Tokens]) -> Scored:
     return corpus, scores
 
 
-def spice(hypotheses: Tokens, references: Sequence[Tokens]) -> Scored:
+def spice(hypotheses: Tokens, references: Sequence[Tokens]) -> Score:
     """SPICE (Anderson et al. 2016): mean F-score over scene-graph tuples, and of each candidate, in [0, 1].
 
     Photos on which the program finds nothing to compare score 0 (pycocoevalcap turns the mean to NaN).
@@ -71,9 +80,6 @@ def spice(hypotheses: Tokens, references: Sequence[Tokens]) -> Scored:
     scores = np.array([found[i] or 0.0 for i in range(len(photos))], float)
     scores[np.isnan(scores)] = 0.0
     return float(scores.mean()), scores
-
-
-SCORERS: dict[str, Callable[[Tokens, Sequence[Tokens]], Scored]] = {"METEOR": meteor, "SPICE": spice}
 
 
 def obstacle(name: str) -> str:
