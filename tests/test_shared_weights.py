@@ -14,7 +14,7 @@ from tiny_captioner import photos, tiny_captioner
 
 from clearcap.captioner.loading import bundled_model, export, load_captioner, load_network, training_curves
 from clearcap.errors import InputError
-from clearcap.evaluation.run import weights_digest
+from clearcap.evaluation.session import weights_digest
 from clearcap.pipeline import CaptionPipeline
 
 

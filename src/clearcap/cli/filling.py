@@ -17,13 +17,16 @@ from clearcap.cli.options import (
     Root,
     Split,
     Subset,
-    numbers,
+    in_interval,
+    number_list,
     open_split,
+    sampling_settings,
+    show_table,
     shown_progress,
 )
 
 if TYPE_CHECKING:
-    from clearcap.evaluation.filling import FillEvaluation
+    from clearcap.evaluation.infilling import FillEvaluation
 
 
 def evaluate_fill(
@@ -43,7 +46,7 @@ def evaluate_fill(
         str | None,
         typer.Option(help="masked language model to compare with; default the captioner's own text space"),
     ] = None,
-    seed: Annotated[int, typer.Option(help="of the hidden places and of the draws")] = 0,
+    seed: Annotated[int, typer.Option(help="of the hidden places and of the samples")] = 0,
     batch_size: Annotated[int, typer.Option(help="photos at once, with all their references")] = 8,
     out: Annotated[
         Path | None, typer.Option(help="folder for answers and fill.json; a killed run resumes")
@@ -51,11 +54,10 @@ def evaluate_fill(
     as_json: AsJson = False,
 ) -> None:
     """Hide words of every reference and have them guessed with the photo, without it, and by a masked LM."""
-    from clearcap.config import SamplingConfig, changes
-    from clearcap.evaluation.filling import evaluate_fill as run
+    from clearcap.evaluation.infilling import evaluate_fill as run
 
-    how = changes(SamplingConfig, overrides or [])
-    counts = numbers(hidden, int, "--hidden")
+    how = sampling_settings(overrides)
+    counts = number_list(hidden, int, "--hidden")
     corpus = open_split(data, root, split, option, subset)
     with shown_progress("starting") as advance:
         found = run(
@@ -77,36 +79,37 @@ def evaluate_fill(
 
 
 def _print(found: FillEvaluation) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    from clearcap.evaluation.filling import SYSTEMS
+    from clearcap.evaluation.infilling import SYSTEMS
 
     manifest, figures = found.manifest, found.to_json()["hidden"]
-    table = Table(
-        title=f"{manifest['model']} on {manifest['corpus']} {manifest['split']}, {manifest['photos']:,} photos",
-        caption=f"share of hidden words guessed exactly, 95% over photos; seed {manifest['seed']}; "
-        f"masked LM: {manifest['masked_lm']}",
-    )
-    table.add_column("hidden", justify="right")
-    table.add_column("words")
-    for heading in (*SYSTEMS, "photo / no photo", "photo - masked LM"):
-        table.add_column(heading, justify="right")
+    rows = []
     for count, one in figures.items():
         for name, label in (("words", "all"), ("content_words", "content")):
             row = one[name]
             if not row["hidden"]:
                 continue
             ratio, lead = row["photo_to_no_photo"], row["photo_minus_masked_lm"]
-            table.add_row(
-                count if label == "all" else "",
-                f"{label} ({row['hidden']:,})",
-                *(f"{row[s]['accuracy']:.3f} ({_span(row[s]['interval'])})" for s in SYSTEMS),
-                f"{ratio['ratio']:.2f} ({ratio['interval'][0]:.2f} to {ratio['interval'][1]:.2f})",
-                f"{lead['difference']:+.3f} ({_span(lead['interval'], '+.3f')})",
+            rows.append(
+                (
+                    count if label == "all" else "",
+                    f"{label} ({row['hidden']:,})",
+                    *(
+                        f"{row[s]['accuracy']:.3f} ({in_interval(row[s]['interval'], '.3f')})"
+                        for s in SYSTEMS
+                    ),
+                    f"{ratio['ratio']:.2f} ({in_interval(ratio['interval'], '.2f')})",
+                    f"{lead['difference']:+.3f} ({in_interval(lead['interval'], '+.3f')})",
+                )
             )
-    console = Console(width=None if Console().is_terminal else 170)
-    console.print(table)
+    console = show_table(
+        ("hidden", "words", *SYSTEMS, "photo / no photo", "photo - masked LM"),
+        rows,
+        title=f"{manifest['model']} on {manifest['corpus']} {manifest['split']}, {manifest['photos']:,} photos",
+        caption=f"share of hidden words guessed exactly, 95% over photos; seed {manifest['seed']}; "
+        f"masked LM: {manifest['masked_lm']}",
+        words=("words",),
+        width=170,
+    )
     for count, one in figures.items():
         speed = ", ".join(f"{name} {ms:.1f}" for name, ms in one["ms_per_reference"].items())
         console.print(
@@ -114,7 +117,3 @@ def _print(found: FillEvaluation) -> None:
             f"fixed words unchanged in {one['fixed_words_unchanged']:.2%}; ms a reference: {speed}",
             highlight=False,
         )
-
-
-def _span(interval: list[float], form: str = ".3f") -> str:
-    return f"{interval[0]:{form}} to {interval[1]:{form}}"

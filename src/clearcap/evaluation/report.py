@@ -15,7 +15,9 @@ from jaxtyping import Float
 from clearcap.data.records import Corpus
 from clearcap.errors import InputError
 from clearcap.evaluation.charts import Point, Row, curve, forest, histogram
+from clearcap.evaluation.contact_sheet import write_contact_sheet
 from clearcap.evaluation.run import Evaluation
+from clearcap.evaluation.training import plot_training
 from clearcap.metrics import tokenize
 
 SHOWN = 12  # photos in each group
@@ -40,38 +42,28 @@ def write_report(
     Raises:
         InputError: the folder cannot be written, a photo cannot be read, or the curves are damaged.
     """
-    from clearcap.evaluation.contact import draw_contact_sheet
-    from clearcap.evaluation.training import draw_training
-
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         page, sheet = folder / "report.html", folder / "contact_sheet.png"
         page.write_text(render(found, corpus), encoding="utf-8")
-        draw_contact_sheet(found, corpus, sheet)
+        write_contact_sheet(found, corpus, sheet)
         written = [page, sheet]
         if curves is not None:
-            draw_training(Path(curves), folder / "training.png")
+            plot_training(Path(curves), folder / "training.png")
             written.append(folder / "training.png")
     except OSError as error:
         raise InputError(f"{folder} cannot be written ({error.strerror}); choose another folder") from error
     return written
 
 
-def ranked(found: Evaluation) -> list[str]:
-    """Photos by the CIDEr-D of their caption, best first; BLEU-4 and then the split's order settle ties."""
-    cider, bleu = (found.scored.scores.per_caption[name] for name in ("CIDEr-D", "BLEU-4"))
-    return sorted((one.photo for one in found.captions), key=lambda photo: (-cider[photo], -bleu[photo]))
-
-
 def render(found: Evaluation, corpus: Corpus) -> str:
     """The page as text."""
-    order = ranked(found)
+    order = found.ranked()
     best, worst = order[:SHOWN], order[::-1][:SHOWN]
-    draw = np.random.default_rng(int(found.manifest["seed"]))
-    chance = [
-        order[place] for place in sorted(draw.choice(len(order), min(SHOWN, len(order)), replace=False))
-    ]
+    chance = np.random.default_rng(int(found.manifest["seed"]))
+    places = chance.choice(len(order), min(SHOWN, len(order)), replace=False)
+    some = [order[place] for place in sorted(places)]
     manifest = found.manifest
     title = f"{manifest['corpus']} {manifest['split']}"
     sections = [
@@ -96,9 +88,7 @@ def render(found: Evaluation, corpus: Corpus) -> str:
         ),
         _section("Best photos", "Highest CIDEr-D.", _photos(found, corpus, best)),
         _section("Worst photos", "Lowest CIDEr-D.", _photos(found, corpus, worst)),
-        _section(
-            "Photos at random", "Drawn with the seed of the evaluation.", _photos(found, corpus, chance)
-        ),
+        _section("Photos at random", "Drawn with the seed of the evaluation.", _photos(found, corpus, some)),
         _section("How it was made", "The same manifest and seed give the same figures.", _manifest(found)),
     ]
     return _PAGE.format(
@@ -182,6 +172,7 @@ def _rows(found: Evaluation) -> list[Row]:
     return [
         Row(name, value, *intervals[name], control.get(name))
         for name, value in found.scored.scores.corpus.items()
+        if name in intervals
     ]
 
 
@@ -217,11 +208,11 @@ def _tiles(found: Evaluation) -> str:
 
 def _summary(found: Evaluation) -> str:
     m = found.manifest
-    drawn = f"{m['steps']} steps, guidance {m['guidance']:g}, seed {m['seed']}"
+    how = f"{m['steps']} steps, guidance {m['guidance']:g}, seed {m['seed']}"
     if m["candidates"] > 1:
-        drawn += f", best of {m['candidates']} candidates by {m['select']}"
+        how += f", best of {m['candidates']} candidates by {m['select']}"
     photos = f"{m['photos']:,} photos with {m['references']:,} references"
-    return f"{photos}. Model {m['model']} ({m['model_sha256'][:12]}): {drawn}."
+    return f"{photos}. Model {m['model']} ({m['model_sha256'][:12]}): {how}."
 
 
 def _section(title: str, note: str, content: str) -> str:

@@ -18,8 +18,8 @@ BLUE, ORANGE, GREEN = "#2a78d6", "#d1650a", "#1b8a5a"
 SAID = 7  # evaluations whose captions are shown
 
 
-def draw_training(curves: Path, path: Path) -> None:
-    """Draw a run.
+def plot_training(curves: Path, path: Path) -> None:
+    """Plot a run.
 
     Args:
         curves: ``curves.jsonl`` of the run; ``samples.jsonl`` beside it, if there, gives scores and captions.

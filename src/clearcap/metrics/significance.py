@@ -39,6 +39,15 @@ class Comparison:
     p_bootstrap: float
     p_permutation: float
 
+    def to_json(self) -> dict[str, Any]:
+        """The figures, unrounded."""
+        return {
+            "difference": self.difference.estimate,
+            "interval": [self.difference.low, self.difference.high],
+            "p_bootstrap": self.p_bootstrap,
+            "p_permutation": self.p_permutation,
+        }
+
 
 def intervals(scores: Scores, samples: int = 1000, level: float = 0.95, seed: int = 0) -> dict[str, Interval]:
     """Bootstrap interval of each metric over photos drawn with replacement.

@@ -98,19 +98,19 @@ def hide_words(
     """
     hidden: list[Hidden] = []
     cut = left_out = 0
-    for number, photo in enumerate(photos):
+    for place, photo in enumerate(photos):
         for copy, caption in enumerate(photo.captions):
             words = caption.split()
             whole = len(words)
             while words and _pieces(words, tokenizer, keep_period) > length - 2:
                 words.pop()
             cut += len(words) < whole
-            open_ = [place for place, word in enumerate(words) if _WORD.fullmatch(word)]
+            open_ = [at for at, word in enumerate(words) if _WORD.fullmatch(word)]
             if len(open_) < count or _unknown(words, tokenizer, keep_period):
                 left_out += 1
                 continue
-            draw = random.Random(f"{seed} {photo.id} {copy} {count}")
-            hidden.append(Hidden(number, tuple(words), tuple(sorted(draw.sample(open_, count)))))
+            chance = random.Random(f"{seed} {photo.id} {copy} {count}")
+            hidden.append(Hidden(place, tuple(words), tuple(sorted(chance.sample(open_, count)))))
     return hidden, Counted(cut, left_out)
 
 
