@@ -9,17 +9,7 @@ from typing import Annotated
 
 import typer
 
-from clearcap.cli.options import (
-    AsJson,
-    ReaderOption,
-    Split,
-    Subset,
-    key_values,
-    open_split,
-    show_table,
-    shown_progress,
-    spelt,
-)
+from clearcap.cli import options
 
 app = typer.Typer(help="Check and describe captioning corpora.", no_args_is_help=True, add_completion=False)
 
@@ -38,23 +28,23 @@ def check(
     split: Annotated[
         list[str] | None, typer.Option(help="only these splits (default: all it is published with)")
     ] = None,
-    subset: Subset = False,
-    option: ReaderOption = None,
-    as_json: AsJson = False,
+    subset: options.Subset = False,
+    option: options.ReaderOption = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Open every photo and read every list of a corpus; exit status 1 if anything is wrong."""
     from clearcap.data.check import check as check_corpus
     from clearcap.data.corpus import split_spec
 
-    name, folder, named = split_spec(spelt(data, root, ""))
-    with shown_progress("opening photos") as advance:
+    name, folder, named = split_spec(options.spelt(data, root, ""))
+    with options.shown_progress("opening photos") as advance:
         found = check_corpus(
             name,
             folder,
             split or ([named] if named else None),
             expected=None if subset else "official",
             progress=advance,
-            **key_values(option),
+            **options.key_values(option),
         )
     if as_json:
         print(json.dumps({"ok": found.ok, **dataclasses.asdict(found)}, ensure_ascii=False))
@@ -70,19 +60,19 @@ def check(
 def stats(
     data: Spec,
     root: OldRoot = "",
-    split: Split = "",
+    split: options.Split = "",
     picture: Annotated[
         Path | None, typer.Option(help="plot the figures into this .png, .svg or .pdf")
     ] = None,
-    subset: Subset = False,
-    option: ReaderOption = None,
-    as_json: AsJson = False,
+    subset: options.Subset = False,
+    option: options.ReaderOption = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Lengths, vocabulary and photo sizes of a split."""
     from clearcap.data.stats import plot, statistics
 
-    corpus = open_split(data, root, split or ("all" if root else ""), option, subset)
-    with shown_progress("reading") as advance:
+    corpus = options.open_split(data, root, split or ("all" if root else ""), option, subset)
+    with options.shown_progress("reading") as advance:
         found = statistics(corpus, progress=advance)
     figures = {
         "photos": found.photos,
@@ -107,4 +97,4 @@ def stats(
     }
     shown["common words"] = " ".join(word for word, _ in found.common[:10])
     rows = [(name.replace("_", " "), text) for name, text in shown.items()]
-    show_table(("figure", "value"), rows, title=f"{found.name} {found.split}", words=("figure",))
+    options.show_table(("figure", "value"), rows, title=f"{found.name} {found.split}", words=("figure",))

@@ -9,21 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clearcap.cli.options import (
-    AsJson,
-    Data,
-    Limit,
-    Model,
-    ReaderOption,
-    Root,
-    Split,
-    Subset,
-    in_interval,
-    open_split,
-    sampling_settings,
-    show_table,
-    shown_progress,
-)
+from clearcap.cli import options
 
 if TYPE_CHECKING:
     from clearcap.evaluation.run import Evaluation
@@ -36,12 +22,12 @@ def evaluate(
         list[str] | None,
         typer.Argument(help="other sampling settings: solver=ddim refine=1 factor=2 ...", show_default=False),
     ] = None,
-    model: Model = "default",
-    data: Data = "flickr8k",
-    root: Root = "",
-    split: Split = "",
-    option: ReaderOption = None,
-    subset: Subset = False,
+    model: options.Model = "default",
+    data: options.Data = "flickr8k",
+    root: options.Root = "",
+    split: options.Split = "",
+    option: options.ReaderOption = None,
+    subset: options.Subset = False,
     steps: Annotated[int | None, typer.Option(help="calls of the denoiser")] = None,
     guidance: Annotated[float | None, typer.Option(help="classifier-free guidance scale")] = None,
     candidates: Annotated[int | None, typer.Option(help="captions sampled per photo")] = None,
@@ -53,7 +39,7 @@ def evaluate(
         str, typer.Option(help="to score by besides BLEU, ROUGE-L and CIDEr-D: METEOR,SPICE or a plug-in's")
     ] = "",
     seed: Annotated[int, typer.Option(help="same seed, same captions")] = 0,
-    limit: Limit = None,
+    limit: options.Limit = None,
     batch_size: Annotated[int, typer.Option(help="photos at once")] = 16,
     out: Annotated[
         Path | None, typer.Option(help="folder for captions and scores; an interrupted run resumes")
@@ -67,7 +53,7 @@ def evaluate(
     shuffle_photos: Annotated[
         bool, typer.Option("--shuffle-photos", help="also score against other photos' references")
     ] = False,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
     compare: Annotated[
         tuple[Path, Path] | None, typer.Option(help="test two OUT folders against each other")
     ] = None,
@@ -76,13 +62,13 @@ def evaluate(
     if compare is not None:
         _compare(compare, as_json)
         return
-    how = sampling_settings(
+    how = options.sampling_settings(
         overrides, steps=steps, guidance=guidance, candidates=candidates, select=select, utility=utility
     )
-    corpus = open_split(data, root, split, option, subset)
+    corpus = options.open_split(data, root, split, option, subset)
     from clearcap.evaluation.run import evaluate as run
 
-    with shown_progress("captioning") as advance:
+    with options.shown_progress("captioning") as advance:
         found = run(
             model,
             corpus,
@@ -113,11 +99,11 @@ def _print(found: Evaluation) -> None:
     if manifest["candidates"] > 1:
         how += f", {manifest['candidates']} candidates by {manifest['select']}"
     rows = [
-        [name, f"{value:.4f}", in_interval(scored.intervals.get(name))]
+        [name, f"{value:.4f}", options.in_interval(scored.intervals.get(name))]
         + ([f"{shuffled[name]:.4f}" if name in shuffled else ""] if shuffled else [])
         for name, value in scored.scores.corpus.items()
     ]
-    console = show_table(
+    console = options.show_table(
         ["metric", "score", "95% interval", *(["other photos' references"] if shuffled else [])],
         rows,
         title=f"{manifest['model']} on {manifest['corpus']} {manifest['split']}",
@@ -157,7 +143,7 @@ def print_comparison(
         rows = {name: {"A": a[name], "B": b[name], **row.to_json()} for name, row in found.items()}
         print(json.dumps({"A": names[0], "B": names[1], "photos": photos, **rows}, ensure_ascii=False))
         return
-    show_table(
+    options.show_table(
         ("metric", "A", "B", "A - B", "95% interval", "p boot.", "p perm."),
         (
             (
@@ -165,7 +151,7 @@ def print_comparison(
                 f"{a[name]:.4f}",
                 f"{b[name]:.4f}",
                 f"{row.difference.estimate:+.4f}",
-                in_interval((row.difference.low, row.difference.high), "+.4f"),
+                options.in_interval((row.difference.low, row.difference.high), "+.4f"),
                 f"{row.p_bootstrap:.4f}",
                 f"{row.p_permutation:.4f}",
             )

@@ -8,22 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clearcap.cli.options import (
-    AsJson,
-    Data,
-    Limit,
-    Model,
-    ReaderOption,
-    Root,
-    Split,
-    Subset,
-    in_interval,
-    number_list,
-    open_split,
-    sampling_settings,
-    show_table,
-    shown_progress,
-)
+from clearcap.cli import options
 
 if TYPE_CHECKING:
     from clearcap.evaluation.infilling import FillEvaluation
@@ -34,13 +19,13 @@ def evaluate_fill(
         list[str] | None,
         typer.Argument(help="sampling settings to change: steps=5 guidance=1 ...", show_default=False),
     ] = None,
-    model: Model = "default",
-    data: Data = "flickr8k",
-    root: Root = "",
-    split: Split = "",
-    option: ReaderOption = None,
-    subset: Subset = False,
-    limit: Limit = None,
+    model: options.Model = "default",
+    data: options.Data = "flickr8k",
+    root: options.Root = "",
+    split: options.Split = "",
+    option: options.ReaderOption = None,
+    subset: options.Subset = False,
+    limit: options.Limit = None,
     hidden: Annotated[str, typer.Option(help="numbers of words to hide in each reference")] = "1,2,4",
     masked_lm: Annotated[
         str | None,
@@ -51,15 +36,15 @@ def evaluate_fill(
     out: Annotated[
         Path | None, typer.Option(help="folder for answers and fill.json; a killed run resumes")
     ] = None,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Hide words of every reference and have them guessed with the photo, without it, and by a masked LM."""
     from clearcap.evaluation.infilling import evaluate_fill as run
 
-    how = sampling_settings(overrides)
-    counts = number_list(hidden, int, "--hidden")
-    corpus = open_split(data, root, split, option, subset)
-    with shown_progress("starting") as advance:
+    how = options.sampling_settings(overrides)
+    counts = options.number_list(hidden, int, "--hidden")
+    corpus = options.open_split(data, root, split, option, subset)
+    with options.shown_progress("starting") as advance:
         found = run(
             model,
             corpus,
@@ -94,14 +79,14 @@ def _print(found: FillEvaluation) -> None:
                     count if label == "all" else "",
                     f"{label} ({row['hidden']:,})",
                     *(
-                        f"{row[s]['accuracy']:.3f} ({in_interval(row[s]['interval'], '.3f')})"
+                        f"{row[s]['accuracy']:.3f} ({options.in_interval(row[s]['interval'], '.3f')})"
                         for s in SYSTEMS
                     ),
-                    f"{ratio['ratio']:.2f} ({in_interval(ratio['interval'], '.2f')})",
-                    f"{lead['difference']:+.3f} ({in_interval(lead['interval'], '+.3f')})",
+                    f"{ratio['ratio']:.2f} ({options.in_interval(ratio['interval'], '.2f')})",
+                    f"{lead['difference']:+.3f} ({options.in_interval(lead['interval'], '+.3f')})",
                 )
             )
-    console = show_table(
+    console = options.show_table(
         ("hidden", "words", *SYSTEMS, "photo / no photo", "photo - masked LM"),
         rows,
         title=f"{manifest['model']} on {manifest['corpus']} {manifest['split']}, {manifest['photos']:,} photos",

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from clearcap.cli.options import AsJson, in_interval, show_table
+from clearcap.cli import options
 
 
 def score(
@@ -28,7 +28,7 @@ def score(
         Path | None, typer.Option(help="another result file for the same photos: paired test")
     ] = None,
     seed: Annotated[int, typer.Option(help="of the bootstrap")] = 0,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Score a result file: corpus scores with 95% intervals, unrounded with --json."""
     from clearcap.evaluation.files import match, read_references, read_results
@@ -55,10 +55,10 @@ def score(
         found = {**scored.scores.corpus, "intervals": scored.intervals, "captions": scored.diversity}
         print(json.dumps({**found, "photos": len(held)}))
         return
-    show_table(
+    options.show_table(
         ("metric", "score", "95% interval"),
         (
-            (name, f"{value:.4f}", in_interval(scored.intervals.get(name)))
+            (name, f"{value:.4f}", options.in_interval(scored.intervals.get(name)))
             for name, value in scored.scores.corpus.items()
         ),
         title=f"{results} against {references}",

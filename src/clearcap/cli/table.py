@@ -8,21 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clearcap.cli.options import (
-    AsJson,
-    Data,
-    Limit,
-    Model,
-    ReaderOption,
-    Root,
-    Split,
-    Subset,
-    number_list,
-    open_split,
-    sampling_settings,
-    show_table,
-    shown_progress,
-)
+from clearcap.cli import options
 
 if TYPE_CHECKING:
     from clearcap.evaluation.table import MethodTable
@@ -33,13 +19,13 @@ def table(
         list[str] | None,
         typer.Argument(help="sampling settings to change: guidance=2 utility=cider refine_time=0.8 ..."),
     ] = None,
-    model: Model = "default",
-    data: Data = "flickr8k",
-    root: Root = "",
-    split: Split = "",
-    option: ReaderOption = None,
-    subset: Subset = False,
-    limit: Limit = None,
+    model: options.Model = "default",
+    data: options.Data = "flickr8k",
+    root: options.Root = "",
+    split: options.Split = "",
+    option: options.ReaderOption = None,
+    subset: options.Subset = False,
+    limit: options.Limit = None,
     steps: Annotated[
         str, typer.Option(help="numbers of steps; default 1,2,5,10,30, or the model's own in a sweep")
     ] = "",
@@ -58,18 +44,18 @@ def table(
     out: Annotated[
         Path | None, typer.Option(help="folder for samples, table.json and table.png; a killed run resumes")
     ] = None,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Steps x {plain, Back&Refine, minimum Bayes risk, both}: scores, time, and tests against plain."""
     from clearcap.evaluation.table import refine_sweep as sweep
     from clearcap.evaluation.table import steps_table
 
-    how = sampling_settings(overrides)
-    counts = number_list(steps, int, "--steps")
+    how = options.sampling_settings(overrides)
+    counts = options.number_list(steps, int, "--steps")
     texts = {"times": times, "shares": shares, "thresholds": thresholds, "levels": levels}
-    grid = {name: number_list(text, float, f"--{name}") for name, text in texts.items()}
-    corpus = open_split(data, root, split, option, subset)
-    with shown_progress("starting") as advance:
+    grid = {name: options.number_list(text, float, f"--{name}") for name, text in texts.items()}
+    corpus = options.open_split(data, root, split, option, subset)
+    with options.shown_progress("starting") as advance:
         common = {
             "out": out,
             "limit": limit,
@@ -113,7 +99,7 @@ def _print(found: MethodTable) -> None:
         )
         earlier = steps
     tests = ("CIDEr-D - plain", "p", "BLEU-4 - plain", "p")
-    console = show_table(
+    console = options.show_table(
         ("steps", "method", "BLEU-4", "CIDEr-D", "distinct", "words", "ms a photo", *tests),
         rows,
         title=f"{manifest['model']} on {manifest['corpus']} {manifest['split']}, {manifest['photos']:,} photos",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -158,44 +158,34 @@ def _list_name(split: str) -> str:
 
 def _flickr8k_captions(root: Path, text: Path) -> dict[str, list[str]]:
     official = first_file(text / "Flickr8k.token.txt", root / "Flickr8k.token.txt")
-    return _grouped(_token_lines(official) if official else _csv_lines(root / "captions.txt"))
+    if official is not None:
+        return _grouped(_matched(read_lines(official), _TOKEN_LINE, "photo.jpg#0<tab>caption"))
+    table = root / "captions.txt"
+    rows = read_csv(table, ("image", "caption"), "put captions.txt or Flickr8k.token.txt there")
+    return _grouped((name.strip(), caption) for _, (name, caption) in rows)
 
 
-def _grouped(lines: Iterator[tuple[str, str]]) -> dict[str, list[str]]:
+def _grouped(lines: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
     captions: dict[str, list[str]] = {}
     for name, caption in lines:
         captions.setdefault(name, []).append(caption)
     return captions
 
 
-def _csv_lines(path: Path) -> Iterator[tuple[str, str]]:
-    for _, (name, caption) in read_csv(
-        path, ("image", "caption"), "put captions.txt or Flickr8k.token.txt there"
-    ):
-        yield name.strip(), caption
-
-
-def _token_lines(path: Path) -> Iterator[tuple[str, str]]:
-    for where, line in read_lines(path):
-        match = _TOKEN_LINE.fullmatch(line)
+def _matched(lines: list[tuple[str, str]], pattern: re.Pattern[str], shape: str) -> Iterator[tuple[str, str]]:
+    """Photo and caption of each line."""
+    for where, line in lines:
+        match = pattern.fullmatch(line)
         if match is None:
-            raise InputError(f"{where} is not 'photo.jpg#0<tab>caption'; fetch the file again")
-        yield match[1], match[2]
+            raise InputError(f"{where} is not {shape!r}; fetch the file again")
+        yield match[1].strip(), match[2]
 
 
 def _results(root: Path) -> dict[str, list[str]]:
     path = first_file(root / "results.csv", root / "flickr30k_images/results.csv")
     if path is None:
         raise InputError(f"{root} has neither dataset_flickr30k.json nor results.csv; put one of them there")
-    return _grouped(_result_lines(path))
-
-
-def _result_lines(path: Path) -> Iterator[tuple[str, str]]:
-    for where, line in read_lines(path)[1:]:
-        match = _RESULT_LINE.fullmatch(line)
-        if match is None:
-            raise InputError(f"{where} is not 'photo.jpg| 0| caption'; fetch the file again")
-        yield match[1].strip(), match[2]
+    return _grouped(_matched(read_lines(path)[1:], _RESULT_LINE, "photo.jpg| 0| caption"))
 
 
 def _entities_lists(root: Path, split: str) -> dict[str, list[tuple[str, str]]]:

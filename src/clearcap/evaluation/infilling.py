@@ -19,7 +19,7 @@ from clearcap.data.records import Corpus
 from clearcap.errors import InputError
 from clearcap.evaluation.hidden_words import FUNCTION_WORDS, Counted, Hidden, hide_words
 from clearcap.evaluation.journal import Entry
-from clearcap.evaluation.session import Progress, Session, Tally, session
+from clearcap.evaluation.session import Progress, Session, Tally
 from clearcap.metrics.infilling import accuracy, resampled
 from clearcap.pipeline import CaptionPipeline
 from clearcap.pipeline.infilling import (
@@ -154,14 +154,12 @@ def evaluate_fill(
     ``out``, answers are kept there batch by batch and a killed run goes on where it stopped.
 
     Args:
-        model: folder or hub name; None or "default" is the bundled model.
-        corpus: the split, from ``open_corpus``.
+        model, corpus, limit: as for ``evaluate``.
         hidden: numbers of words to hide.
         masked_lm: folder or hub name of a masked language model with the captioner's tokenizer, such as
             ``clearcap pretrain-text`` writes; default the captioner's own text space, see
             ``SplitBertSpace.masked_logits``.
         out: folder for the answers and ``fill.json``.
-        limit: only the first photos of the split.
         batch_size: photos at once; their references share one encoding of each.
         seed: of the hidden places and of the samples.
         progress: sees what is done.
@@ -175,7 +173,7 @@ def evaluate_fill(
     if not hidden or min(hidden) < 1 or len(set(hidden)) < len(hidden):
         raise InputError(f"the numbers of hidden words {list(hidden)} must be at least 1, each once")
     how = {"guidance": 0.0, **how}
-    with session(model, corpus, out=out, limit=limit, batch_size=batch_size, how=how) as at:
+    with Session(model, corpus, out=out, limit=limit, batch_size=batch_size, how=how) as at:
         logits, described = masked_language_model(at.pipeline, masked_lm)
         manifest = at.claim(
             masked_lm=described, sampling=dataclasses.asdict(at.sampling), seed=seed, batch_size=batch_size

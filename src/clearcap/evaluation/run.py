@@ -22,7 +22,7 @@ from clearcap.evaluation.files import (
 )
 from clearcap.evaluation.journal import Captioned, Journal, read_journal
 from clearcap.evaluation.scores import Scored, conventions, metrics_of, score_captions, shuffled_scores
-from clearcap.evaluation.session import Session, session
+from clearcap.evaluation.session import Session
 from clearcap.metrics.scoring import NAMES
 
 
@@ -96,7 +96,7 @@ def evaluate(
     """
     names = tuple(dict.fromkeys([*NAMES, *metrics]))
     described = conventions(names)
-    with session(model, corpus, out=out, limit=limit, batch_size=batch_size, how=how) as at:
+    with Session(model, corpus, out=out, limit=limit, batch_size=batch_size, how=how) as at:
         sampling = dataclasses.asdict(at.sampling)
         chief = {name: sampling.pop(name) for name in ("steps", "guidance", "candidates", "select")}
         manifest = at.claim(**chief, seed=seed, sampling=sampling, batch_size=batch_size, metrics=described)

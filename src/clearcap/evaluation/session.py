@@ -6,8 +6,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,81 +18,78 @@ from torch import Tensor
 from clearcap import __version__
 from clearcap.captioner.loading import find_folder, weight_files
 from clearcap.captioner.onnx import GRAPHS, graph_file, is_exported
-from clearcap.data.reading import as_kind, read_json
+from clearcap.data.reading import member, read_json
 from clearcap.data.records import Corpus
 from clearcap.errors import InputError
-from clearcap.evaluation.files import number, write_json
+from clearcap.evaluation.files import write_json
 from clearcap.evaluation.journal import Journal, Kind
 from clearcap.pipeline import CaptionPipeline
 
 Progress = Callable[[int, int, str], None]
 """(work done, work in all, what is going on)."""
+_LIBRARIES = ("torch", "transformers", "pillow", "numpy")
 _TAKEN_OVER = ("model",)  # the same weights under another path are the same model
 
 
-@contextmanager
-def session(
-    model: str | Path | None,
-    corpus: Corpus,
-    *,
-    out: str | Path | None,
-    limit: int | None,
-    batch_size: int,
-    how: dict[str, Any],
-) -> Iterator[Session]:
-    """Load a captioner as the command line does and evaluate it, with the threads that the folder began with.
-
-    Args:
-        model: folder or hub name; None or "default" is the bundled model.
-        corpus: the split.
-        out: folder for what is found; None keeps nothing.
-        limit: only the first photos of the split.
-        batch_size: photos at once.
-        how: fields of ``SamplingConfig`` that differ from the model's own.
-
-    Raises:
-        InputError: no such model or setting, or no photo.
-    """
-    if limit is not None and limit < 1:
-        raise InputError(f"limit={limit} leaves no photo to score; pass at least 1")
-    if batch_size < 1:
-        raise InputError(f"batch_size={batch_size} must be at least 1")
-    before = torch.get_num_threads()
-    torch.set_num_threads(_begun_with(out))
-    try:
-        yield Session(model, corpus, None if out is None else Path(out), limit, batch_size, how)
-    finally:
-        torch.set_num_threads(before)
-
-
 class Session:
-    """A captioner that is evaluated.
+    """A captioner that is evaluated on a split, computing with as many threads as the folder was begun with.
 
     Attributes:
-        pipeline: the captioner.
+        pipeline: the captioner, loaded as the command line does.
         sampling: how it is sampled from.
         photos: of the split.
         references: photo -> references.
-        folder: where what is found is kept, or None.
-        batch_size: photos at once.
     """
 
     def __init__(
         self,
         model: str | Path | None,
         corpus: Corpus,
-        folder: Path | None,
+        *,
+        out: str | Path | None,
         limit: int | None,
         batch_size: int,
         how: dict[str, Any],
     ) -> None:
+        """Load the captioner.
+
+        Args:
+            model: folder or hub name; None or "default" is the bundled model.
+            corpus: the split.
+            out: folder for what is found; None keeps nothing.
+            limit: only the first photos of the split.
+            batch_size: photos at once.
+            how: fields of ``SamplingConfig`` that differ from the model's own.
+
+        Raises:
+            InputError: no such model or setting, or no photo.
+        """
+        if limit is not None and limit < 1:
+            raise InputError(f"limit={limit} leaves no photo to score; pass at least 1")
+        if batch_size < 1:
+            raise InputError(f"batch_size={batch_size} must be at least 1")
         self.photos = list(corpus.photos[:limit])
         self.references = {photo.id: photo.captions for photo in self.photos}
-        self.folder = folder
         self.batch_size = batch_size
-        self.pipeline = CaptionPipeline.from_pretrained(model, backend="fast")  # as the command line captions
+        self.pipeline = CaptionPipeline.from_pretrained(model, backend="fast")
         self.sampling = self.pipeline.sampling(**how)
         self._model, self._corpus = model, corpus
+        self._folder = None if out is None else Path(out)
+        self._threads = torch.get_num_threads()
+
+    def __enter__(self) -> Session:
+        torch.set_num_threads(self._begun_with())
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        torch.set_num_threads(self._threads)
+
+    def _begun_with(self) -> int:
+        """Threads of the run that began in this folder, on which last digits depend; without one, as they are."""
+        path = self.file("manifest.json")
+        if path is None or not path.is_file():
+            return self._threads
+        return int(member(read_json(path, "choose another folder"), "threads", int, str(path)))
 
     def claim(self, **settings: Any) -> dict[str, Any]:
         """Make the folder of this evaluation, or find that it is the folder of this one already.
@@ -107,13 +103,25 @@ class Session:
         Raises:
             InputError: it holds another evaluation, or files of something else.
         """
-        manifest = subject(self._model, self._corpus, self.references)
-        manifest |= settings | surroundings(self.pipeline)
-        return manifest if self.folder is None else _claimed(self.folder, manifest)
+        texts = json.dumps([[photo, list(captions)] for photo, captions in self.references.items()])
+        manifest = {
+            "model": str(self._model or "default"),
+            "model_sha256": weights_digest(self._model),
+            "corpus": self._corpus.name,
+            "split": self._corpus.split,
+            "photos": len(self.photos),
+            "references": sum(len(captions) for captions in self.references.values()),
+            "references_sha256": hashlib.sha256(texts.encode()).hexdigest(),
+            **settings,
+            "device": self.pipeline.captioner.device.type,
+            "threads": torch.get_num_threads(),
+            "versions": {"clearcap": __version__} | {name: version(name) for name in _LIBRARIES},
+        }
+        return manifest if self._folder is None else _claimed(self._folder, manifest)
 
     def file(self, name: str) -> Path | None:
         """A file of the folder."""
-        return None if self.folder is None else self.folder / name
+        return None if self._folder is None else self._folder / name
 
     def journal(self, name: str, kind: type[Kind], keys: Sequence[Hashable], batch: int = 1) -> Journal[Kind]:
         """Records in a file of the folder; arguments and errors as for `Journal`."""
@@ -121,8 +129,8 @@ class Session:
 
     def save(self, value: Any, name: str) -> None:
         """Write JSON into the folder."""
-        if self.folder is not None:
-            write_json(value, self.folder / name)
+        if self._folder is not None:
+            write_json(value, self._folder / name)
 
     def tokens(
         self, progress: Callable[[int], None], batch_size: int | None = None
@@ -180,16 +188,6 @@ class Tally:
         self._progress(self._done, self._total, what)
 
 
-def _begun_with(out: str | Path | None) -> int:
-    """Threads of the run that began in this folder, on which the last digits depend; without one, as they are."""
-    path = Path(out) / "manifest.json" if out is not None else None
-    if path is None or not path.is_file():
-        return torch.get_num_threads()
-    return int(
-        number(as_kind(read_json(path, "choose another folder"), dict, str(path)), "threads", str(path))
-    )
-
-
 def _claimed(out: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     path = out / "manifest.json"
     if path.is_file():
@@ -216,34 +214,6 @@ def _difference(held: Any, wanted: Any) -> tuple[str, str]:
         keys = [key for key in {**held, **wanted} if held.get(key) != wanted.get(key)]
         held, wanted = ({key: side.get(key) for key in keys} for side in (held, wanted))
     return json.dumps(held), json.dumps(wanted)
-
-
-def subject(
-    model: str | Path | None, corpus: Corpus, references: dict[str, tuple[str, ...]]
-) -> dict[str, Any]:
-    """What a manifest says of the model and the photos."""
-    texts = json.dumps([[photo, list(captions)] for photo, captions in references.items()])
-    return {
-        "model": str(model or "default"),
-        "model_sha256": weights_digest(model),
-        "corpus": corpus.name,
-        "split": corpus.split,
-        "photos": len(references),
-        "references": sum(len(captions) for captions in references.values()),
-        "references_sha256": hashlib.sha256(texts.encode()).hexdigest(),
-    }
-
-
-def surroundings(pipeline: CaptionPipeline) -> dict[str, Any]:
-    """What a manifest says of where it ran."""
-    return {
-        "device": pipeline.captioner.device.type,
-        "threads": torch.get_num_threads(),
-        "versions": {
-            "clearcap": __version__,
-            **{name: version(name) for name in ("torch", "transformers", "pillow", "numpy")},
-        },
-    }
 
 
 def weights_digest(model: str | Path | None) -> str:

@@ -15,7 +15,7 @@ from clearcap.data.records import Corpus
 from clearcap.errors import InputError
 from clearcap.evaluation.samples import Batch, calls_of, median_ms, sample_all
 from clearcap.evaluation.scores import Scored, conventions, score_captions
-from clearcap.evaluation.session import Progress, Session, Tally, session
+from clearcap.evaluation.session import Progress, Session, Tally
 from clearcap.metrics.scoring import NAMES
 from clearcap.metrics.significance import Comparison, compare
 
@@ -116,14 +116,10 @@ def steps_table(
     With ``out``, every batch is kept there and an interrupted table goes on where it stopped.
 
     Args:
-        model: folder or hub name; None or "default" is the bundled model.
-        corpus: the split, from ``open_corpus``.
+        model, corpus, limit, batch_size, seed: as for ``evaluate``.
         steps: numbers of steps.
         candidates: captions that minimum Bayes risk chooses among; 1 leaves it out.
         out: folder for the sampled captions, ``table.json`` and ``table.png``.
-        limit: only the first photos of the split.
-        batch_size: photos at once.
-        seed: same seed, same captions.
         progress: sees what is done; a unit of work is one call of the denoiser for one caption.
         how: fields of ``SamplingConfig`` that differ from the model's own; ``refine_time`` and the like are
             Back&Refine's.
@@ -132,7 +128,7 @@ def steps_table(
         InputError: no such model or setting, a photo that cannot be read, or a folder of another table.
     """
     _check(steps)
-    with session(model, corpus, out=out, limit=limit, batch_size=batch_size, how=how) as at:
+    with Session(model, corpus, out=out, limit=limit, batch_size=batch_size, how=how) as at:
         base = at.sampling
         methods = []
         for count in steps:
@@ -182,7 +178,7 @@ def refine_sweep(
         {"refine_threshold": p} for p in thresholds
     ]
 
-    with session(model, corpus, out=out, limit=limit, batch_size=batch_size, how=how) as at:
+    with Session(model, corpus, out=out, limit=limit, batch_size=batch_size, how=how) as at:
         base = at.sampling
         methods = []
         for count in steps or [base.steps]:
