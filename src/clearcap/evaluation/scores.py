@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from inspect import getdoc
@@ -59,6 +60,7 @@ def score_captions(
     references: Mapping[str, Sequence[str]],
     *,
     candidates: Mapping[str, Sequence[str]] | None = None,
+    drawn: Mapping[str, Sequence[str]] | None = None,
     metrics: Sequence[str] = NAMES,
     seed: int = 0,
 ) -> Scored:
@@ -68,12 +70,16 @@ def score_captions(
         captions: photo -> caption.
         references: photo -> references, for the same photos.
         candidates: photo -> all its candidates, where several were sampled.
+        drawn: deprecated, the former name of ``candidates``.
         metrics: as for `clearcap.metrics.score`.
         seed: of the bootstrap.
 
     Raises:
         InputError: as `clearcap.metrics.score`.
     """
+    if drawn is not None:
+        warnings.warn("drawn is called candidates", DeprecationWarning, stacklevel=2)
+        candidates = drawn
     scores = score(captions, references, metrics)  # type: ignore[arg-type]  # Mapping's keys are invariant
     found = intervals(scores, seed=seed)
     said = diversity([[caption] for caption in captions.values()])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -249,7 +249,11 @@ def _table(at: Session, methods: Sequence[Method], name: str, seed: int, progres
         batch_size=at.batch_size,
         metrics=conventions(NAMES),
     )
-    needed = _needed(methods)
+    needed: dict[str, SamplingConfig] = {}  # methods that only choose differently share the samples of one
+    for sampling in (method.sampling for method in methods):
+        setting = needed.setdefault(_setting(sampling), sampling)
+        if sampling.candidates > setting.candidates:
+            needed[_setting(sampling)] = sampling
     levels = at.pipeline.captioner.objective.steps
     work = {key: _work(sampling, levels) for key, sampling in needed.items()}
     tally = Tally(progress, len(at.photos) * (_ENCODING + sum(work.values())))
@@ -259,7 +263,7 @@ def _table(at: Session, methods: Sequence[Method], name: str, seed: int, progres
             at,
             tokens,
             sampling,
-            f"{key}.jsonl",
+            f"{key}-x{sampling.candidates}.jsonl",
             seed=seed,
             progress=lambda n, key=key: tally.add(n * work[key], key),  # type: ignore[misc]
         )
@@ -280,28 +284,15 @@ def _table(at: Session, methods: Sequence[Method], name: str, seed: int, progres
     return found
 
 
-def _key(sampling: SamplingConfig, candidates: int) -> str:
-    """What names the file of a setting's samples."""
-    name = f"steps{sampling.steps}"
-    if sampling.refine:
-        name += f"-refine{sampling.refine}-t{sampling.refine_time:g}"
-        name += (
-            f"-p{sampling.refine_threshold:g}"
-            if sampling.refine_threshold
-            else f"-share{sampling.refine_share:g}"
-        )
-        name += f"-level{sampling.refine_level:g}"
-    return f"{name}-x{candidates}"
-
-
-def _needed(methods: Sequence[Method]) -> dict[str, SamplingConfig]:
-    """File name -> setting of all samples that are needed: methods that only choose differently share one."""
-    most: dict[str, Method] = {}
-    for method in methods:
-        setting = _key(method.sampling, 1)
-        if setting not in most or most[setting].sampling.candidates < method.sampling.candidates:
-            most[setting] = method
-    return {_key(one.sampling, one.sampling.candidates): one.sampling for one in most.values()}
+def _setting(sampling: SamplingConfig) -> str:
+    """What names the samples of a setting; how many there are, and which is chosen, is not part of it."""
+    if not sampling.refine:
+        return f"steps{sampling.steps}"
+    threshold, share = sampling.refine_threshold, sampling.refine_share
+    return (
+        f"steps{sampling.steps}-refine{sampling.refine}-t{sampling.refine_time:g}"
+        f"{f'-p{threshold:g}' if threshold else f'-share{share:g}'}-level{sampling.refine_level:g}"
+    )
 
 
 def _work(sampling: SamplingConfig, levels: int) -> int:
@@ -316,14 +307,15 @@ def _rows(
     encode_ms: float,
     seed: int,
 ) -> tuple[Row, ...]:
-    by_setting = {key.rpartition("-x")[0]: batches for key, batches in sampled.items()}
     rows: list[Row] = []
     plain: dict[int, Scored] = {}
     for method in methods:
-        batches = by_setting[_key(method.sampling, 1).rpartition("-x")[0]]
+        batches = sampled[_setting(method.sampling)]
         together = method.sampling.candidates > 1
         started = time.perf_counter()
-        captions = _chosen(at, batches, method.sampling) if together else _alone(batches)
+        captions = {
+            photo: caption for batch in batches for photo, caption in _captions(at, batch, method.sampling)
+        }
         choice_ms = 1000 * (time.perf_counter() - started) / len(captions)
         scored = score_captions(captions, at.references, metrics=SCORED, seed=seed)
         steps = method.sampling.steps
@@ -334,15 +326,10 @@ def _rows(
     return tuple(rows)
 
 
-def _alone(batches: Sequence[Batch]) -> dict[str, str]:
-    return {
-        photo: caption for batch in batches for photo, caption in zip(batch.photos, batch.alone, strict=True)
-    }
-
-
-def _chosen(at: Session, batches: Sequence[Batch], sampling: SamplingConfig) -> dict[str, str]:
-    found = {}
-    for batch in batches:
-        for photo, captions, trust in zip(batch.photos, batch.candidates, batch.confidence, strict=True):
-            found[photo] = captions[at.pipeline.choose(captions, [[p] for p in trust], sampling)]
-    return found
+def _captions(at: Session, batch: Batch, sampling: SamplingConfig) -> Iterator[tuple[str, str]]:
+    """Photos with the caption of each that a setting chooses."""
+    if sampling.candidates == 1:
+        yield from zip(batch.photos, batch.alone, strict=True)
+        return
+    for photo, captions, trust in zip(batch.photos, batch.candidates, batch.confidence, strict=True):
+        yield photo, captions[at.pipeline.choose(captions, [[p] for p in trust], sampling)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import shutil
 import subprocess
 import tempfile
@@ -39,21 +38,19 @@ def meteor(hypotheses: Tokens, references: Sequence[Tokens]) -> Score:
     Raises:
         InputError: Java, pycocoevalcap or one of its files is missing, or the program failed.
     """
-    runtime, jar = _java("METEOR"), _files("METEOR")[0]
-    command = [runtime, "-Xmx2G", "-jar", str(jar), "-", "-", "-stdio", "-l", "en", "-norm"]
-    lines = [
-        " ||| ".join(["SCORE", *(_meteor_text(ref) for ref in refs), _meteor_text(hypothesis)])
-        for hypothesis, refs in zip(hypotheses, references, strict=True)
-    ]
-    with subprocess.Popen(
-        command, cwd=jar.parent, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
-    ) as program:
-        statistics = [_ask(program, line) for line in lines]
-        _write(program, " ||| ".join(["EVAL", *statistics]))
-        scores = np.array([_number(_read(program)) for _ in lines], float)
-        corpus = _number(_read(program))
-        program.communicate()
-    return corpus, scores
+    _java("METEOR")
+    _files("METEOR")
+    from pycocoevalcap.meteor.meteor import Meteor
+
+    given = {i: [_meteor_text(tokens)] for i, tokens in enumerate(hypotheses)}
+    wanted = {i: [_meteor_text(tokens) for tokens in captions] for i, captions in enumerate(references)}
+    program = Meteor()
+    try:
+        corpus, scores = program.compute_score(wanted, given)
+    except (ValueError, OSError) as fault:
+        program.lock.release()  # which it holds still, and waits for when it is given up
+        raise InputError("METEOR's Java program ended early; check that 2 GB of memory are free") from fault
+    return float(np.nan_to_num(corpus)), np.nan_to_num(np.array(scores, float))
 
 
 def spice(hypotheses: Tokens, references: Sequence[Tokens]) -> Score:
@@ -128,28 +125,4 @@ def _java(name: str) -> str:
 
 
 def _meteor_text(tokens: Sequence[str]) -> str:
-    return " ".join(tokens).replace("|||", "").replace("  ", " ")
-
-
-def _write(program: subprocess.Popen[str], line: str) -> None:
-    assert program.stdin is not None
-    program.stdin.write(line + "\n")
-    program.stdin.flush()
-
-
-def _read(program: subprocess.Popen[str]) -> str:
-    assert program.stdout is not None
-    line = program.stdout.readline()
-    if not line:
-        raise InputError("METEOR's Java program ended early; check that 2 GB of memory are free")
-    return line.strip()
-
-
-def _ask(program: subprocess.Popen[str], line: str) -> str:
-    _write(program, line)
-    return _read(program)
-
-
-def _number(text: str) -> float:
-    value = float(text)
-    return 0.0 if math.isnan(value) else value
+    return " ".join(tokens).replace("|||", "").replace("  ", " ")  # bars part captions

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from clearcap.errors import InputError
 from clearcap.metrics.scoring import Scores
 
-BATCH = 64  # resamples drawn at once: 64 x 40,000 photos of 8 bytes are 20 MB
+BATCH = 64  # resamples taken at once: 64 x 40,000 photos of 8 bytes are 20 MB
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Comparison:
 
 
 def intervals(scores: Scores, samples: int = 1000, level: float = 0.95, seed: int = 0) -> dict[str, Interval]:
-    """Bootstrap interval of each metric over photos drawn with replacement.
+    """Bootstrap interval of each metric over photos sampled with replacement.
 
     BLEU is recomputed from summed n-gram statistics of each resample. CIDEr-D keeps the document frequency of
     the whole set, as if it were given. Scores that cannot be
