@@ -7,7 +7,9 @@ import pytest
 
 from clearcap.errors import InputError
 from clearcap.metrics import bleu, score
+from clearcap.metrics.interface import Captions, Pooled
 from clearcap.metrics.significance import compare, intervals
+from clearcap.registry import register
 
 WORDS = ["dog", "cat", "man", "runs", "sits", "on", "grass", "the", "red", "ball"]
 
@@ -35,6 +37,12 @@ def test_resampled_bleu_is_bleu_of_the_resampled_photos() -> None:
         ("BLEU",),
     )
     np.testing.assert_allclose(bleu.from_statistics(weights @ table), list(again.corpus.values()), atol=1e-12)
+
+
+def test_the_former_name_of_the_rows_still_works() -> None:
+    scores = score(*corpus(0, 0.4))
+    with pytest.warns(DeprecationWarning, match="pooled"):
+        assert scores.bleu_statistics is scores.pooled[0].rows
 
 
 def test_intervals_hold_the_estimate_and_are_seeded() -> None:
@@ -88,6 +96,37 @@ def test_photos_may_come_in_any_order() -> None:
     backwards = score(dict(reversed(hypotheses.items())), references)
     one, other = compare(a, b, samples=100), compare(a, backwards, samples=100)
     assert one["BLEU-4"].difference.low == pytest.approx(other["BLEU-4"].difference.low)
+
+
+@register("metric", "geometric mean of lengths")
+def geometric_mean(captions: Captions) -> Pooled:
+    """Whose corpus score is no mean over photos."""
+    lengths = np.array([float(len(tokens)) for tokens in captions.candidate_tokens])
+    rows = np.stack([np.log(lengths), np.ones(len(lengths))], 1)
+
+    def of_sum(rows: np.ndarray) -> np.ndarray:
+        return np.exp(rows[..., :1] / rows[..., 1:])
+
+    return Pooled({"geometric": (float(of_sum(rows.sum(0))[0]), lengths)}, rows, of_sum)
+
+
+@register("metric", "longest")
+def longest(captions: Captions) -> Pooled:
+    """Which selections cannot be scored by."""
+    lengths = np.array([float(len(tokens)) for tokens in captions.candidate_tokens])
+    return Pooled({"longest": (lengths.max(), lengths)})
+
+
+def test_a_metric_says_how_selections_of_photos_are_scored() -> None:
+    hypotheses = {p: " ".join(["dog"] * (1 + p % 5)) for p in range(40)}
+    references = {p: ["dog"] for p in hypotheses}
+    scores = score(hypotheses, references, ("longest", "geometric mean of lengths", "BLEU"))
+    assert scores.corpus["geometric"] == pytest.approx(120 ** (1 / 5))
+    assert scores.corpus["longest"] == 5
+    found = intervals(scores)
+    assert list(found) == ["geometric", *bleu.NAMES]
+    assert found["geometric"].low < scores.corpus["geometric"] < found["geometric"].high
+    assert list(compare(scores, scores, samples=50)) == list(found)
 
 
 def test_different_photos_are_refused() -> None:

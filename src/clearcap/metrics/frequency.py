@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 
 from clearcap.errors import InputError
-from clearcap.metrics.ngrams import ORDERS, words_of
+from clearcap.metrics.ngrams import ORDERS, split_tokens
 from clearcap.metrics.tokenizer import tokenize
 
 
@@ -35,7 +35,7 @@ class DocumentFrequency:
         for captions in references:
             seen: set[str] = set()
             for _ in captions:
-                words = words_of(next(tokens))
+                words = split_tokens(next(tokens))
                 seen.update(" ".join(words[i : i + n]) for n in ORDERS for i in range(len(words) - n + 1))
             counts.update(seen)
         return cls(len(references), dict(counts))
