@@ -185,9 +185,12 @@ def test_a_corpus_named_in_parts_is_understood_with_a_warning(model: Path, folde
             "clearcap: naming a corpus, its folder and its split apart is deprecated; pass NAME:ROOT:SPLIT"
         ]
         assert "deprecated" not in after.stderr
-    lost = clearcap("evaluate", "--model", model)
-    assert lost.returncode == 1
-    assert (
-        lost.stderr
-        == "clearcap: corpus 'flickr8k' is not of the form NAME:ROOT:SPLIT, such as flickr8k:DIR:dev\n"
+    nameless = clearcap("evaluate", "--model", model)
+    assert nameless.stderr == (
+        "clearcap: no --data; pass the corpus as NAME:ROOT:SPLIT, as in --data flickr8k:DIR:dev\n"
     )
+    rootless = clearcap("evaluate", "--model", model, "--data", "flickr8k")
+    assert rootless.stderr == (
+        "clearcap: corpus 'flickr8k' is not of the form NAME:ROOT:SPLIT, such as flickr8k:DIR:dev\n"
+    )
+    assert nameless.returncode == rootless.returncode == 1

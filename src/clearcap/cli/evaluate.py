@@ -23,7 +23,7 @@ def evaluate(
         typer.Argument(help="other sampling settings: solver=ddim refine=1 factor=2 ...", show_default=False),
     ] = None,
     model: options.Model = "default",
-    data: options.Data = "flickr8k",
+    data: options.Data = "",
     root: options.Root = "",
     split: options.Split = "",
     option: options.ReaderOption = None,

@@ -20,7 +20,7 @@ def evaluate_fill(
         typer.Argument(help="sampling settings to change: steps=5 guidance=1 ...", show_default=False),
     ] = None,
     model: options.Model = "default",
-    data: options.Data = "flickr8k",
+    data: options.Data = "",
     root: options.Root = "",
     split: options.Split = "",
     option: options.ReaderOption = None,

@@ -50,13 +50,17 @@ def spelt(data: str, root: str, split: str) -> str:
         "clearcap: naming a corpus, its folder and its split apart is deprecated; pass NAME:ROOT:SPLIT",
         file=sys.stderr,
     )
-    return ":".join([data, root, split] if root else [data, split])
+    name = data or "flickr8k"  # what the deprecated options meant without a name
+    return ":".join([name, root, split] if root else [name, split])
 
 
 def open_split(data: str, root: str, split: str, option: list[str] | None, subset: bool) -> Corpus:
     """The corpus that the common options ask for. Raises InputError."""
     from clearcap.data.corpus import open_spec
+    from clearcap.errors import InputError
 
+    if not data and not root:
+        raise InputError("no --data; pass the corpus as NAME:ROOT:SPLIT, as in --data flickr8k:DIR:dev")
     return open_spec(spelt(data, root, split), expected=None if subset else "official", **key_values(option))
 
 

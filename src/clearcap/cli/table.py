@@ -20,7 +20,7 @@ def table(
         typer.Argument(help="sampling settings to change: guidance=2 utility=cider refine_time=0.8 ..."),
     ] = None,
     model: options.Model = "default",
-    data: options.Data = "flickr8k",
+    data: options.Data = "",
     root: options.Root = "",
     split: options.Split = "",
     option: options.ReaderOption = None,
