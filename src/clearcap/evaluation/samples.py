@@ -16,9 +16,9 @@ from clearcap.evaluation.journal import Entry
 from clearcap.evaluation.session import Session
 from clearcap.pipeline import CaptionPipeline
 from clearcap.sampling.refine import turning_point
-from clearcap.sampling.selection import by_confidence
-from clearcap.sampling.times import times
-from clearcap.text.tokens import join_words, words_of
+from clearcap.sampling.selection import mean_confidences
+from clearcap.sampling.solvers import times_of
+from clearcap.text.tokenizer import DecodedCaption
 
 
 @dataclass(frozen=True)
@@ -93,21 +93,9 @@ def calls_of(sampling: SamplingConfig, levels: int) -> int:
         sampling: the setting.
         levels: noise levels of the model.
     """
-    visited = times(sampling.spacing, levels, sampling.steps)
+    visited = times_of(sampling.spacing, levels, sampling.steps)
     back = sampling.refine * turning_point(visited, levels, sampling.refine_time) if sampling.refine else 0
     return len(visited) - 1 + back
-
-
-def captions_of(
-    pipeline: CaptionPipeline, tokens: Float[Tensor, "photos tokens dim"], sampling: SamplingConfig, seed: int
-) -> list[list[tuple[list[str], list[float]]]]:
-    """Words and their probabilities of each photo's candidates."""
-    sampled = pipeline.captioner.generate(image=tokens, seed=seed, sampling=sampling)
-    special = pipeline.captioner.text.special_ids
-    return [
-        [words_of(pipeline.tokenizer, i, c, special) for i, c in zip(ids, trust, strict=True)]
-        for ids, trust in zip(sampled.ids.tolist(), sampled.confidence.tolist(), strict=True)
-    ]
 
 
 def _sample(
@@ -117,18 +105,19 @@ def _sample(
     sampling: SamplingConfig,
     seed: int,
 ) -> Batch:
-    def timed(candidates: int) -> tuple[list[list[tuple[list[str], list[float]]]], float]:
+    def timed(candidates: int) -> tuple[list[list[DecodedCaption]], float]:
         started = time.perf_counter()
         how = dataclasses.replace(sampling, candidates=candidates)
-        return captions_of(pipeline, tokens, how, seed), time.perf_counter() - started
+        captions = pipeline.decode(pipeline.captioner.generate(image=tokens, seed=seed, sampling=how))
+        return captions, time.perf_counter() - started
 
     alone, seconds = timed(1)
     together, more = timed(sampling.candidates) if sampling.candidates > 1 else ([], 0.0)
     return Batch(
         photos,
-        tuple(join_words(words) for [(words, _)] in alone),
-        tuple(tuple(join_words(words) for words, _ in captions) for captions in together),
-        tuple(tuple(by_confidence([trust for _, trust in captions])) for captions in together),
+        tuple(caption.text for [caption] in alone),
+        tuple(tuple(caption.text for caption in captions) for captions in together),
+        tuple(tuple(mean_confidences([one.confidence for one in captions])) for captions in together),
         (seconds, more),
     )
 

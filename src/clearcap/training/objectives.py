@@ -17,12 +17,12 @@ from clearcap.diffusion.diffusion_lm import (
     level_losses,
 )
 from clearcap.diffusion.ladic import Draws, draw, training_losses
-from clearcap.diffusion.noise import Noise, Predict, clamped
-from clearcap.layers import KeysValues
+from clearcap.diffusion.noise import Noise, Predict, infilled
+from clearcap.layers import hide_photos
 from clearcap.text.split_bert import word_positions
 
 
-class Objective(nn.Module):
+class LadicObjective(nn.Module):
     """The losses of one step as a module, so that data parallelism synchronises their gradients."""
 
     denoiser: Any
@@ -33,17 +33,18 @@ class Objective(nn.Module):
         self.denoiser = captioner.denoiser
         self.text = captioner.text
         self.noise = noise
-        self.emphasis, self.given = captioner.objective.emphasis, captioner.objective.given
+        self.emphasis, self.given = captioner.objective.timestep_exponent, captioner.objective.infilling
         self.pad, self.blank = captioner.config.tokens["pad"], captioner.config.tokens.get("mask")
 
     def forward(
         self, image: Tensor, has_image: Tensor, x0: Tensor, ids: Tensor, draws: Draws
     ) -> tuple[Tensor, Tensor]:
-        seen = self.denoiser.see(image)
-        view = hide_photos(seen, self.denoiser.see_nothing(), draws.keep_image & has_image)
+        context = hide_photos(
+            self.denoiser.image_context(image), self.denoiser.null_context(), draws.keep_image & has_image
+        )
 
         def predict(x: Tensor, x_self: Tensor, t: Tensor) -> Tensor:
-            return self.denoiser(x, x_self, t, view)
+            return self.denoiser(x, x_self, t, context)
 
         told: Predict = predict
         if draws.framed is not None and draws.given is not None:
@@ -65,7 +66,7 @@ class Objective(nn.Module):
         mask = (ids != self.pad).long()
         fixed = framed[:, None] & (given | ~word_positions(mask))
         latent = self.text.encode(torch.where(fixed, ids, self.blank), mask)
-        return clamped(predict, latent, fixed)
+        return infilled(predict, latent, fixed)
 
     def draw(self, **sizes: Any) -> Draws:
         """A step's randomness; arguments of ``clearcap.diffusion.noise.draw``."""
@@ -76,28 +77,17 @@ class Objective(nn.Module):
         return caption_weight
 
 
-def make_objective(captioner: Any, noise: Noise) -> Objective | LevelsObjective:
+def make_objective(captioner: Any, noise: Noise) -> LadicObjective | DiffusionLMObjective:
     """The losses that the captioner's settings ask for."""
     asked = captioner.objective
     if asked.objective == "diffusion-lm":
-        return LevelsObjective(
+        return DiffusionLMObjective(
             captioner, noise, asked.distance, asked.lag, levels=asked.levels, dynamic=asked.dynamic_weight
         )
-    return Objective(captioner, noise)
+    return LadicObjective(captioner, noise)
 
 
-def hide_photos(
-    view: list[KeysValues], nothing: list[KeysValues], keep: Bool[Tensor, " photos"]
-) -> list[KeysValues]:
-    """Keys and values of the null image where a photo is not kept."""
-    mask = keep[:, None, None, None]
-    return [
-        (torch.where(mask, k, k0), torch.where(mask, v, v0))
-        for (k, v), (k0, v0) in zip(view, nothing, strict=True)
-    ]
-
-
-class LevelsObjective(nn.Module):
+class DiffusionLMObjective(nn.Module):
     """The losses of one step as a module, so that data parallelism synchronises their gradients."""
 
     denoiser: Any  # a FusedDenoiser
@@ -150,8 +140,8 @@ class LevelsObjective(nn.Module):
     def losses(self, image: Tensor, keep: Tensor, x0: Tensor, ids: Tensor, draws: LevelDraws) -> LevelLosses:
         """All terms apart; arguments as for ``forward``, ``keep`` False where a photo is hidden."""
         none = torch.zeros(len(image), dtype=torch.bool, device=image.device)
-        ((features, shown),) = self.denoiser.see(image, none)
-        plain = [(features, shown * keep[:, None, None, None])]
+        ((features, shown),) = self.denoiser.image_context(image, none)
+        plain = [(features, shown * keep[:, None])]
         words: Tensor = ids.ne(self.text.pad_id)
 
         def predict(x: Tensor, guided: Tensor | None) -> Tensor:
@@ -159,7 +149,7 @@ class LevelsObjective(nn.Module):
             without = self.denoiser(x, None, None, plain, words=rows)
             if guided is None or not self.guide:
                 return without
-            with_text = self.denoiser(x, None, None, self.denoiser.see(image), words=rows)
+            with_text = self.denoiser(x, None, None, self.denoiser.image_context(image), words=rows)
             led = (1 + self.guide) * with_text - self.guide * without
             return torch.where(guided[:, None, None], led, without)
 

@@ -17,14 +17,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from clearcap.captioner.loading import CURVES, FREQUENCY, SAMPLES
 from clearcap.captioner.model import Captioner
-from clearcap.captioner.towers import assemble, continued, settle_text, tokenize_for
+from clearcap.captioner.towers import build_captioner, continue_captioner, tokenize_for
 from clearcap.config import DataConfig, Preset, SamplingConfig, TrainConfig
 from clearcap.data.corpus import open_corpus, open_spec
 from clearcap.data.features import Features, make_features, open_features
 from clearcap.data.records import CaptionedPhoto, Corpus, Expected
 from clearcap.errors import InputError
 from clearcap.metrics import DocumentFrequency, score
-from clearcap.text.tokens import join_words, words_of
+from clearcap.text.tokenizer import decode_caption
 from clearcap.training.checkpoint import reached_step
 from clearcap.training.examples import Examples, prepare_examples, take_batch
 from clearcap.training.loop import StepReport, fit, make_accelerator
@@ -54,12 +54,14 @@ def train(preset: Preset, out: Path, console: Console | None = None) -> Captione
     count: Expected = "official" if data.expected else None
     corpus = open_corpus(data.name, data.root, data.split, expected=count)
     watched = open_corpus(data.name, data.root, data.watch, expected=count).photos[: data.watch_photos]
-    captioner, tokenizer = continued(preset) if config.init else assemble(preset, seed=config.seed)
+    captioner, tokenizer = (
+        continue_captioner(preset) if config.init else build_captioner(preset, seed=config.seed)
+    )
     accelerator = tracked_accelerator(config.tracker, out)
     tokenize = tokenize_for(preset.text, tokenizer)
     if not config.init:
         ids, mask = tokenize([caption for photo in corpus for caption in photo.captions])
-        settle_text(captioner.text, preset.text, tokenizer, ids, mask)
+        captioner.text.fit(ids, mask, preset.text, tokenizer)
     captioner.to(accelerator.device)
     with accelerator.main_process_first():  # the others find it done
         features = cached_features(captioner, [*corpus, *watched], Path(data.features), data.views, console)
@@ -82,7 +84,7 @@ def train(preset: Preset, out: Path, console: Console | None = None) -> Captione
             config,
             out,
             caption_weight=preset.diffusion.caption_weight,
-            factor=preset.diffusion.factor,
+            factor=preset.diffusion.noise_factor,
             drop_image=preset.diffusion.drop_image,
             self_condition=preset.diffusion.self_condition,
             report=curves.write,
@@ -126,9 +128,8 @@ def sample(
         rows = features.rows([photo.id for photo in group])
         image = features.gather(torch.zeros_like(rows), rows).to(captioner.device)
         drawn = captioner.generate(image=image, sampling=sampling)
-        for photo, ids, confidence in zip(group, drawn.ids[:, 0], drawn.confidence[:, 0], strict=True):
-            words, _ = words_of(tokenizer, ids.tolist(), confidence.tolist(), captioner.text.special_ids)
-            captions[photo.id] = join_words(words)
+        for photo, ids in zip(group, drawn.ids[:, 0], strict=True):
+            captions[photo.id] = decode_caption(tokenizer, ids.tolist(), captioner.text.special_ids).text
     scores = score(captions, {photo.id: list(photo.captions) for photo in photos}).corpus
     scores["distinct"] = len(set(captions.values())) / max(len(captions), 1)
     return captions, scores

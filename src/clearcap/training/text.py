@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clearcap.errors import InputError
-from clearcap.text.tokens import clean_caption, encode_captions, train_tokenizer
+from clearcap.text.tokenizer import clean_caption, encode_captions, train_tokenizer
 from clearcap.training.checkpoint import (
     load_checkpoint,
     module_tensors,

@@ -30,7 +30,7 @@ from clearcap.training.encoder.optimizers import make_optimizers
 from clearcap.training.encoder.settings import DistillConfig
 from clearcap.training.encoder.starting import load_like, start_from, turn_to
 from clearcap.training.encoder.targets import build_targets, list_photos
-from clearcap.vision.compact import CompactEncoder, fold
+from clearcap.vision.compact import CompactEncoder
 
 REPLAN_STEPS = 50  # steps between two looks at the clock
 LOG_STEPS = 50
@@ -183,7 +183,7 @@ class Run:
         """Encoder and heads with the averaged weights, in evaluation mode, batch norms folded."""
         model = copy.deepcopy(self.model)
         model.load_state_dict(model.state_dict() | self.average)
-        return nn.ModuleDict({"encoder": fold(_encoder(model)), "heads": model["heads"]}).eval()
+        return nn.ModuleDict({"encoder": _encoder(model).folded(), "heads": model["heads"]}).eval()
 
 
 def _encoder(model: nn.ModuleDict) -> CompactEncoder:

@@ -30,7 +30,7 @@ class KernelMuon(torch.optim.Muon):
         return super().step(closure)
 
 
-def as_matrix(kernel: Float[Tensor, "out *rest"]) -> Float[Tensor, "out columns"]:
+def as_matrix(kernel: Float[Tensor, out * rest]) -> Float[Tensor, "out columns"]:
     """A kernel's matrix: a view where the kernel lies in memory channels last, as `CompactEncoder`'s do."""
     return kernel.movedim(1, -1).flatten(1)
 

@@ -82,7 +82,7 @@ class TfliteTeacher:
         """The last feature map before global pooling, positions row by row."""
         return self.outputs(images).features
 
-    def _read(self, detail: dict[str, Any]) -> Float[np.ndarray, "..."]:
+    def _read(self, detail: dict[str, Any]) -> Float[np.ndarray, ...]:
         """One output tensor as real numbers: scale * (stored - zero point)."""
         stored = self._interpreter.get_tensor(detail["index"]).astype(np.float32)
         scale, zero_point = detail["quantization"]

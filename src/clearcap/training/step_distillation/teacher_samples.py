@@ -17,13 +17,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from clearcap.captioner.model import Captioner
-from clearcap.captioner.network import Caption
+from clearcap.captioner.network import CaptionRequest
 from clearcap.config import SamplingConfig, TrainConfig
 from clearcap.data.features import Features, flip
 from clearcap.errors import InputError
 from clearcap.sampling.selection import choose
 from clearcap.sampling.solvers import randn_rows, row_generators
-from clearcap.text.tokens import join_words, words_of
+from clearcap.text.tokenizer import decode_caption
 from clearcap.training.examples import SIDED, photos_of_step
 from clearcap.training.schedules import generator_at
 
@@ -118,11 +118,13 @@ def teach(
         if number >= done:
             image = look(features, torch.full((len(photos),), variant), rows[start : photos.stop])
             wanted = [
-                Caption(i, taught.stream(variant, photo, draw), sampling.told_words(draw))
+                CaptionRequest(i, taught.stream(variant, photo, draw), sampling.length_of(draw))
                 for i, photo in enumerate(photos)
                 for draw in range(draws)
             ]
-            drawn = captioner.draw(image.to(captioner.device), wanted, seed=seed, sampling=sampling)
+            drawn = captioner.sample(
+                image.to(captioner.device), wanted, seed=seed, sampler=captioner.sampler(sampling)
+            )
             x0[variant, start : photos.stop] = drawn.cpu().unflatten(0, (-1, draws)).numpy()
             ids[variant, start : photos.stop] = (
                 captioner.logits(drawn).argmax(-1).cpu().unflatten(0, (-1, draws)).numpy()
@@ -136,10 +138,9 @@ def teach(
 
 def read_captions(taught: Taught, tokenizer: Any, special_ids: Sequence[int]) -> list[list[list[str]]]:
     """The teacher's captions as text: [variants][photos][draws]."""
-    sure = [1.0] * taught.ids.shape[-1]
 
     def read(ids: Sequence[int]) -> str:
-        return join_words(words_of(tokenizer, ids, sure, special_ids)[0])
+        return decode_caption(tokenizer, ids, special_ids).text
 
     return [[[read(ids) for ids in draws] for draws in photos] for photos in taught.ids.tolist()]
 
