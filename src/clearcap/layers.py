@@ -9,6 +9,16 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+Latents = Float[Tensor, "batch length dim"]
+"""Captions as latents, clean or noisy: one vector a position."""
+TokenIds = Int[Tensor, "batch length"]
+"""Captions as token ids, or what goes with them: the attention mask, 1 where a token stands and 0 behind the caption."""
+Logits = Float[Tensor, "batch length vocab"]
+"""Token logits of every position."""
+ImageTokens = Float[Tensor, "photos tokens image_dim"]
+"""Photos as vectors: what an image encoder makes of them."""
+Hidden = Float[Tensor, "batch length width"]
+"""What flows through a transformer's layers."""
 KeysValues = tuple[Tensor, Tensor]
 """Keys and values of one layer, each [photos, heads, image tokens, head dim]."""
 Context = list[tuple[Tensor, ...]]
@@ -69,9 +79,7 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
 
-    def forward(
-        self, h: Float[Tensor, "batch length width"], mask: Tensor | None = None
-    ) -> Float[Tensor, "batch length width"]:
+    def forward(self, h: Hidden, mask: Tensor | None = None) -> Hidden:
         q, k, v = self.qkv(h).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         p = self.dropout if self.training else 0.0
         a = attend(q, k, v, mask, p)
@@ -89,13 +97,11 @@ class CrossAttention(nn.Module):
         self.kv = nn.Linear(image_dim, 2 * width)
         self.out = nn.Linear(width, width)
 
-    def keys_values(self, image: Float[Tensor, "photos tokens image_dim"]) -> KeysValues:
+    def keys_values(self, image: ImageTokens) -> KeysValues:
         k, v = self.kv(image).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
         return k, v
 
-    def forward(
-        self, h: Float[Tensor, "batch length width"], keys_values: KeysValues
-    ) -> Float[Tensor, "batch length width"]:
+    def forward(self, h: Hidden, keys_values: KeysValues) -> Hidden:
         """``batch`` is photos * copies, photo-major: all copies of a photo share its keys and values."""
         k, v = keys_values
         photos, (batch, length, _) = k.shape[0], h.shape
@@ -127,12 +133,7 @@ class Block(nn.Module):
         self.norm_out = nn.LayerNorm(width, eps=eps)
         self.drop = nn.Dropout(dropout)
 
-    def forward(
-        self,
-        h: Float[Tensor, "batch length width"],
-        keys_values: KeysValues | None = None,
-        mask: Tensor | None = None,
-    ) -> Float[Tensor, "batch length width"]:
+    def forward(self, h: Hidden, keys_values: KeysValues | None = None, mask: Tensor | None = None) -> Hidden:
         h = self.norm_self(h + self.drop(self.attend_self(h, mask)))
         if self.attend_image is not None and self.norm_image is not None:
             if keys_values is None:
@@ -181,7 +182,7 @@ class ImageAdapter(nn.Module):
         self.drop = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(Block(dim, heads, 2 * dim, None, dropout, eps=1e-6) for _ in range(depth))
 
-    def forward(self, image: Float[Tensor, "photos tokens dim"]) -> Float[Tensor, "photos tokens dim"]:
+    def forward(self, image: ImageTokens) -> ImageTokens:
         h = self.drop(self.norm(image) + self.position)
         for block in self.blocks:
             h = block(h)

@@ -52,6 +52,8 @@ def test_log_snr_rises_evenly_between_its_bounds() -> None:
 def test_ladics_strides() -> None:
     assert times_of("stride", 1000, 200) == [999, 799, 599, 399, 199, 0]
     assert len(times_of("stride", 1000, 30)) - 1 == 34
+    assert times_of("stride", 5, 1) == [4, 3, 2, 1, 0]
+    assert times_of("stride", 5, 4) == [4, 0]
 
 
 @given(st.sampled_from(sorted(set(SPACINGS) - {"stride"})), st.integers(2, 300), st.data())
@@ -73,6 +75,7 @@ def test_times_fall_strictly_from_the_noisiest_to_zero(
         (lambda: times_of("uniform", 1000, 2000), "pass 1 <= steps < 1000"),
         (lambda: times_of("trailing", 1000, 0), "pass 1 <= steps < 1000"),
         (lambda: times_of("stride", 1000, 1000), "between 1 and 999"),
+        (lambda: times_of("stride", 1000, 0), "between 1 and 999"),
     ],
 )
 def test_bad_spacings(call, message: str) -> None:

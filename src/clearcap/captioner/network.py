@@ -20,7 +20,7 @@ from clearcap.captioner.building import Parts, Settings, build_parts
 from clearcap.config import DiffusionConfig, SamplingConfig, TextConfig, make
 from clearcap.diffusion.noise import Noise, make_noise
 from clearcap.errors import InputError
-from clearcap.layers import Context, select_photos
+from clearcap.layers import Context, ImageTokens, Latents, Logits, select_photos
 from clearcap.sampling.guidance import Callback, Denoise, FixedLatents
 from clearcap.sampling.sampler import Sampler, build_sampler
 from clearcap.sampling.solvers import randn_rows, row_generators
@@ -100,13 +100,11 @@ class Network(nn.Module):
         """The sampler of settings."""
         return sampler_of(how, self.objective, self.device)
 
-    def encode_image(
-        self, pixel_values: Float[Tensor, "photos 3 height width"]
-    ) -> Float[Tensor, "photos tokens dim"]:
+    def encode_image(self, pixel_values: Float[Tensor, "photos 3 height width"]) -> ImageTokens:
         """Image tokens of photos given as RGB in 0..1, squashed to the encoder's size."""
         return self.vision(pixel_values)
 
-    def image_context(self, image: Float[Tensor, "photos tokens dim"]) -> Context:
+    def image_context(self, image: ImageTokens) -> Context:
         """What the denoiser keeps of the photos for all its calls."""
         return self.denoiser.image_context(image)
 
@@ -115,7 +113,7 @@ class Network(nn.Module):
         self,
         pixel_values: Float[Tensor, "photos 3 height width"] | None = None,
         *,
-        image: Float[Tensor, "photos tokens image_dim"] | None = None,
+        image: ImageTokens | None = None,
         seed: int = 0,
         names: list[int] | None = None,
         sampling: SamplingConfig | None = None,
@@ -153,7 +151,7 @@ class Network(nn.Module):
     @torch.inference_mode()
     def sample(
         self,
-        image: Float[Tensor, "photos tokens image_dim"] | None,
+        image: ImageTokens | None,
         requests: Sequence[CaptionRequest],
         *,
         seed: int = 0,
@@ -239,7 +237,7 @@ class Network(nn.Module):
             row[1 : request.length + 1, special] = -torch.inf
         return logits
 
-    def logits(self, x0: Float[Tensor, "batch length dim"]) -> Float[Tensor, "batch length vocab"]:
+    def logits(self, x0: Latents) -> Logits:
         """Token logits of clean latents, in float32."""
         return self.text.decode(x0.to(self.dtype)).float()
 

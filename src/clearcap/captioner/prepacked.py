@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from clearcap.captioner.network import Network
 from clearcap.errors import InputError
-from clearcap.layers import Context
+from clearcap.layers import Context, ImageTokens, Latents
 
 Prepared = TypeVar("Prepared", bound=Network)
 ROWS = 384  # the layout's hint; the layout for it is within noise of the best from 20 to 1,576 rows
@@ -52,7 +52,7 @@ class KeptNull(nn.Module):
         self.denoiser = denoiser
         self._null: Context = denoiser.null_context()
 
-    def image_context(self, image: Float[Tensor, "photos tokens image_dim"]) -> Context:
+    def image_context(self, image: ImageTokens) -> Context:
         """As the denoiser's own."""
         context: Context = self.denoiser.image_context(image)
         return context
@@ -61,13 +61,7 @@ class KeptNull(nn.Module):
         """What the denoiser's own gave when it was wrapped."""
         return self._null
 
-    def forward(
-        self,
-        x: Float[Tensor, "batch length dim"],
-        x_self: Float[Tensor, "batch length dim"],
-        t: Int[Tensor, " batch"],
-        context: Context,
-    ) -> Float[Tensor, "batch length dim"]:
+    def forward(self, x: Latents, x_self: Latents, t: Int[Tensor, " batch"], context: Context) -> Latents:
         """As the denoiser's own."""
         output: Tensor = self.denoiser(x, x_self, t, context)
         return output

@@ -10,7 +10,16 @@ from torch import Tensor, nn
 
 from clearcap.config import DenoiserConfig
 from clearcap.errors import InputError
-from clearcap.layers import Block, Context, ImageAdapter, TimeEmbedding, init_bert
+from clearcap.layers import (
+    Block,
+    Context,
+    Hidden,
+    ImageAdapter,
+    ImageTokens,
+    Latents,
+    TimeEmbedding,
+    init_bert,
+)
 
 
 class CrossAttentionDenoiser(nn.Module):
@@ -57,7 +66,7 @@ class CrossAttentionDenoiser(nn.Module):
         self.apply(init_bert)
         nn.init.normal_(self.position, std=0.02)
 
-    def image_context(self, image: Float[Tensor, "photos tokens image_dim"]) -> Context:
+    def image_context(self, image: ImageTokens) -> Context:
         """Each layer's keys and values of the photos: computed once, used at every step and by every copy."""
         image = self.adapter(image)
         return [block.attend_image.keys_values(image) for block in self.blocks]
@@ -66,13 +75,7 @@ class CrossAttentionDenoiser(nn.Module):
         """The keys and values of the null image, for one photo."""
         return self.image_context(self.null_image[None])
 
-    def forward(
-        self,
-        x: Float[Tensor, "batch length dim"],
-        x_self: Float[Tensor, "batch length dim"],
-        t: Int[Tensor, " batch"],
-        context: Context,
-    ) -> Float[Tensor, "batch length dim"]:
+    def forward(self, x: Latents, x_self: Latents, t: Int[Tensor, " batch"], context: Context) -> Latents:
         """``batch`` is photos * copies, photo-major; ``context`` holds keys and values of each layer."""
         h = self.embed(torch.cat((x, x_self), dim=-1))
         h = (
@@ -93,7 +96,7 @@ class FirstChannels(nn.Module):
         super().__init__()
         self.dim = dim
 
-    def forward(self, h: Float[Tensor, "batch length width"]) -> Float[Tensor, "batch length dim"]:
+    def forward(self, h: Hidden) -> Latents:
         return h[..., : self.dim]
 
 

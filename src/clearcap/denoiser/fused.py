@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from clearcap.config import DenoiserConfig
 from clearcap.denoiser.cross_attention import position_rows
 from clearcap.errors import InputError
-from clearcap.layers import Block, Context
+from clearcap.layers import Block, Context, Hidden
 
 FEATURES = 2  # a photo's vector and a caption's
 
@@ -24,7 +24,7 @@ class ConcatFusion(nn.Module):
 
     def forward(
         self,
-        x: Float[Tensor, "batch length width"],
+        x: Hidden,
         features: Float[Tensor, "batch vectors width"],
         visible: Bool[Tensor, "batch vectors"],
         words: Bool[Tensor, "batch length"],
@@ -39,7 +39,7 @@ class AddFusion(nn.Module):
 
     def forward(
         self,
-        x: Float[Tensor, "batch length width"],
+        x: Hidden,
         features: Float[Tensor, "batch vectors width"],
         visible: Bool[Tensor, "batch vectors"],
         words: Bool[Tensor, "batch length"],
@@ -116,12 +116,12 @@ class FusedDenoiser(nn.Module):
 
     def forward(
         self,
-        x: Float[Tensor, "batch length width"],
-        x_self: Float[Tensor, "batch length width"] | None,
+        x: Hidden,
+        x_self: Hidden | None,
         t: Int[Tensor, " batch"] | None,
         context: Context,
         words: Bool[Tensor, "batch length"] | None = None,
-    ) -> Float[Tensor, "batch length width"]:
+    ) -> Hidden:
         """``batch`` is photos * copies, photo-major; ``x_self`` and ``t`` are not looked at.
 
         Args:

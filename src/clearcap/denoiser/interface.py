@@ -4,29 +4,23 @@ from __future__ import annotations
 
 from typing import Any, Protocol, runtime_checkable
 
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
-from clearcap.layers import Context
+from clearcap.layers import Context, ImageTokens, Latents
 
 
 @runtime_checkable
 class Denoiser(Protocol):
     """A module that predicts a clean caption latent from a noisy one and a photo."""
 
-    def image_context(self, image: Float[Tensor, "photos tokens image_dim"]) -> Context:
+    def image_context(self, image: ImageTokens) -> Context:
         """What the denoiser keeps of photos: computed once, used at every step and by every copy."""
 
     def null_context(self) -> Context:
         """The context of no photo, for one photo."""
 
-    def __call__(
-        self,
-        x: Float[Tensor, "batch length dim"],
-        x_self: Float[Tensor, "batch length dim"],
-        t: Int[Tensor, " batch"],
-        context: Context,
-    ) -> Float[Tensor, "batch length dim"]:
+    def __call__(self, x: Latents, x_self: Latents, t: Int[Tensor, " batch"], context: Context) -> Latents:
         """The prediction for noisy latents, previous predictions and times; ``batch`` is photos * copies, photo-major."""
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clearcap.diffusion.noise import Noise
+from clearcap.layers import Latents, TokenIds
 from clearcap.text.interface import TextSpace
 
 PredictRows = Callable[[Tensor, Tensor | None], Tensor]
@@ -31,9 +32,9 @@ class LevelDraws:
     """
 
     t: Int[Tensor, " levels"]
-    eps: Float[Tensor, "batch length dim"]
-    eps_first: Float[Tensor, "batch length dim"]
-    eps_target: Float[Tensor, "batch length dim"]
+    eps: Latents
+    eps_first: Latents
+    eps_target: Latents
     guided: Bool[Tensor, " rows"] | None
     keep_image: Bool[Tensor, " photos"]
 
@@ -104,8 +105,8 @@ def level_losses(
     space: TextSpace,
     noise: Noise,
     *,
-    x0: Float[Tensor, "batch length dim"],
-    ids: Int[Tensor, "batch length"],
+    x0: Latents,
+    ids: TokenIds,
     draws: LevelDraws,
     distance: Callable[[Tensor, Tensor], Tensor] = l1,
     lag: int = 0,

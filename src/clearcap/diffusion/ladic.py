@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from clearcap.diffusion.noise import Noise, Predict
+from clearcap.layers import Latents, Logits, TokenIds
 from clearcap.text.interface import TextSpace
 
 
@@ -27,7 +28,7 @@ class Draws:
     """
 
     t: Int[Tensor, " batch"]
-    eps: Float[Tensor, "batch length dim"]
+    eps: Latents
     keep_image: Bool[Tensor, " photos"]
     self_condition: bool
     framed: Bool[Tensor, " batch"] | None = None
@@ -75,16 +76,12 @@ def _levels(batch: int, steps: int, emphasis: float, generator: torch.Generator)
     return (steps * u ** (1 / emphasis)).long().clamp_max(steps - 1)
 
 
-def latent_distance(
-    x_hat: Float[Tensor, "batch length dim"], x0: Float[Tensor, "batch length dim"]
-) -> Tensor:
+def latent_distance(x_hat: Latents, x0: Latents) -> Tensor:
     """Mean over positions of the L2 norm, not squared, of the error (what LaDiC's code calls its MSE)."""
     return (x_hat - x0).norm(dim=-1).mean()
 
 
-def caption_loss(
-    logits: Float[Tensor, "batch length vocab"], targets: Int[Tensor, "batch length"]
-) -> Float[Tensor, ""]:
+def caption_loss(logits: Logits, targets: TokenIds) -> Float[Tensor, ""]:
     """Mean cross-entropy of every position's token, in nats."""
     return CrossEntropy.apply(logits.flatten(0, 1).float(), targets.flatten())
 
@@ -123,13 +120,7 @@ class Losses:
 
 
 def training_losses(
-    predict: Predict,
-    space: TextSpace,
-    noise: Noise,
-    *,
-    x0: Float[Tensor, "batch length dim"],
-    ids: Int[Tensor, "batch length"],
-    draws: Draws,
+    predict: Predict, space: TextSpace, noise: Noise, *, x0: Latents, ids: TokenIds, draws: Draws
 ) -> Losses:
     """One training step's losses (LaDiC, section 3.3; self-conditioning of Chen et al. 2022).
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from clearcap.diffusion.schedules import alpha_bars
 from clearcap.errors import InputError
+from clearcap.layers import Latents
 
 Predict = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(x_t, x_self, t) -> the network's raw prediction."""
@@ -76,9 +77,7 @@ class Noise:
         return (x_t - a * x0) / s.clamp_min(1e-8)
 
 
-def infilled(
-    predict: Predict, latent: Float[Tensor, "batch length dim"], mask: Bool[Tensor, "batch length"]
-) -> Predict:
+def infilled(predict: Predict, latent: Latents, mask: Bool[Tensor, "batch length"]) -> Predict:
     """A denoiser of captions whose latents are known where the mask says so, in training and in sampling alike.
 
     Known latents replace what the network sees, what it is conditioned on, and what it predicts, so solvers lead the

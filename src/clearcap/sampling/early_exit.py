@@ -25,10 +25,7 @@ class EarlyExit:
     """
 
     def __init__(
-        self,
-        build: Callable[[Tensor | None], Denoise],
-        decode: Callable[[Tensor], Tensor],
-        patience: int = 1,
+        self, build: Callable[[Tensor | None], Denoise], decode: Callable[[Tensor], Tensor], patience: int = 1
     ) -> None:
         if patience < 1:
             raise InputError(f"patience={patience} must be at least 1 repetition of the same tokens")

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from clearcap.diffusion.noise import Noise
 from clearcap.errors import InputError
+from clearcap.layers import Latents
 from clearcap.sampling.guidance import Step
 from clearcap.sampling.solvers import Randn, Solver
 
@@ -105,13 +106,8 @@ def keep_mask(
 
 
 def restart(
-    x0: Float[Tensor, "batch length dim"],
-    keep: Bool[Tensor, "batch length"],
-    noise: Noise,
-    level: int,
-    fresh: Float[Tensor, "batch length dim"],
-    randn: Randn,
-) -> Float[Tensor, "batch length dim"]:
+    x0: Latents, keep: Bool[Tensor, "batch length"], noise: Noise, level: int, fresh: Latents, randn: Randn
+) -> Latents:
     """The latent to restart from: kept words noised to ``level`` (0: clean, nothing drawn), ``fresh`` elsewhere."""
     if level > 0:
         x0 = noise.add(x0, level, randn())
@@ -121,13 +117,13 @@ def restart(
 def ladic_back_and_refine(
     solve: Solver,
     denoise: Step,
-    x: Float[Tensor, "batch length dim"],
+    x: Latents,
     times: Sequence[int],
     noise: Noise,
     randn: Randn,
     *,
     confidence: Confidence,
-) -> Float[Tensor, "batch length dim"]:
+) -> Latents:
     """Back&Refine as the authors' code has it, behind a flag that is off there.
 
     At the first level below 60% of T the third of the positions that is least confident restarts from noise,

@@ -13,12 +13,12 @@ from itertools import pairwise
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from clearcap import registry
 from clearcap.diffusion.noise import Noise
 from clearcap.errors import InputError
+from clearcap.layers import Latents
 from clearcap.sampling.guidance import Step
 
 Randn = Callable[[], Tensor]
@@ -41,9 +41,7 @@ class Solver(Protocol):
         """
 
 
-def renoise(
-    denoise: Step, x: Float[Tensor, "batch length dim"], times: Sequence[int], noise: Noise, randn: Randn
-) -> Float[Tensor, "batch length dim"]:
+def renoise(denoise: Step, x: Latents, times: Sequence[int], noise: Noise, randn: Randn) -> Latents:
     """Predict x0, draw fresh noise down to the next level (LaDiC's code; consistency models, Song et al. 2023, alg. 1)."""
     x0 = x
     for t, s in pairwise(times):
@@ -53,9 +51,7 @@ def renoise(
     return x0
 
 
-def ddpm(
-    denoise: Step, x: Float[Tensor, "batch length dim"], times: Sequence[int], noise: Noise, randn: Randn
-) -> Float[Tensor, "batch length dim"]:
+def ddpm(denoise: Step, x: Latents, times: Sequence[int], noise: Noise, randn: Randn) -> Latents:
     """Ancestral sampling: draw from q(x_s | x_t, x0), the posterior of the forward process (Ho et al. 2020, eq. 6-7)."""
     x0 = x
     for t, s in pairwise(times):
@@ -69,14 +65,8 @@ def ddpm(
 
 
 def ddim(
-    denoise: Step,
-    x: Float[Tensor, "batch length dim"],
-    times: Sequence[int],
-    noise: Noise,
-    randn: Randn,
-    *,
-    eta: float = 0.0,
-) -> Float[Tensor, "batch length dim"]:
+    denoise: Step, x: Latents, times: Sequence[int], noise: Noise, randn: Randn, *, eta: float = 0.0
+) -> Latents:
     """DDIM (Song et al. 2020, eq. 12); ``eta`` 0 is deterministic, 1 has DDPM's variance."""
     x0 = x
     for t, s in pairwise(times):
@@ -91,9 +81,7 @@ def ddim(
     return x0
 
 
-def dpm_solver(
-    denoise: Step, x: Float[Tensor, "batch length dim"], times: Sequence[int], noise: Noise, randn: Randn
-) -> Float[Tensor, "batch length dim"]:
+def dpm_solver(denoise: Step, x: Latents, times: Sequence[int], noise: Noise, randn: Randn) -> Latents:
     """DPM-Solver++(2M): second order in lambda = log(a / s), deterministic (Lu et al. 2022b, algorithm 2)."""
     x0 = x
     earlier: tuple[Tensor, Tensor] | None = None  # the previous prediction and the step in lambda after it
@@ -108,9 +96,7 @@ def dpm_solver(
     return x0
 
 
-def plain(
-    denoise: Step, x: Float[Tensor, "batch length dim"], times: Sequence[int], noise: Noise, randn: Randn
-) -> Float[Tensor, "batch length dim"]:
+def plain(denoise: Step, x: Latents, times: Sequence[int], noise: Noise, randn: Randn) -> Latents:
     """Feed each prediction back as it is, with no noise (CLIP-Diffusion-LM's code, which draws captions in 5 calls)."""
     for t, _ in pairwise(times):
         x = denoise(x, t)

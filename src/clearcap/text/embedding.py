@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
 from clearcap.config import TextConfig
 from clearcap.errors import InputError
+from clearcap.layers import Latents, Logits, TokenIds
 from clearcap.text.interface import TextSpace
 
 
@@ -44,17 +44,15 @@ class EmbeddingSpace(TextSpace):
         return {"vocab_size": vocab, "dim": dim}
 
     @torch.no_grad()
-    def encode(
-        self, ids: Int[Tensor, "batch length"], mask: Int[Tensor, "batch length"]
-    ) -> Float[Tensor, "batch length dim"]:
+    def encode(self, ids: TokenIds, mask: TokenIds) -> Latents:
         """Word embeddings, [PAD]'s where the caption has ended."""
         return self.embedding(ids)
 
-    def decode(self, x: Float[Tensor, "batch length dim"]) -> Float[Tensor, "batch length vocab"]:
+    def decode(self, x: Latents) -> Logits:
         """Products with every word's embedding, without a bias."""
         return F.linear(x, self.embedding.weight.to(x.dtype))
 
-    def targets(self, ids: Int[Tensor, "batch length"]) -> Int[Tensor, "batch length"]:
+    def targets(self, ids: TokenIds) -> TokenIds:
         """The caption itself, [CLS], [SEP] and [PAD] included."""
         return ids
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from clearcap.config import TextConfig
+from clearcap.layers import Latents, Logits, TokenIds
 
 
 class TextSpace(nn.Module, ABC):
@@ -61,15 +62,13 @@ class TextSpace(nn.Module, ABC):
         """What the space learns from a tokenised corpus before training; nothing unless a subclass says otherwise."""
 
     @abstractmethod
-    def encode(
-        self, ids: Int[Tensor, "batch length"], mask: Int[Tensor, "batch length"]
-    ) -> Float[Tensor, "batch length dim"]:
+    def encode(self, ids: TokenIds, mask: TokenIds) -> Latents:
         """The clean latent x0 of captions."""
 
     @abstractmethod
-    def decode(self, x: Float[Tensor, "batch length dim"]) -> Float[Tensor, "batch length vocab"]:
+    def decode(self, x: Latents) -> Logits:
         """Token logits of (predicted) clean latents."""
 
     @abstractmethod
-    def targets(self, ids: Int[Tensor, "batch length"]) -> Int[Tensor, "batch length"]:
+    def targets(self, ids: TokenIds) -> TokenIds:
         """The token ids the caption loss asks for."""

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from clearcap.config import TextConfig
 from clearcap.errors import InputError
-from clearcap.layers import init_bert
+from clearcap.layers import Hidden, Latents, Logits, TokenIds, init_bert
 from clearcap.text.interface import TextSpace
 
 BERT_FIELDS = (
@@ -88,9 +88,7 @@ class BertLayer(nn.Module):
         self.intermediate = nn.ModuleDict({"dense": nn.Linear(width, hidden)})
         self.output = _added(hidden, width, eps)
 
-    def forward(
-        self, x: Float[Tensor, "batch length width"], mask: Bool[Tensor, "batch 1 1 length"] | None = None
-    ) -> Float[Tensor, "batch length width"]:
+    def forward(self, x: Hidden, mask: Bool[Tensor, "batch 1 1 length"] | None = None) -> Hidden:
         """Attend to the positions that the mask leaves, then the feed-forward part."""
         own: Any = self.attention["self"]
         q, k, v = (
@@ -118,9 +116,7 @@ class BertEncoder(nn.Module):
         )
         self.encoder = nn.ModuleDict({"layer": layers})
 
-    def forward(
-        self, ids: Int[Tensor, "batch length"], mask: Int[Tensor, "batch length"]
-    ) -> Float[Tensor, "batch length width"]:
+    def forward(self, ids: TokenIds, mask: TokenIds) -> Hidden:
         """The last layer's output; positions where the mask is 0 are not attended to."""
         of: Any = self.embeddings
         place = torch.arange(ids.shape[1], device=ids.device)
@@ -143,7 +139,7 @@ class BertWordHead(nn.Module):
         )
         self.predictions = nn.ModuleDict({"transform": transform, "decoder": nn.Linear(width, vocab)})
 
-    def forward(self, x: Float[Tensor, "batch length width"]) -> Float[Tensor, "batch length vocab"]:
+    def forward(self, x: Hidden) -> Logits:
         """Transform, normalise, then products with every word."""
         head: Any = self.predictions
         logits: Tensor = head["decoder"](
@@ -306,29 +302,23 @@ class SplitBertSpace(TextSpace):
         return self
 
     @torch.no_grad()
-    def contextual(
-        self, ids: Int[Tensor, "batch length"], mask: Int[Tensor, "batch length"]
-    ) -> Float[Tensor, "batch length dim"]:
+    def contextual(self, ids: TokenIds, mask: TokenIds) -> Latents:
         """The lower half's output, not normalised."""
         return self.encoder(ids, mask)
 
     @torch.no_grad()
-    def encode(
-        self, ids: Int[Tensor, "batch length"], mask: Int[Tensor, "batch length"]
-    ) -> Float[Tensor, "batch length dim"]:
+    def encode(self, ids: TokenIds, mask: TokenIds) -> Latents:
         x = (self.contextual(ids, mask) - self.mean) / self.std
         return torch.where(word_positions(mask)[..., None], x, self.special)
 
-    def decode(self, x: Float[Tensor, "batch length dim"]) -> Float[Tensor, "batch length vocab"]:
+    def decode(self, x: Latents) -> Logits:
         h = x * self.std + self.mean
         for layer in self.upper:
             h = layer(h)
         return self.lm_head(h)
 
     @torch.no_grad()
-    def masked_logits(
-        self, ids: Int[Tensor, "batch length"], mask: Int[Tensor, "batch length"]
-    ) -> Float[Tensor, "batch length vocab"]:
+    def masked_logits(self, ids: TokenIds, mask: TokenIds) -> Logits:
         """What the whole BERT says stands at each position, [MASK]s included: its masked language model.
 
         Both halves are as they were pre-trained; the LM head has since been trained to read latents, so this is
@@ -346,7 +336,7 @@ class SplitBertSpace(TextSpace):
             h = layer(h, mask[:, None, None, :].bool())
         return self.lm_head(h)
 
-    def targets(self, ids: Int[Tensor, "batch length"]) -> Int[Tensor, "batch length"]:
+    def targets(self, ids: TokenIds) -> TokenIds:
         return torch.where(torch.isin(ids, self._replaced.to(ids.device)), self.filler_id, ids)
 
     @torch.no_grad()
@@ -381,7 +371,7 @@ class SplitBertSpace(TextSpace):
         self.special.copy_(choices[kind])
 
 
-def word_positions(mask: Int[Tensor, "batch length"]) -> Tensor:
+def word_positions(mask: TokenIds) -> Tensor:
     """True where a word stands: inside [CLS] .. [SEP], never the first or last position (LaDiC's mask')."""
     words = torch.roll(mask, -1, dims=1).bool()
     words[:, 0] = False

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Int
-from torch import Tensor
 
 from clearcap.errors import InputError
+from clearcap.layers import TokenIds
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -81,9 +80,7 @@ def train_tokenizer(captions: Iterable[str], size: int, min_count: int = 4) -> A
     return BertTokenizer(vocab={piece: i for i, piece in enumerate(pieces)}, do_lower_case=True)
 
 
-def encode_captions(
-    tokenizer: Any, captions: Sequence[str], length: int
-) -> tuple[Int[Tensor, "batch length"], Int[Tensor, "batch length"]]:
+def encode_captions(tokenizer: Any, captions: Sequence[str], length: int) -> tuple[TokenIds, TokenIds]:
     """Token ids and attention mask of cleaned captions, padded and cut to ``length`` with [CLS] and [SEP]."""
     batch = tokenizer(
         list(captions), padding="max_length", truncation=True, max_length=length, return_tensors="pt"

@@ -16,7 +16,7 @@ from clearcap.captioner.loading import settings_of
 from clearcap.captioner.network import Network
 from clearcap.captioner.onnx import FORMAT, GRAPHS, graph_file
 from clearcap.errors import InputError
-from clearcap.layers import Context
+from clearcap.layers import Context, Latents, Logits, TokenIds
 from clearcap.text.tokenizer import WordPieces
 
 
@@ -96,13 +96,7 @@ class GraphDenoiser(nn.Module):
         """The tensors of no photo."""
         return _layers(list(self.nothing))
 
-    def forward(
-        self,
-        x: Float[Tensor, "batch length dim"],
-        x_self: Float[Tensor, "batch length dim"],
-        t: Int[Tensor, " batch"],
-        context: Context,
-    ) -> Float[Tensor, "batch length dim"]:
+    def forward(self, x: Latents, x_self: Latents, t: Int[Tensor, " batch"], context: Context) -> Latents:
         """``batch`` is photos * copies, photo-major."""
         by_photo = (context[0][0].shape[0], -1)
         feeds = {
@@ -127,13 +121,11 @@ class GraphText(nn.Module):
         self.dim = int(words.shapes["latent"][-1])
         self.special_ids = decode.special_ids
 
-    def decode(self, x: Float[Tensor, "batch length dim"]) -> Float[Tensor, "batch length vocab"]:
+    def decode(self, x: Latents) -> Logits:
         """Token logits of clean latents."""
         return self.graph({"latent": x})[0]
 
-    def encode(
-        self, ids: Int[Tensor, "batch length"], mask: Int[Tensor, "batch length"]
-    ) -> Float[Tensor, "batch length dim"]:
+    def encode(self, ids: TokenIds, mask: TokenIds) -> Latents:
         """The clean latent of captions."""
         return self.words({"ids": ids, "mask": mask})[0]
 
