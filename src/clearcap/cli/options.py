@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import sys
+import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
+
+from clearcap.errors import RenamedWarning
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -46,10 +48,8 @@ def spelt(data: str, root: str, split: str) -> str:
     """NAME:ROOT:SPLIT, also from the deprecated options that name the three apart."""
     if not root and not split:
         return data
-    print(
-        "clearcap: naming a corpus, its folder and its split apart is deprecated; pass NAME:ROOT:SPLIT",
-        file=sys.stderr,
-    )
+    told = "naming a corpus, its folder and its split apart is deprecated; pass NAME:ROOT:SPLIT"
+    warnings.warn(told, RenamedWarning, stacklevel=2)
     name = data or "flickr8k"  # what the deprecated options meant without a name
     return ":".join([name, root, split] if root else [name, split])
 

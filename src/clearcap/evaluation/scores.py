@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from clearcap.errors import InputError
+from clearcap.errors import InputError, RenamedWarning
 from clearcap.metrics.diversity import diversity
 from clearcap.metrics.scoring import NAMES, Scores, score
 from clearcap.metrics.significance import intervals
@@ -78,7 +78,7 @@ def score_captions(
         InputError: as `clearcap.metrics.score`.
     """
     if drawn is not None:
-        warnings.warn("drawn is called candidates", DeprecationWarning, stacklevel=2)
+        warnings.warn("drawn is called candidates", RenamedWarning, stacklevel=2)
         candidates = drawn
     scores = score(captions, references, metrics)  # type: ignore[arg-type]  # Mapping's keys are invariant
     found = intervals(scores, seed=seed)

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from clearcap.errors import InputError
+from clearcap.errors import InputError, RenamedWarning
 from clearcap.metrics.frequency import DocumentFrequency
 from clearcap.metrics.interface import Captions, Metric, Pooled
 from clearcap.registry import find
@@ -44,9 +44,7 @@ class Scores:
     @property
     def bleu_statistics(self) -> np.ndarray | None:
         """Deprecated: the rows of BLEU in ``pooled``."""
-        warnings.warn(
-            "bleu_statistics is the rows of BLEU's entry in pooled", DeprecationWarning, stacklevel=2
-        )
+        warnings.warn("bleu_statistics is the rows of BLEU's entry in pooled", RenamedWarning, stacklevel=2)
         pool = self.pool_of("BLEU-1")
         return None if pool is None else pool.rows
 
