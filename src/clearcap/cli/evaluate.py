@@ -78,7 +78,7 @@ def evaluate(
             seed=seed,
             shuffle=shuffle_photos,
             progress=advance,
-            metrics=metrics.split(",") if metrics else (),
+            metrics=[name.strip() for name in metrics.split(",") if name.strip()],
             **how,
         )
     if as_json:
