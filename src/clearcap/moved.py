@@ -13,6 +13,10 @@ from typing import Any
 from clearcap.errors import RenamedWarning
 
 MOVED = {  # old name -> today's
+    "clearcap.evaluation.contact": "clearcap.evaluation.contact_sheet",
+    "clearcap.evaluation.draws": "clearcap.evaluation.samples",
+    "clearcap.evaluation.filling": "clearcap.evaluation.infilling",
+    "clearcap.evaluation.hiding": "clearcap.evaluation.hidden_words",
     "clearcap.hub": "clearcap.captioner.hub",
     "clearcap.infill": "clearcap.pipeline.infilling",
     "clearcap.loading": "clearcap.captioner.loading",

@@ -16,7 +16,7 @@ from clearcap.captioner.hub import export
 from clearcap.captioner.loading import bundled_model, load_network, training_curves
 from clearcap.captioner.model import load_captioner
 from clearcap.errors import InputError
-from clearcap.evaluation.run import weights_digest
+from clearcap.evaluation.session import weights_digest
 from clearcap.pipeline import CaptionPipeline
 
 

@@ -41,7 +41,7 @@ def folder(tmp_path: Path) -> Path:
 def test_json_is_one_object_that_a_report_and_a_comparison_agree_with(
     model: Path, folder: Path, tmp_path: Path
 ) -> None:
-    common = ["evaluate", "--model", model, "--data", "folder", "--root", folder, "--steps", 2, "--json"]
+    common = ["evaluate", "--model", model, "--data", f"folder:{folder}", "--steps", 2, "--json"]
     done = clearcap(*common, "--report", tmp_path / "a", "--shuffle-photos")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
@@ -67,7 +67,7 @@ def test_json_is_one_object_that_a_report_and_a_comparison_agree_with(
 
 
 def test_a_table_goes_to_standard_output_and_progress_does_not(model: Path, folder: Path) -> None:
-    done = clearcap("evaluate", "--model", model, "--data", "folder", "--root", folder, "--limit", 2)
+    done = clearcap("evaluate", "--model", model, "--data", f"folder:{folder}", "--limit", 2)
     assert done.returncode == 0, done.stderr
     assert "CIDEr-D" in done.stdout
     assert "2 photos" in done.stdout
@@ -75,7 +75,7 @@ def test_a_table_goes_to_standard_output_and_progress_does_not(model: Path, fold
 
 
 def test_a_bad_corpus_is_one_line_before_any_model_is_loaded(folder: Path) -> None:
-    command = ["evaluate", "--model", "/no/such/model", "--data", "folder", "--root", folder]
+    command = ["evaluate", "--model", "/no/such/model", "--data", f"folder:{folder}"]
     good = (folder / "captions.jsonl").read_text()
     first = json.loads(good.splitlines()[0])
 
@@ -98,7 +98,8 @@ def test_a_bad_corpus_is_one_line_before_any_model_is_loaded(folder: Path) -> No
     refused("3.png")
     lines(folder / "captions_train.jsonl", [first])
     lines(folder / "captions_dev.jsonl", [first])
-    refused("also in the train split", "--split", "dev")
+    command[-1] += ":dev"
+    refused("also in the train split")
 
 
 def test_a_folder_that_is_no_evaluation_cannot_be_compared(tmp_path: Path) -> None:
@@ -136,21 +137,60 @@ def test_score_refuses_what_does_not_match(tmp_path: Path) -> None:
     assert part["photos"] == 2
     unknown = clearcap("score", results, references, "--subset", "--metrics", "BLUE")
     assert unknown.returncode == 1
-    assert "'BLUE' is unknown" in unknown.stderr
+    assert "unknown metric 'BLUE'" in unknown.stderr
 
 
 def test_data_check_and_stats(folder: Path, tmp_path: Path) -> None:
-    good = clearcap("data", "check", "folder", folder)
+    good = clearcap("data", "check", f"folder:{folder}")
     assert good.returncode == 0, good.stderr
     assert "6 photos, 12 captions" in good.stdout
     figures = json.loads(
-        clearcap("data", "stats", "folder", folder, "--json", "--picture", tmp_path / "s.png").stdout
+        clearcap("data", "stats", f"folder:{folder}", "--json", "--picture", tmp_path / "s.png").stdout
     )
     assert (figures["photos"], figures["captions"]) == (6, 12)
     assert Image.open(tmp_path / "s.png").width > 500
     (folder / "2.png").write_bytes(b"no photo")
-    bad = clearcap("data", "check", "folder", folder, "--json")
+    bad = clearcap("data", "check", f"folder:{folder}:all", "--json")
     assert bad.returncode == 1
     found = json.loads(bad.stdout)
     assert not found["ok"]
     assert "2.png" in found["splits"][0]["unreadable"][0]
+
+
+def test_a_corpus_named_in_parts_is_understood_with_a_warning(model: Path, folder: Path) -> None:
+    for old, new in (
+        (["data", "stats", "folder", folder, "--split", "all"], ["data", "stats", f"folder:{folder}:all"]),
+        (["data", "check", "folder", folder], ["data", "check", f"folder:{folder}"]),
+        (
+            [
+                "evaluate",
+                "--model",
+                model,
+                "--limit",
+                2,
+                "--data",
+                "folder",
+                "--root",
+                folder,
+                "--split",
+                "all",
+            ],
+            ["evaluate", "--model", model, "--limit", 2, "--data", f"folder:{folder}:all"],
+        ),
+    ):
+        before, after = clearcap(*old, "--json"), clearcap(*new, "--json")
+        assert before.returncode == after.returncode == 0, before.stderr
+        assert before.stdout == after.stdout
+        assert [line for line in before.stderr.splitlines() if "deprecated" in line] == [
+            "clearcap: naming a corpus, its folder and its split apart is deprecated; pass NAME:ROOT:SPLIT"
+        ]
+        assert "deprecated" not in after.stderr
+    nameless = clearcap("evaluate", "--model", model)
+    assert nameless.stderr == (
+        "clearcap: no --data; pass the corpus as NAME:ROOT:SPLIT, as in --data flickr8k:DIR:dev\n"
+    )
+    rootless = clearcap("evaluate", "--model", model, "--data", "flickr8k")
+    assert rootless.stderr == (
+        "clearcap: corpus 'flickr8k' is not of the form NAME:ROOT:SPLIT, such as flickr8k:DIR:dev\n"
+    )
+    assert nameless.returncode == rootless.returncode == 1

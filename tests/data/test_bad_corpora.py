@@ -143,7 +143,7 @@ def test_captions_of_photos_nobody_listed(tmp_path: Path) -> None:
 def test_too_few_captions_where_the_published_set_has_five(
     flickr8k: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(__import__("clearcap.data.flickr", fromlist=["FLICKR8K"]).FLICKR8K, "train", 4)
+    monkeypatch.setitem(__import__("clearcap.data.flickr", fromlist=["SIZES_8K"]).SIZES_8K, "train", 4)
     assert len(open_corpus("flickr8k", flickr8k, "train")) == 4
     lines = (flickr8k / "captions.txt").read_text().splitlines()
     (flickr8k / "captions.txt").write_text("\n".join(lines[:18]) + "\n")  # cut between two lines
@@ -197,7 +197,7 @@ def test_an_empty_folder(tmp_path: Path, name: str) -> None:
 
 
 def test_names_that_do_not_exist(tmp_path: Path, flickr8k: Path) -> None:
-    assert "choose among flickr8k, coco-karpathy" in fault("flickr9k", tmp_path)
+    assert "choose one of flickr8k, coco-karpathy" in fault("flickr9k", tmp_path)
     assert "choose among train, dev, test" in fault("flickr8k", flickr8k, "all")
     assert "captions.jsonl: no such file" in fault("folder", tmp_path / "nowhere")
     assert "no such file" in fault("coco", tmp_path, "val2017")

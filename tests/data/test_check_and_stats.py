@@ -13,7 +13,7 @@ from test_corpora import write_lines
 
 from clearcap.data import open_corpus
 from clearcap.data.check import check
-from clearcap.data.stats import Statistics, draw, statistics, words
+from clearcap.data.stats import Statistics, plot, statistics, words
 from clearcap.errors import InputError
 
 
@@ -69,7 +69,7 @@ def test_check_goes_on_after_a_split_that_cannot_be_read(flickr8k: Path) -> None
     assert [split.split for split in report.splits] == ["train", "test"]
     assert len(report.problems) == 1
     assert "Flickr_8k.devImages.txt: no such file" in report.problems[0]
-    with pytest.raises(InputError, match="no corpus is called"):
+    with pytest.raises(InputError, match="unknown corpus"):
         check("flickr9k", flickr8k)
 
 
@@ -120,14 +120,14 @@ def test_statistics(counted: Statistics) -> None:
 
 
 def test_the_picture(counted: Statistics, tmp_path: Path) -> None:
-    draw(counted, tmp_path / "stats.png")
+    plot(counted, tmp_path / "stats.png")
     picture = Image.open(tmp_path / "stats.png").convert("L")
     assert picture.size == (1320, 960)
     assert np.asarray(picture).std() > 10  # something is drawn
     with pytest.raises(InputError, match="cannot be written"):
-        draw(counted, tmp_path / "no/stats.png")
+        plot(counted, tmp_path / "no/stats.png")
     with pytest.raises(InputError, match="cannot be written"):
-        draw(counted, tmp_path / "stats.docx")
+        plot(counted, tmp_path / "stats.docx")
 
 
 def test_real_statistics(shared: Path) -> None:

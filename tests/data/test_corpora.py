@@ -14,7 +14,9 @@ from layouts import encoded, five, photo, write_json, write_photos
 from PIL import Image
 
 from clearcap.data import Corpus, open_corpus, open_image
-from clearcap.data.corpus import READERS, SPLITS
+from clearcap.data.corpus import find_reader, open_spec, parse_spec, split_spec
+from clearcap.errors import InputError
+from clearcap.registry import names
 
 Karpathy = Callable[[Path, str, dict[str, str]], None]
 
@@ -365,7 +367,46 @@ def test_hugging_face_data_sets(tmp_path: Path) -> None:
 
 
 def test_every_corpus_has_its_splits_listed() -> None:
-    assert SPLITS.keys() == READERS.keys()
+    for name in names("corpus"):
+        assert find_reader(name).splits
+    assert find_reader("flickr8k").usual_split == "dev"
+    assert find_reader("flickr30k").usual_split == "val"
+    assert find_reader("webdataset").usual_split == find_reader("huggingface").usual_split == "all"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("flickr8k:photos:test", ("flickr8k", "photos", "test")),
+        ("flickr8k:photos", ("flickr8k", "photos", "")),
+        ("flickr8k:photos:", ("flickr8k", "photos", "")),
+        ("folder:a:b:train", ("folder", "a:b", "train")),
+        (r"folder:C:\data\coco:dev", ("folder", r"C:\data\coco", "dev")),
+        (r"folder:C:\data", ("folder", r"C:\data", "")),
+        ("folder:C:/data", ("folder", "C:/data", "")),
+        ("webdataset:https://host:80/shards/0.tar", ("webdataset", "https://host:80/shards/0.tar", "")),
+        ("webdataset:https://host/{000..009}.tar:all", ("webdataset", "https://host/{000..009}.tar", "all")),
+        ("huggingface:owner/name:train[:10%]", ("huggingface", "owner/name", "train[:10%]")),
+    ],
+)
+def test_a_corpus_is_spelt_name_root_split(text: str, expected: tuple[str, str, str]) -> None:
+    assert split_spec(text) == expected
+    name, root, split = expected
+    assert parse_spec(text) == (name, root, split or find_reader(name).usual_split)
+
+
+@pytest.mark.parametrize("text", ["", "flickr8k", "flickr8k:", ":photos:dev"])
+def test_another_spelling_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match="NAME:ROOT:SPLIT"):
+        parse_spec(text)
+
+
+def test_a_spelt_corpus_is_the_same_corpus(flickr8k: Path) -> None:
+    assert ids(open_spec(f"flickr8k:{flickr8k}", expected=None)) == ["101_e.jpg", "102_f.jpg"]
+    train = open_spec(f"flickr8k:{flickr8k}:train", expected=4, missing="skip")
+    assert train == open_corpus("flickr8k", flickr8k, "train", expected=4)
+    with pytest.raises(InputError, match="unknown corpus 'flickr9k'"):
+        open_spec(f"flickr9k:{flickr8k}:dev")
 
 
 def test_real_flickr8k(shared: Path) -> None:
@@ -382,6 +423,9 @@ def test_real_coco(shared: Path) -> None:
     folder = open_corpus("folder", shared / "data/coco", expected=204)
     assert folder["285"].captions[1] == "The large brown bear has a black nose."
     assert folder["285"].image.open().size == Image.open(shared / "data/coco/captioned/000000000285.jpg").size
+    assert {photo.id for photo in open_corpus("folder", shared / "data/coco", "train")}.isdisjoint(
+        photo.id for photo in folder
+    )
     official = open_corpus("coco", shared / "data/coco", "val2017", expected=4839, missing="keep")
     assert sum(len(photo.captions) for photo in official) == 24_208
     assert all(official[photo.id].captions == photo.captions for photo in folder if photo.id in official)

@@ -19,9 +19,9 @@ from clearcap.data import Corpus, to_square
 from clearcap.errors import InputError
 from clearcap.evaluation import Evaluation, evaluate
 from clearcap.evaluation.charts import ticks
-from clearcap.evaluation.contact import HEAD, MARGIN, SIDE
-from clearcap.evaluation.report import by_length, ranked, render, write_report
-from clearcap.evaluation.training import draw_training, read_run, smoothed
+from clearcap.evaluation.contact_sheet import HEAD, MARGIN, SIDE
+from clearcap.evaluation.report import by_confidence, by_length, render, write_report
+from clearcap.evaluation.training import plot_training, read_run, smoothed
 
 BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 VOID = {"meta", "link", "img"}
@@ -76,7 +76,7 @@ def test_the_page_is_whole_and_needs_no_network(page: str, found: Evaluation) ->
         assert heading in said
     assert repr(found.scored.scores.corpus["CIDEr-D"]) in said  # unrounded in the manifest
     assert found.manifest["model_sha256"] in said
-    for text in found.references[ranked(found)[0]]:
+    for text in found.references[found.ranked()[0]]:
         assert text in said
 
 
@@ -103,7 +103,7 @@ def test_captions_cannot_break_the_page(found: Evaluation, corpus: Corpus) -> No
 
 def test_curves_stand_for_every_photo_once(found: Evaluation) -> None:
     mean = found.scored.scores.corpus["CIDEr-D"]
-    for points in (by_length(found), mean_confidences(found)):
+    for points in (by_length(found), by_confidence(found)):
         assert sum(point.photos for point in points) == len(found.captions)
         assert sum(point.photos * point.mean for point in points) / len(found.captions) == pytest.approx(mean)
         assert [point.x for point in points] == sorted(point.x for point in points)
@@ -111,7 +111,7 @@ def test_curves_stand_for_every_photo_once(found: Evaluation) -> None:
 
 
 def test_photos_are_ranked_by_their_score(found: Evaluation) -> None:
-    scores = [found.scored.scores.per_caption["CIDEr-D"][photo] for photo in ranked(found)]
+    scores = [found.scored.scores.per_caption["CIDEr-D"][photo] for photo in found.ranked()]
     assert scores == sorted(scores, reverse=True)
     assert scores[0] > scores[-1]
 
@@ -136,7 +136,7 @@ def test_the_contact_sheet_shows_the_best_photo_first(
     sheet = np.asarray(Image.open(tmp_path / "contact_sheet.png"))
     top = MARGIN + 54 + HEAD
     shown = sheet[top : top + SIDE - 40, MARGIN : MARGIN + SIDE]  # above the score's chip
-    best = to_square(corpus[ranked(found)[0]].image.open(at_least=SIDE), SIDE)
+    best = to_square(corpus[found.ranked()[0]].image.open(at_least=SIDE), SIDE)
     np.testing.assert_array_equal(shown, best[: SIDE - 40])
 
 
@@ -153,22 +153,22 @@ def test_the_training_run_is_drawn(tmp_path: Path) -> None:
     ]
     curves.write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert [one["step"] for one in read_run(curves, ("latent",))] == list(range(1, 80))
-    draw_training(curves, tmp_path / "alone.png")
+    plot_training(curves, tmp_path / "alone.png")
     sample = {
         "step": 40,
         "scores": {"CIDEr-D": 0.1, "BLEU-4": 0.02, "distinct": 0.5},
         "captions": {"a.jpg": "a $dog"},
     }
     (tmp_path / "samples.jsonl").write_text(json.dumps(sample) + "\n")
-    draw_training(curves, tmp_path / "both.png")
+    plot_training(curves, tmp_path / "both.png")
     alone, both = (Image.open(tmp_path / name).size for name in ("alone.png", "both.png"))
     assert both[1] > alone[1]  # scores and captions have a row each
     curves.write_text('{"step": 1, "latent": "x", "caption": 1, "lr": 1}\n')
     with pytest.raises(InputError, match=r"line 1: 'latent' is of type str; it must be a number"):
-        draw_training(curves, tmp_path / "bad.png")
+        plot_training(curves, tmp_path / "bad.png")
     curves.write_text("")
     with pytest.raises(InputError, match="holds no step"):
-        draw_training(curves, tmp_path / "bad.png")
+        plot_training(curves, tmp_path / "bad.png")
 
 
 def test_smoothing_equals_a_moving_mean() -> None:

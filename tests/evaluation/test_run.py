@@ -44,7 +44,7 @@ def test_every_photo_is_captioned_as_the_pipeline_captions_it(
     done: tuple[Evaluation, Path], model: Path, corpus: Corpus
 ) -> None:
     found, out = done
-    pipeline = CaptionPipeline.from_pretrained(model)
+    pipeline = CaptionPipeline.from_pretrained(model, backend="fast")
     alone = [pipeline(photo.image, seed=3, steps=2).caption for photo in corpus]
     assert [one.caption for one in found.captions] == alone
     assert [one.photo for one in found.captions] == [photo.id for photo in corpus]
@@ -86,17 +86,9 @@ def test_without_a_folder_the_figures_are_the_same(
 
 
 def test_a_killed_process_resumes_to_the_same_bytes(model: Path, photo_folder: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "clearcap", "evaluate", "--model", str(model), "--data", "folder"]
-    command += [
-        "--root",
-        str(photo_folder),
-        "--batch-size",
-        "2",
-        "--steps",
-        "40",
-        "--json",
-        "--shuffle-photos",
-    ]
+    command = [sys.executable, "-m", "clearcap", "evaluate", "--model", str(model)]
+    command += ["--data", f"folder:{photo_folder}", "--batch-size", "2", "--steps", "40"]
+    command += ["--json", "--shuffle-photos"]
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen([*command, "--out", str(killed)], env=environment, stderr=subprocess.DEVNULL)
@@ -126,23 +118,23 @@ def test_a_journal_cut_anywhere_keeps_its_whole_batches(
     lines = [Captioned(photo, f"a café – {photo}", 1 / 3 + n, ("a", "b")) for n, photo in enumerate(photos)]
     whole = "".join(line.to_line() for line in lines).encode()
     path.write_bytes(whole[:cut])
-    with Journal(path, photos, batch) as journal:
+    with Journal(path, Captioned, photos, batch) as journal:
         finished = whole[:cut].count(b"\n")
         assert len(journal.done) == (10 if finished == 10 else finished - finished % batch)
         for line in lines[len(journal.done) :]:
             journal.append(line)
     assert path.read_bytes() == whole
-    assert read_journal(path) == lines
+    assert read_journal(path, Captioned) == lines
 
 
 def test_damage_that_no_interruption_explains_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "captions.jsonl"
     path.write_text("{}\n" + Captioned("b", "a dog", 0.5).to_line())
     with pytest.raises(InputError, match="line 1 is damaged"):
-        Journal(path, ["a", "b"], 1)
+        Journal(path, Captioned, ["a", "b"], 1)
     path.write_text(Captioned("z", "a dog", 0.5).to_line())
     with pytest.raises(InputError, match="other photos"):
-        Journal(path, ["a", "b"], 1)
+        Journal(path, Captioned, ["a", "b"], 1)
 
 
 def test_a_folder_of_another_evaluation_is_refused(

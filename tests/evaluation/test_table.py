@@ -19,7 +19,8 @@ from clearcap.captioner.loading import FREQUENCY
 from clearcap.data import Corpus
 from clearcap.errors import InputError
 from clearcap.evaluation import evaluate
-from clearcap.evaluation.draws import calls_of, read_batches
+from clearcap.evaluation.journal import read_journal
+from clearcap.evaluation.samples import Batch, calls_of
 from clearcap.evaluation.table import MethodTable, describe_back, refine_sweep, steps_table
 from clearcap.metrics import DocumentFrequency
 from clearcap.pipeline import CaptionPipeline
@@ -83,7 +84,7 @@ def test_a_caption_drawn_alone_is_the_first_candidate(
 ) -> None:
     found, out, _ = made
     assert (found.compared, found.differing) == (len(corpus) * 2 * len(STEPS), 0)
-    batches = read_batches(out / "steps3-x4.jsonl")
+    batches = read_journal(out / "steps3-x4.jsonl", Batch)
     assert [photo for batch in batches for photo in batch.photos] == [photo.id for photo in corpus]
     assert all(len(captions) == 4 for batch in batches for captions in batch.candidates)
     assert len({caption for batch in batches for captions in batch.candidates for caption in captions}) > 4
@@ -154,8 +155,8 @@ def test_back_and_refine_costs_the_calls_it_is_said_to(model: Path) -> None:
 
 
 def test_a_killed_table_goes_on_to_the_same_captions(model: Path, photo_folder: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "clearcap", "table", "--model", str(model), "--data", "folder"]
-    command += ["--root", str(photo_folder), "--batch-size", "2", "--steps", "30", "--candidates", "3"]
+    command = [sys.executable, "-m", "clearcap", "table", "--model", str(model)]
+    command += ["--data", f"folder:{photo_folder}", "--batch-size", "2", "--steps", "30", "--candidates", "3"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     process = subprocess.Popen([*command, "--out", str(killed)], env=environment, stderr=subprocess.DEVNULL)
@@ -186,8 +187,8 @@ def test_a_killed_table_goes_on_to_the_same_captions(model: Path, photo_folder: 
 
 
 def test_the_command_prints_a_table_and_takes_settings(model: Path, photo_folder: Path) -> None:
-    command = [sys.executable, "-m", "clearcap", "table", "--model", str(model), "--data", "folder"]
-    command += ["--root", str(photo_folder), "--limit", "4", "--steps", "1,2", "--candidates", "2"]
+    command = [sys.executable, "-m", "clearcap", "table", "--model", str(model)]
+    command += ["--data", f"folder:{photo_folder}", "--limit", "4", "--steps", "1,2", "--candidates", "2"]
     done = subprocess.run([*command, "guidance=0", "utility=cider"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     for word in ("Back&Refine", "MBR of 2", "both", "CIDEr-D - plain", "16 of 16"):

@@ -7,13 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import coco_metrics
 import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from clearcap.errors import InputError
-from clearcap.metrics import DocumentFrequency, bleu, cider, compare, rouge, score, tokenize
+from clearcap.metrics import DocumentFrequency, bleu, cider, rouge, score, tokenize
 from clearcap.metrics.ngrams import count_corpus
 
 pytest.importorskip("pycocoevalcap.bleu.bleu")
@@ -61,9 +62,9 @@ def test_cider_equals_pycocoevalcap(corpus) -> None:
 
 @pytest.mark.shared
 def test_coco_leave_one_out_equals_pycocoevalcap_with_java(java_tokens, shared: Path) -> None:
-    hypotheses, references = compare.leave_one_out(shared / "data/coco/captions_val2017.json")
+    hypotheses, references = coco_metrics.leave_one_out(shared / "data/coco/captions_val2017.json")
     assert len(hypotheses) == 4_839
-    agreement = compare.compare(hypotheses, references)
+    agreement = coco_metrics.compare(hypotheses, references)
     assert agreement.same_tokens == agreement.captions
     assert max(agreement.worst_corpus.values()) < 1e-9
     assert max(agreement.worst_caption.values()) < 1e-9
@@ -178,7 +179,7 @@ def test_pairwise_cider_without_frequencies_prefers_the_consensus() -> None:
 def test_compare_prints_both_and_the_differences(java_tokens, tmp_path: Path, capsys) -> None:
     rows = [{"image_id": photo, "caption": text} for photo, text in ((1, "A dog."), (1, "The dog"), (2, "x"))]
     (tmp_path / "captions.json").write_text(json.dumps({"annotations": rows}))
-    compare.main([str(tmp_path / "captions.json")])
+    coco_metrics.main([str(tmp_path / "captions.json")])
     printed = capsys.readouterr().out
     assert "1 photos" in printed
     assert "tokens identical: 2 of 2" in printed
@@ -188,7 +189,7 @@ def test_compare_prints_both_and_the_differences(java_tokens, tmp_path: Path, ca
 def test_compare_refuses_other_files(tmp_path: Path) -> None:
     (tmp_path / "other.json").write_text('{"annotations": [')
     with pytest.raises(InputError, match=r"other\.json"):
-        compare.leave_one_out(tmp_path / "other.json")
+        coco_metrics.leave_one_out(tmp_path / "other.json")
 
 
 def test_importing_the_metrics_loads_neither_torch_nor_numpy() -> None:

@@ -7,7 +7,9 @@ import pytest
 
 from clearcap.errors import InputError
 from clearcap.metrics import bleu, score
-from clearcap.metrics.significance import compare, intervals, over_seeds
+from clearcap.metrics.interface import Captions, Pooled
+from clearcap.metrics.significance import compare, intervals
+from clearcap.registry import register
 
 WORDS = ["dog", "cat", "man", "runs", "sits", "on", "grass", "the", "red", "ball"]
 
@@ -25,7 +27,7 @@ def corpus(seed: int, noise: float, photos: int = 60) -> tuple[dict, dict]:
 
 def test_resampled_bleu_is_bleu_of_the_resampled_photos() -> None:
     hypotheses, references = corpus(0, 0.4)
-    table = score(hypotheses, references).bleu_statistics
+    table = score(hypotheses, references).pooled[0].rows
     drawn = np.random.default_rng(3).integers(0, 60, 60)
     weights = np.bincount(drawn, minlength=60)
     renamed = {i: int(p) for i, p in enumerate(drawn)}
@@ -35,6 +37,12 @@ def test_resampled_bleu_is_bleu_of_the_resampled_photos() -> None:
         ("BLEU",),
     )
     np.testing.assert_allclose(bleu.from_statistics(weights @ table), list(again.corpus.values()), atol=1e-12)
+
+
+def test_the_former_name_of_the_rows_still_works() -> None:
+    scores = score(*corpus(0, 0.4))
+    with pytest.warns(DeprecationWarning, match="pooled"):
+        assert scores.bleu_statistics is scores.pooled[0].rows
 
 
 def test_intervals_hold_the_estimate_and_are_seeded() -> None:
@@ -90,19 +98,40 @@ def test_photos_may_come_in_any_order() -> None:
     assert one["BLEU-4"].difference.low == pytest.approx(other["BLEU-4"].difference.low)
 
 
+@register("metric", "geometric mean of lengths")
+def geometric_mean(captions: Captions) -> Pooled:
+    """Whose corpus score is no mean over photos."""
+    lengths = np.array([float(len(tokens)) for tokens in captions.candidate_tokens])
+    rows = np.stack([np.log(lengths), np.ones(len(lengths))], 1)
+
+    def of_sum(rows: np.ndarray) -> np.ndarray:
+        return np.exp(rows[..., :1] / rows[..., 1:])
+
+    return Pooled({"geometric": (float(of_sum(rows.sum(0))[0]), lengths)}, rows, of_sum)
+
+
+@register("metric", "longest")
+def longest(captions: Captions) -> Pooled:
+    """Which selections cannot be scored by."""
+    lengths = np.array([float(len(tokens)) for tokens in captions.candidate_tokens])
+    return Pooled({"longest": (lengths.max(), lengths)})
+
+
+def test_a_metric_says_how_selections_of_photos_are_scored() -> None:
+    hypotheses = {p: " ".join(["dog"] * (1 + p % 5)) for p in range(40)}
+    references = {p: ["dog"] for p in hypotheses}
+    scores = score(hypotheses, references, ("longest", "geometric mean of lengths", "BLEU"))
+    assert scores.corpus["geometric"] == pytest.approx(120 ** (1 / 5))
+    assert scores.corpus["longest"] == 5
+    found = intervals(scores)
+    assert list(found) == ["geometric", *bleu.NAMES]
+    assert found["geometric"].low < scores.corpus["geometric"] < found["geometric"].high
+    assert list(compare(scores, scores, samples=50)) == list(found)
+
+
 def test_different_photos_are_refused() -> None:
     with pytest.raises(InputError, match="different photos"):
         compare(score({1: "a"}, {1: ["a"]}), score({2: "a"}, {2: ["a"]}))
-
-
-def test_mean_and_deviation_over_seeds() -> None:
-    found = over_seeds([{"BLEU-4": 0.1, "SPICE": 1.0}, {"BLEU-4": 0.2}, {"BLEU-4": 0.6}])
-    assert set(found) == {"BLEU-4"}
-    assert found["BLEU-4"].mean == pytest.approx(0.3)
-    assert found["BLEU-4"].deviation == pytest.approx(np.std([0.1, 0.2, 0.6], ddof=1))
-    assert over_seeds([{"BLEU-4": 0.1}])["BLEU-4"].deviation == 0
-    with pytest.raises(InputError, match="at least one"):
-        over_seeds([])
 
 
 @pytest.mark.parametrize("settings", [{"samples": 0}, {"level": 1.0}])

@@ -9,18 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clearcap.cli.options import (
-    AsJson,
-    Data,
-    Limit,
-    Model,
-    ReaderOption,
-    Root,
-    Split,
-    Subset,
-    open_split,
-    shown_progress,
-)
+from clearcap.cli import options
 
 if TYPE_CHECKING:
     from clearcap.evaluation.run import Evaluation
@@ -31,23 +20,26 @@ if TYPE_CHECKING:
 def evaluate(
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(help="other sampling settings: solver=ddim refine=1 factor=2 ...", show_default=False),
+        typer.Argument(help="other sampling settings: solver=ddim refine=1 noise_factor=2 ...", show_default=False),
     ] = None,
-    model: Model = "default",
-    data: Data = "flickr8k",
-    root: Root = "",
-    split: Split = "",
-    option: ReaderOption = None,
-    subset: Subset = False,
+    model: options.Model = "default",
+    data: options.Data = "",
+    root: options.Root = "",
+    split: options.Split = "",
+    option: options.ReaderOption = None,
+    subset: options.Subset = False,
     steps: Annotated[int | None, typer.Option(help="calls of the denoiser")] = None,
     guidance: Annotated[float | None, typer.Option(help="classifier-free guidance scale")] = None,
-    candidates: Annotated[int | None, typer.Option(help="captions drawn per photo")] = None,
+    candidates: Annotated[int | None, typer.Option(help="captions sampled per photo")] = None,
     select: Annotated[str | None, typer.Option(help="choice among candidates: mbr or confidence")] = None,
     utility: Annotated[
         str | None, typer.Option(help="what mbr compares candidates by: bleu or cider")
     ] = None,
+    metrics: Annotated[
+        str, typer.Option(help="to score by besides BLEU, ROUGE-L and CIDEr-D: METEOR,SPICE or a plug-in's")
+    ] = "",
     seed: Annotated[int, typer.Option(help="same seed, same captions")] = 0,
-    limit: Limit = None,
+    limit: options.Limit = None,
     batch_size: Annotated[int, typer.Option(help="photos at once")] = 16,
     out: Annotated[
         Path | None, typer.Option(help="folder for captions and scores; an interrupted run resumes")
@@ -61,29 +53,22 @@ def evaluate(
     shuffle_photos: Annotated[
         bool, typer.Option("--shuffle-photos", help="also score against other photos' references")
     ] = False,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
     compare: Annotated[
         tuple[Path, Path] | None, typer.Option(help="test two OUT folders against each other")
     ] = None,
 ) -> None:
     """Caption every photo of a split and score the captions: BLEU, ROUGE-L, CIDEr-D, with intervals."""
-    from clearcap.config import SamplingConfig, changes
-
     if compare is not None:
         _compare(compare, as_json)
         return
-    how = changes(SamplingConfig, overrides or [])
-    corpus = open_split(data, root, split, option, subset)
+    how = options.sampling_settings(
+        overrides, steps=steps, guidance=guidance, candidates=candidates, select=select, utility=utility
+    )
+    corpus = options.open_split(data, root, split, option, subset)
     from clearcap.evaluation.run import evaluate as run
 
-    named = {
-        "steps": steps,
-        "guidance": guidance,
-        "candidates": candidates,
-        "select": select,
-        "utility": utility,
-    }
-    with shown_progress("captioning") as advance:
+    with options.shown_progress("captioning") as advance:
         found = run(
             model,
             corpus,
@@ -93,7 +78,8 @@ def evaluate(
             seed=seed,
             shuffle=shuffle_photos,
             progress=advance,
-            **{**how, **{name: value for name, value in named.items() if value is not None}},
+            metrics=[name.strip() for name in metrics.split(",") if name.strip()],
+            **how,
         )
     if as_json:
         print(json.dumps(found.to_json(), ensure_ascii=False))
@@ -108,25 +94,21 @@ def evaluate(
 
 
 def _print(found: Evaluation) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    manifest, scored = found.manifest, found.scored
-    drawn = f"{manifest['steps']} steps, guidance {manifest['guidance']:g}, seed {manifest['seed']}"
+    manifest, scored, shuffled = found.manifest, found.scored, found.shuffled or {}
+    how = f"{manifest['steps']} steps, guidance {manifest['guidance']:g}, seed {manifest['seed']}"
     if manifest["candidates"] > 1:
-        drawn += f", {manifest['candidates']} candidates by {manifest['select']}"
-    table = Table(title=f"{manifest['model']} on {manifest['corpus']} {manifest['split']}", caption=drawn)
-    table.add_column("metric")
-    table.add_column("score", justify="right")
-    table.add_column("95% interval", justify="right")
-    if found.shuffled is not None:
-        table.add_column("other photos' references", justify="right")
-    for name, value in scored.scores.corpus.items():
-        low, high = scored.intervals[name]  # METEOR, which has none, is not among an evaluation's metrics
-        other = [f"{found.shuffled[name]:.4f}"] if found.shuffled is not None else []
-        table.add_row(name, f"{value:.4f}", f"{low:.4f} to {high:.4f}", *other)
-    console = Console()
-    console.print(table)
+        how += f", {manifest['candidates']} candidates by {manifest['select']}"
+    rows = [
+        [name, f"{value:.4f}", options.in_interval(scored.intervals.get(name))]
+        + ([f"{shuffled[name]:.4f}" if name in shuffled else ""] if shuffled else [])
+        for name, value in scored.scores.corpus.items()
+    ]
+    console = options.show_table(
+        ["metric", "score", "95% interval", *(["other photos' references"] if shuffled else [])],
+        rows,
+        title=f"{manifest['model']} on {manifest['corpus']} {manifest['split']}",
+        caption=how,
+    )
     diversity, length = scored.diversity, scored.diversity["length"]
     console.print(
         f"{manifest['photos']:,} photos, {manifest['references']:,} references. "
@@ -156,44 +138,25 @@ def print_comparison(
 ) -> None:
     """A table of differences on standard output, or one JSON object."""
     a, b = (one.corpus for one in scores)
+    photos = len(scores[0].photos)
     if as_json:
-        rows = {
-            name: {
-                "A": a[name],
-                "B": b[name],
-                "difference": row.difference.estimate,
-                "interval": [row.difference.low, row.difference.high],
-                "p_bootstrap": row.p_bootstrap,
-                "p_permutation": row.p_permutation,
-            }
-            for name, row in found.items()
-        }
-        print(
-            json.dumps(
-                {"A": names[0], "B": names[1], "photos": len(scores[0].photos), **rows}, ensure_ascii=False
-            )
-        )
+        rows = {name: {"A": a[name], "B": b[name], **row.to_json()} for name, row in found.items()}
+        print(json.dumps({"A": names[0], "B": names[1], "photos": photos, **rows}, ensure_ascii=False))
         return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(
+    options.show_table(
+        ("metric", "A", "B", "A - B", "95% interval", "p boot.", "p perm."),
+        (
+            (
+                name,
+                f"{a[name]:.4f}",
+                f"{b[name]:.4f}",
+                f"{row.difference.estimate:+.4f}",
+                options.in_interval((row.difference.low, row.difference.high), "+.4f"),
+                f"{row.p_bootstrap:.4f}",
+                f"{row.p_permutation:.4f}",
+            )
+            for name, row in found.items()
+        ),
         title=f"A: {names[0]}\nB: {names[1]}",
-        caption=f"{len(scores[0].photos):,} photos, paired",
+        caption=f"{photos:,} photos, paired",
     )
-    table.add_column("metric")
-    for heading in ("A", "B", "A - B", "95% interval", "p boot.", "p perm."):
-        table.add_column(heading, justify="right")
-    for name, row in found.items():
-        interval = f"{row.difference.low:+.4f} to {row.difference.high:+.4f}"
-        difference = f"{row.difference.estimate:+.4f}"
-        table.add_row(
-            name,
-            f"{a[name]:.4f}",
-            f"{b[name]:.4f}",
-            difference,
-            interval,
-            f"{row.p_bootstrap:.4f}",
-            f"{row.p_permutation:.4f}",
-        )
-    Console().print(table)

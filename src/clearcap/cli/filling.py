@@ -8,22 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clearcap.cli.options import (
-    AsJson,
-    Data,
-    Limit,
-    Model,
-    ReaderOption,
-    Root,
-    Split,
-    Subset,
-    numbers,
-    open_split,
-    shown_progress,
-)
+from clearcap.cli import options
 
 if TYPE_CHECKING:
-    from clearcap.evaluation.filling import FillEvaluation
+    from clearcap.evaluation.infilling import FillEvaluation
 
 
 def evaluate_fill(
@@ -31,33 +19,32 @@ def evaluate_fill(
         list[str] | None,
         typer.Argument(help="sampling settings to change: steps=5 guidance=1 ...", show_default=False),
     ] = None,
-    model: Model = "default",
-    data: Data = "flickr8k",
-    root: Root = "",
-    split: Split = "",
-    option: ReaderOption = None,
-    subset: Subset = False,
-    limit: Limit = None,
+    model: options.Model = "default",
+    data: options.Data = "",
+    root: options.Root = "",
+    split: options.Split = "",
+    option: options.ReaderOption = None,
+    subset: options.Subset = False,
+    limit: options.Limit = None,
     hidden: Annotated[str, typer.Option(help="numbers of words to hide in each reference")] = "1,2,4",
     masked_lm: Annotated[
         str | None,
         typer.Option(help="masked language model to compare with; default the captioner's own text space"),
     ] = None,
-    seed: Annotated[int, typer.Option(help="of the hidden places and of the draws")] = 0,
+    seed: Annotated[int, typer.Option(help="of the hidden places and of the samples")] = 0,
     batch_size: Annotated[int, typer.Option(help="photos at once, with all their references")] = 8,
     out: Annotated[
         Path | None, typer.Option(help="folder for answers and fill.json; a killed run resumes")
     ] = None,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Hide words of every reference and have them guessed with the photo, without it, and by a masked LM."""
-    from clearcap.config import SamplingConfig, changes
-    from clearcap.evaluation.filling import evaluate_fill as run
+    from clearcap.evaluation.infilling import evaluate_fill as run
 
-    how = changes(SamplingConfig, overrides or [])
-    counts = numbers(hidden, int, "--hidden")
-    corpus = open_split(data, root, split, option, subset)
-    with shown_progress("starting") as advance:
+    how = options.sampling_settings(overrides)
+    counts = options.number_list(hidden, int, "--hidden")
+    corpus = options.open_split(data, root, split, option, subset)
+    with options.shown_progress("starting") as advance:
         found = run(
             model,
             corpus,
@@ -77,36 +64,37 @@ def evaluate_fill(
 
 
 def _print(found: FillEvaluation) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    from clearcap.evaluation.filling import SYSTEMS
+    from clearcap.evaluation.infilling import SYSTEMS
 
     manifest, figures = found.manifest, found.to_json()["hidden"]
-    table = Table(
-        title=f"{manifest['model']} on {manifest['corpus']} {manifest['split']}, {manifest['photos']:,} photos",
-        caption=f"share of hidden words guessed exactly, 95% over photos; seed {manifest['seed']}; "
-        f"masked LM: {manifest['masked_lm']}",
-    )
-    table.add_column("hidden", justify="right")
-    table.add_column("words")
-    for heading in (*SYSTEMS, "photo / no photo", "photo - masked LM"):
-        table.add_column(heading, justify="right")
+    rows = []
     for count, one in figures.items():
         for name, label in (("words", "all"), ("content_words", "content")):
             row = one[name]
             if not row["hidden"]:
                 continue
             ratio, lead = row["photo_to_no_photo"], row["photo_minus_masked_lm"]
-            table.add_row(
-                count if label == "all" else "",
-                f"{label} ({row['hidden']:,})",
-                *(f"{row[s]['accuracy']:.3f} ({_span(row[s]['interval'])})" for s in SYSTEMS),
-                f"{ratio['ratio']:.2f} ({ratio['interval'][0]:.2f} to {ratio['interval'][1]:.2f})",
-                f"{lead['difference']:+.3f} ({_span(lead['interval'], '+.3f')})",
+            rows.append(
+                (
+                    count if label == "all" else "",
+                    f"{label} ({row['hidden']:,})",
+                    *(
+                        f"{row[s]['accuracy']:.3f} ({options.in_interval(row[s]['interval'], '.3f')})"
+                        for s in SYSTEMS
+                    ),
+                    f"{ratio['ratio']:.2f} ({options.in_interval(ratio['interval'], '.2f')})",
+                    f"{lead['difference']:+.3f} ({options.in_interval(lead['interval'], '+.3f')})",
+                )
             )
-    console = Console(width=None if Console().is_terminal else 170)
-    console.print(table)
+    console = options.show_table(
+        ("hidden", "words", *SYSTEMS, "photo / no photo", "photo - masked LM"),
+        rows,
+        title=f"{manifest['model']} on {manifest['corpus']} {manifest['split']}, {manifest['photos']:,} photos",
+        caption=f"share of hidden words guessed exactly, 95% over photos; seed {manifest['seed']}; "
+        f"masked LM: {manifest['masked_lm']}",
+        words=("words",),
+        width=170,
+    )
     for count, one in figures.items():
         speed = ", ".join(f"{name} {ms:.1f}" for name, ms in one["ms_per_reference"].items())
         console.print(
@@ -114,7 +102,3 @@ def _print(found: FillEvaluation) -> None:
             f"fixed words unchanged in {one['fixed_words_unchanged']:.2%}; ms a reference: {speed}",
             highlight=False,
         )
-
-
-def _span(interval: list[float], form: str = ".3f") -> str:
-    return f"{interval[0]:{form}} to {interval[1]:{form}}"

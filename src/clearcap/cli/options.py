@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from clearcap.errors import RenamedWarning
+
 if TYPE_CHECKING:
-    from clearcap.data.records import Corpus, Expected
+    from rich.console import Console
+
+    from clearcap.data.records import Corpus
 
 Number = TypeVar("Number", int, float)
 
 Model = Annotated[str, typer.Option(help="folder or hub name; default is the bundled model")]
-Data = Annotated[str, typer.Option(help="corpus: flickr8k, coco-karpathy, coco, folder ...")]
-Root = Annotated[str, typer.Option(help="its folder (file, or data set name)")]
-Split = Annotated[str, typer.Option(help="split of the corpus; default dev, or all of a folder")]
+Data = Annotated[
+    str,
+    typer.Option(help="corpus as NAME:ROOT:SPLIT, such as flickr8k:DIR; without SPLIT its dev split, or all"),
+]
+Root = Annotated[str, typer.Option(help="deprecated: pass --data NAME:ROOT:SPLIT", hidden=True)]
+Split = Annotated[str, typer.Option(help="deprecated: pass --data NAME:ROOT:SPLIT", hidden=True)]
 ReaderOption = Annotated[
     list[str] | None, typer.Option(help="KEY=VALUE the corpus's reader knows, such as photos=DIR")
 ]
@@ -36,21 +44,24 @@ def sampling_settings(setting: list[str] | None, **flags: Any) -> dict[str, Any]
     return changes(SamplingConfig, setting or []) | {k: v for k, v in flags.items() if v is not None}
 
 
+def spelt(data: str, root: str, split: str) -> str:
+    """NAME:ROOT:SPLIT, also from the deprecated options that name the three apart."""
+    if not root and not split:
+        return data
+    told = "naming a corpus, its folder and its split apart is deprecated; pass NAME:ROOT:SPLIT"
+    warnings.warn(told, RenamedWarning, stacklevel=2)
+    name = data or "flickr8k"  # what the deprecated options meant without a name
+    return ":".join([name, root, split] if root else [name, split])
+
+
 def open_split(data: str, root: str, split: str, option: list[str] | None, subset: bool) -> Corpus:
     """The corpus that the common options ask for. Raises InputError."""
-    from clearcap.data.corpus import open_corpus
+    from clearcap.data.corpus import open_spec
     from clearcap.errors import InputError
 
-    if not root:
-        raise InputError("no --root; pass the corpus's folder, as in --data flickr8k --root DIR")
-    expected: Expected = None if subset else "official"
-    return open_corpus(data, root, split or _usual_split(data), expected=expected, **key_values(option))
-
-
-def _usual_split(data: str) -> str:
-    from clearcap.data.corpus import SPLITS
-
-    return next((name for name in SPLITS.get(data, ()) if name in ("dev", "val")), "all")
+    if not data and not root:
+        raise InputError("no --data; pass the corpus as NAME:ROOT:SPLIT, as in --data flickr8k:DIR:dev")
+    return open_spec(spelt(data, root, split), expected=None if subset else "official", **key_values(option))
 
 
 def key_values(texts: list[str] | None) -> dict[str, Any]:
@@ -66,7 +77,7 @@ def key_values(texts: list[str] | None) -> dict[str, Any]:
     return options
 
 
-def numbers(text: str, kind: type[Number], name: str) -> list[Number]:
+def number_list(text: str, kind: type[Number], name: str) -> list[Number]:
     """``1,2,5`` as a list; empty text is none. Raises InputError."""
     from clearcap.errors import InputError
 
@@ -108,3 +119,46 @@ def shown_progress(what: str) -> Iterator[Callable[..., None]]:
     finally:
         if bar.live.is_started:
             bar.stop()
+
+
+def show_table(
+    headings: Sequence[str],
+    rows: Iterable[Sequence[str] | None],
+    *,
+    title: str,
+    caption: str | None = None,
+    words: Collection[str] = ("metric",),
+    width: int | None = None,
+) -> Console:
+    """Print a table on standard output.
+
+    Args:
+        headings: of the columns.
+        rows: their cells; None is a line between groups of rows.
+        title: above the table.
+        caption: below it.
+        words: headings of the columns that hold words, which begin at the left.
+        width: of the table where the output is no terminal.
+
+    Returns:
+        What else can be printed with.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, caption=caption)
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading in words else "right")
+    for row in rows:
+        if row is None:
+            table.add_section()
+        else:
+            table.add_row(*row)
+    console = Console(width=None if Console().is_terminal else width)
+    console.print(table)
+    return console
+
+
+def in_interval(interval: Sequence[float] | None, form: str = ".4f") -> str:
+    """Its two ends; nothing where there is no interval."""
+    return "" if interval is None else f"{interval[0]:{form}} to {interval[1]:{form}}"

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from clearcap.cli import options
+
 
 def score(
     results: Annotated[
@@ -17,7 +19,7 @@ def score(
         Path, typer.Argument(help="COCO annotations, or captions.jsonl", show_default=False)
     ],
     metrics: Annotated[
-        str, typer.Option(help="of BLEU, ROUGE-L, CIDEr-D, METEOR, SPICE, with commas")
+        str, typer.Option(help="of BLEU, ROUGE-L, CIDEr-D, METEOR, SPICE and those of plug-ins, with commas")
     ] = "BLEU,ROUGE-L,CIDEr-D",
     subset: Annotated[
         bool, typer.Option("--subset", help="score only the photos that RESULTS captions")
@@ -26,7 +28,7 @@ def score(
         Path | None, typer.Option(help="another result file for the same photos: paired test")
     ] = None,
     seed: Annotated[int, typer.Option(help="of the bootstrap")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="one JSON object on standard output")] = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Score a result file: corpus scores with 95% intervals, unrounded with --json."""
     from clearcap.evaluation.files import match, read_references, read_results
@@ -53,14 +55,12 @@ def score(
         found = {**scored.scores.corpus, "intervals": scored.intervals, "captions": scored.diversity}
         print(json.dumps({**found, "photos": len(held)}))
         return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=f"{results} against {references}", caption=f"{len(held):,} photos")
-    table.add_column("metric")
-    table.add_column("score", justify="right")
-    table.add_column("95% interval", justify="right")
-    for name, value in scored.scores.corpus.items():
-        interval = scored.intervals.get(name)  # METEOR's corpus score is no mean over photos: it has none
-        table.add_row(name, f"{value:.4f}", f"{interval[0]:.4f} to {interval[1]:.4f}" if interval else "")
-    Console().print(table)
+    options.show_table(
+        ("metric", "score", "95% interval"),
+        (
+            (name, f"{value:.4f}", options.in_interval(scored.intervals.get(name)))
+            for name, value in scored.scores.corpus.items()
+        ),
+        title=f"{results} against {references}",
+        caption=f"{len(held):,} photos",
+    )

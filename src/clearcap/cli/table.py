@@ -8,19 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clearcap.cli.options import (
-    AsJson,
-    Data,
-    Limit,
-    Model,
-    ReaderOption,
-    Root,
-    Split,
-    Subset,
-    numbers,
-    open_split,
-    shown_progress,
-)
+from clearcap.cli import options
 
 if TYPE_CHECKING:
     from clearcap.evaluation.table import MethodTable
@@ -31,13 +19,13 @@ def table(
         list[str] | None,
         typer.Argument(help="sampling settings to change: guidance=2 utility=cider refine_time=0.8 ..."),
     ] = None,
-    model: Model = "default",
-    data: Data = "flickr8k",
-    root: Root = "",
-    split: Split = "",
-    option: ReaderOption = None,
-    subset: Subset = False,
-    limit: Limit = None,
+    model: options.Model = "default",
+    data: options.Data = "",
+    root: options.Root = "",
+    split: options.Split = "",
+    option: options.ReaderOption = None,
+    subset: options.Subset = False,
+    limit: options.Limit = None,
     steps: Annotated[
         str, typer.Option(help="numbers of steps; default 1,2,5,10,30, or the model's own in a sweep")
     ] = "",
@@ -54,28 +42,20 @@ def table(
     seed: Annotated[int, typer.Option(help="same seed, same captions")] = 0,
     batch_size: Annotated[int, typer.Option(help="photos at once")] = 16,
     out: Annotated[
-        Path | None, typer.Option(help="folder for draws, table.json and table.png; a killed run resumes")
+        Path | None, typer.Option(help="folder for samples, table.json and table.png; a killed run resumes")
     ] = None,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Steps x {plain, Back&Refine, minimum Bayes risk, both}: scores, time, and tests against plain."""
-    from clearcap.config import SamplingConfig, changes
     from clearcap.evaluation.table import refine_sweep as sweep
     from clearcap.evaluation.table import steps_table
 
-    how = changes(SamplingConfig, overrides or [])
-    counts = numbers(steps, int, "--steps")
-    grid = {
-        name: numbers(text, float, f"--{name}")
-        for name, text in (
-            ("times", times),
-            ("shares", shares),
-            ("thresholds", thresholds),
-            ("levels", levels),
-        )
-    }
-    corpus = open_split(data, root, split, option, subset)
-    with shown_progress("starting") as advance:
+    how = options.sampling_settings(overrides)
+    counts = options.number_list(steps, int, "--steps")
+    texts = {"times": times, "shares": shares, "thresholds": thresholds, "levels": levels}
+    grid = {name: options.number_list(text, float, f"--{name}") for name, text in texts.items()}
+    corpus = options.open_split(data, root, split, option, subset)
+    with options.shown_progress("starting") as advance:
         common = {
             "out": out,
             "limit": limit,
@@ -87,9 +67,8 @@ def table(
         if refine_sweep:
             found = sweep(model, corpus, steps=counts, **grid, **common)  # type: ignore[arg-type]
         else:
-            found = steps_table(
-                model, corpus, steps=counts or (1, 2, 5, 10, 30), candidates=candidates, **common
-            )
+            counts = counts or [1, 2, 5, 10, 30]
+            found = steps_table(model, corpus, steps=counts, candidates=candidates, **common)
     if as_json:
         print(json.dumps(found.to_json(), ensure_ascii=False))
     else:
@@ -97,53 +76,41 @@ def table(
 
 
 def _print(found: MethodTable) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     manifest = found.manifest
-    shown = Table(
-        title=f"{manifest['model']} on {manifest['corpus']} {manifest['split']}, {manifest['photos']:,} photos",
-        caption=f"seed {manifest['seed']}; differences are paired, with 95% bootstrap intervals; "
-        "p of approximate randomisation",
-    )
-    shown.add_column("steps", justify="right")
-    shown.add_column("method")
-    headings = (
-        "BLEU-4",
-        "CIDEr-D",
-        "distinct",
-        "words",
-        "ms a photo",
-        "CIDEr-D - plain",
-        "p",
-        "BLEU-4 - plain",
-        "p",
-    )
-    for heading in headings:
-        shown.add_column(heading, justify="right")
+    rows: list[list[str] | None] = []
     earlier = None
     for row in found.rows:
         steps = row.method.sampling.steps
-        if earlier is not None and steps != earlier:
-            shown.add_section()
+        if earlier not in (None, steps):
+            rows.append(None)
         scores, said = row.scored.scores.corpus, row.scored.diversity
-        shown.add_row(
-            "" if steps == earlier else str(steps),
-            row.method.name,
-            f"{scores['BLEU-4']:.4f}",
-            f"{scores['CIDEr-D']:.4f}",
-            f"{said['distinct']:,}",
-            f"{said['length']['mean']:.1f}",
-            f"{row.ms:.1f}",
-            *_tested(row.against_plain, "CIDEr-D"),
-            *_tested(row.against_plain, "BLEU-4"),
+        rows.append(
+            [
+                "" if steps == earlier else str(steps),
+                row.method.name,
+                f"{scores['BLEU-4']:.4f}",
+                f"{scores['CIDEr-D']:.4f}",
+                f"{said['distinct']:,}",
+                f"{said['length']['mean']:.1f}",
+                f"{row.ms:.1f}",
+                *_tested(row.against_plain, "CIDEr-D"),
+                *_tested(row.against_plain, "BLEU-4"),
+            ]
         )
         earlier = steps
-    console = Console(width=None if Console().is_terminal else 170)
-    console.print(shown)
+    tests = ("CIDEr-D - plain", "p", "BLEU-4 - plain", "p")
+    console = options.show_table(
+        ("steps", "method", "BLEU-4", "CIDEr-D", "distinct", "words", "ms a photo", *tests),
+        rows,
+        title=f"{manifest['model']} on {manifest['corpus']} {manifest['split']}, {manifest['photos']:,} photos",
+        caption=f"seed {manifest['seed']}; differences are paired, with 95% bootstrap intervals; "
+        "p of approximate randomisation",
+        words=("method",),
+        width=170,
+    )
     if found.compared:
         console.print(
-            f"{found.compared - found.differing:,} of {found.compared:,} captions drawn alone are the first of "
+            f"{found.compared - found.differing:,} of {found.compared:,} captions sampled alone are the first of "
             "the candidates.",
             highlight=False,
         )

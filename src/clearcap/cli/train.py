@@ -190,14 +190,9 @@ def export(
 
 
 def _corpus(spec: str, missing: Missing = "keep") -> Any:
-    from clearcap.data.corpus import open_corpus
-    from clearcap.errors import InputError
+    from clearcap.data.corpus import open_spec
 
-    parts = spec.split(":")
-    if len(parts) not in (2, 3):
-        raise InputError(f"corpus {spec!r} is not of the form NAME:ROOT:SPLIT")
-    split = parts[2] if len(parts) == 3 else "all"
-    return open_corpus(parts[0], parts[1], split, missing=missing, expected=None)
+    return open_spec(spec, missing=missing, expected=None)
 
 
 def _from_overrides(kind: type, overrides: list[str]) -> Any:

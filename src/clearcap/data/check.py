@@ -10,9 +10,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from clearcap.data.corpus import SPLITS, find_reader, open_corpus
+from clearcap.data.corpus import find_reader, open_corpus
 from clearcap.data.images import PhotoSource
-from clearcap.data.records import CaptionedPhoto, Corpus, Expected
+from clearcap.data.records import CaptionedPhoto, Expected
 from clearcap.errors import InputError
 
 _BATCH = 512  # photos handed to the threads at a time, so that a large corpus is not queued whole
@@ -93,14 +93,16 @@ def check(
     Raises:
         InputError: no corpus of that name.
     """
-    find_reader(name)
+    published = find_reader(name).splits
     problems: list[str] = []
+    how: dict[str, Any] = {"expected": expected, "missing": "keep", "report": problems.append, **options}
     corpora = []
-    for split in splits if splits is not None else SPLITS.get(name, ("all",)):
-        if (corpus := _open(name, root, split, expected, problems, options)) is not None:
-            corpora.append(corpus)
-    total = sum(len(corpus) for corpus in corpora)
-    done = 0
+    for split in published if splits is None else splits:
+        try:
+            corpora.append(open_corpus(name, root, split, **how))
+        except InputError as error:
+            problems.append(str(error))
+    total, done = sum(map(len, corpora)), 0
     reports = []
     places: dict[bytes, list[tuple[str, str]]] = {}
     with ThreadPoolExecutor(workers) as pool:
@@ -127,18 +129,6 @@ def check(
         duplicates=tuple(_labels(group) for group in groups if len({split for split, _ in group}) == 1),
         leaks=tuple(_labels(group) for group in groups if len({split for split, _ in group}) > 1),
     )
-
-
-def _open(
-    name: str, root: str | Path, split: str, expected: Expected, problems: list[str], options: dict[str, Any]
-) -> Corpus | None:
-    try:
-        return open_corpus(
-            name, root, split, expected=expected, missing="keep", report=problems.append, **options
-        )
-    except InputError as error:
-        problems.append(str(error))
-        return None
 
 
 def _fingerprint(photo: CaptionedPhoto) -> bytes | InputError:

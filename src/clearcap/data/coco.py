@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from clearcap.data.annotations import read_annotations
 from clearcap.data.images import PhotoFile
 from clearcap.data.karpathy import read_karpathy
-from clearcap.data.reading import as_kind, member, read_json
-from clearcap.data.records import Corpus, Listed, Strictness, assemble, choose_split
+from clearcap.data.reading import as_kind, first_file, member, read_json
+from clearcap.data.records import Corpus, CorpusReader, Listed, Strictness, choose_split, of_split, verified
 from clearcap.errors import InputError
 
-KARPATHY = {"train": 113_287, "val": 5_000, "test": 5_000}  # restval merged into train
-OFFICIAL = {"train2014": 82_783, "val2014": 40_504, "train2017": 118_287, "val2017": 5_000}
+SIZES_KARPATHY = {"train": 113_287, "val": 5_000, "test": 5_000}  # restval merged into train
+SIZES = {"train2014": 82_783, "val2014": 40_504, "train2017": 118_287, "val2017": 5_000}
 _COCO_ID = re.compile(r"(\d{12})\.\w+$")  # COCO_val2014_000000391895.jpg
 
 
@@ -27,22 +28,17 @@ def read_coco_karpathy(root: Path, split: str, strictness: Strictness) -> Corpus
     val2014 below root or images, or in train2017 and val2017, which hold the same photos under other names.
     An id is COCO's number of the photo.
     """
-    split = choose_split("coco-karpathy", split, KARPATHY)
+    split = choose_split("coco-karpathy", split, SIZES_KARPATHY)
     folders = [root, root / "annotations", root / "karpathy", root / "caption_datasets"]
     locate = _photo_locator(root)
-    whole = next((path for folder in folders if (path := folder / "dataset_coco.json").is_file()), None)
+    whole = first_file(*(folder / "dataset_coco.json" for folder in folders))
     if whole is not None:
-        listed = list(_from_whole(whole, locate))
+        listed, others = of_split(_from_whole(whole, locate), split)
     else:
-        listed = [item for label in KARPATHY for item in _from_list(folders, label, label == split, locate)]
-    return assemble(
-        "coco-karpathy",
-        split,
-        (item for label, item in listed if label == split),
-        strictness,
-        official=KARPATHY[split],
-        other_splits=_ids_elsewhere(listed, split),
-    )
+        lists = (_from_list(folders, label, label == split, locate) for label in SIZES_KARPATHY)
+        listed, others = of_split(chain.from_iterable(lists), split)
+    official = SIZES_KARPATHY[split]
+    return verified("coco-karpathy", split, listed, strictness, official=official, other_splits=others)
 
 
 def read_coco(root: Path, split: str, strictness: Strictness) -> Corpus:
@@ -66,7 +62,7 @@ def read_coco(root: Path, split: str, strictness: Strictness) -> Corpus:
         Listed(id, PhotoFile(base / file_name), captions, where)
         for where, id, file_name, captions in read_annotations(path, strictness.report)
     )
-    return assemble("coco", split, listed, strictness, official=OFFICIAL[split], other_splits=others)
+    return verified("coco", split, listed, strictness, official=SIZES[split], other_splits=others)
 
 
 def _from_whole(path: Path, locate: Callable[[str, str], Path]) -> Iterator[tuple[str, Listed]]:
@@ -81,7 +77,7 @@ def _from_list(
 ) -> Iterator[tuple[str, Listed]]:
     """The train list has an object per caption, val and test have an object per photo and its captions."""
     name = f"coco_karpathy_{label}.json"
-    path = next((path for folder in folders if (path := folder / name).is_file()), None)
+    path = first_file(*(folder / name for folder in folders))
     if path is None:
         if needed:
             raise InputError(f"{folders[0]} has neither dataset_coco.json nor {name}; put one of them there")
@@ -98,14 +94,6 @@ def _from_list(
     for image, (captions, where) in photos.items():
         folder, _, file_name = image.rpartition("/")
         yield label, Listed(_coco_id(file_name), PhotoFile(locate(folder, file_name)), captions, where)
-
-
-def _ids_elsewhere(listed: list[tuple[str, Listed]], split: str) -> dict[str, set[str]]:
-    others: dict[str, set[str]] = {}
-    for label, item in listed:
-        if label != split:
-            others.setdefault(label, set()).add(item.id)
-    return others
 
 
 def _coco_id(file_name: str) -> str:
@@ -132,7 +120,7 @@ def _path_of_2017(base: Path, file_name: str, in_val: set[str]) -> Path:
 
 def _official_split(root: Path, split: str) -> str:
     if split not in ("train", "val", "dev", "validation"):
-        return choose_split("coco", split, OFFICIAL)
+        return choose_split("coco", split, SIZES)
     part = "train" if split == "train" else "val"
     there = [year for year in ("2014", "2017") if _annotation_path(root, part + year).is_file()]
     if len(there) == 1:
@@ -143,4 +131,8 @@ def _official_split(root: Path, split: str) -> str:
 
 def _annotation_path(root: Path, split: str) -> Path:
     name = f"captions_{split}.json"
-    return root / name if (root / name).is_file() else root / "annotations" / name
+    return first_file(root / name) or root / "annotations" / name
+
+
+COCO_KARPATHY = CorpusReader(read_coco_karpathy, ("train", "val", "test"))
+COCO = CorpusReader(read_coco, ("train", "val"))

@@ -1,56 +1,64 @@
-"""A captioning corpus by name: the one function everything else opens corpora with."""
+"""A captioning corpus by name: the one place where everything else opens corpora."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
 from pathlib import Path
 from typing import Any
 
-from clearcap.data.coco import read_coco, read_coco_karpathy
-from clearcap.data.flickr import read_flickr8k, read_flickr30k, read_flickr30k_8k
-from clearcap.data.folder import read_folder
-from clearcap.data.huggingface import read_huggingface
-from clearcap.data.nocaps import read_nocaps
-from clearcap.data.paragraphs import read_paragraphs
-from clearcap.data.records import CaptionedPhoto, Corpus, Expected, Missing, Report, Strictness, refuse
-from clearcap.data.shards import read_webdataset
+from clearcap.data.records import (
+    CaptionedPhoto,
+    Corpus,
+    CorpusReader,
+    Expected,
+    Missing,
+    Report,
+    Strictness,
+    refuse,
+)
 from clearcap.errors import InputError
+from clearcap.registry import find
 
-__all__ = ["READERS", "SPLITS", "CaptionedPhoto", "Corpus", "open_corpus"]
+__all__ = ["CaptionedPhoto", "Corpus", "find_reader", "open_corpus", "open_spec", "parse_spec", "split_spec"]
 
-READERS: dict[str, Callable[..., Corpus]] = {
-    "flickr8k": read_flickr8k,
-    "coco-karpathy": read_coco_karpathy,
-    "coco": read_coco,
-    "flickr30k": read_flickr30k,
-    "flickr30k+8k": read_flickr30k_8k,
-    "nocaps": read_nocaps,
-    "stanford-paragraphs": read_paragraphs,
-    "folder": read_folder,
-    "huggingface": read_huggingface,
-    "webdataset": read_webdataset,
-}
-
-# The splits each corpus is published with, what `check` looks at when not told.
-SPLITS: dict[str, tuple[str, ...]] = {
-    "flickr8k": ("train", "dev", "test"),
-    "coco-karpathy": ("train", "val", "test"),
-    "coco": ("train", "val"),
-    "flickr30k": ("train", "val", "test"),
-    "flickr30k+8k": ("train", "dev", "test"),
-    "nocaps": ("val",),
-    "stanford-paragraphs": ("train", "val", "test"),
-    "folder": ("all",),
-    "huggingface": ("train",),
-    "webdataset": ("all",),
-}
+_SPEC = re.compile(r"([^:]+):(.+?)(?::([^:/\\]*(?:\[[^/\\]*\])?))?")  # a split may be a slice: train[:10%]
 
 
-def find_reader(name: str) -> Callable[..., Corpus]:
-    """The reader of this name. Raises InputError."""
-    if name not in READERS:
-        raise InputError(f"no corpus is called {name!r}; choose among {', '.join(READERS)}")
-    return READERS[name]
+def find_reader(name: str) -> CorpusReader:
+    """The corpus of this name in the registry. Raises InputError."""
+    reader: CorpusReader = find("corpus", name)
+    return reader
+
+
+def split_spec(text: str) -> tuple[str, str, str]:
+    """Name, root and split of ``NAME:ROOT:SPLIT``; the split is empty where it is left out.
+
+    The name ends at the first colon and the split begins after the last one, so a root may be a URL or begin with
+    the letter of a Windows drive: what holds a slash or a backslash is no split.
+
+    Raises:
+        InputError: it is not of that form.
+    """
+    if (match := _SPEC.fullmatch(text)) is None:
+        raise InputError(f"corpus {text!r} is not of the form NAME:ROOT:SPLIT, such as flickr8k:DIR:dev")
+    return match[1], match[2], match[3] or ""
+
+
+def parse_spec(text: str) -> tuple[str, str, str]:
+    """Name, root and split of ``NAME:ROOT:SPLIT``; where the split is left out, the corpus's usual one.
+
+    Raises:
+        InputError: it is not of that form, or there is no such corpus.
+    """
+    name, root, split = split_spec(text)
+    return name, root, split or find_reader(name).usual_split
+
+
+def open_spec(
+    text: str, *, expected: Expected = "official", missing: Missing = "error", **options: Any
+) -> Corpus:
+    """The split that ``NAME:ROOT:SPLIT`` names; further arguments and errors as for `open_corpus`."""
+    return open_corpus(*parse_spec(text), expected=expected, missing=missing, **options)
 
 
 def open_corpus(
@@ -66,7 +74,7 @@ def open_corpus(
     """One split of a corpus, verified; its photos are opened when asked for.
 
     Args:
-        name: a key of `READERS`.
+        name: of a corpus in the registry.
         root: the folder (or file, or data set name) the corpus is in.
         split: as the corpus calls it; dev, val and validation name the same split.
         expected: photos the split must list: a number, "official" (the published count) or None for a subset.
@@ -77,6 +85,6 @@ def open_corpus(
     Raises:
         InputError: one line with file or value, fault and remedy.
     """
-    read = find_reader(name)
     strictness = Strictness(expected=expected, missing=missing, report=report)
-    return read(Path(root).expanduser(), split, strictness, **options)
+    corpus: Corpus = find_reader(name).read(Path(root).expanduser(), split, strictness, **options)
+    return corpus

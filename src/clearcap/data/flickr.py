@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from clearcap.data.images import PhotoFile
 from clearcap.data.karpathy import read_karpathy
-from clearcap.data.reading import read_csv, read_lines
+from clearcap.data.reading import first_file, first_folder, read_csv, read_lines
 from clearcap.data.records import (
     CaptionedPhoto,
     Corpus,
+    CorpusReader,
     Listed,
     Strictness,
-    assemble,
     choose_split,
+    of_split,
+    verified,
 )
 from clearcap.errors import InputError
 
-FLICKR8K = {"train": 6_000, "dev": 1_000, "test": 1_000}  # Hodosh et al. 2013
-FLICKR30K_KARPATHY = {"train": 29_000, "val": 1_014, "test": 1_000}
-FLICKR30K_ENTITIES = {"train": 29_783, "val": 1_000, "test": 1_000}  # Plummer et al. 2015
-FLICKR30K_ALL = 31_783
+SIZES_8K = {"train": 6_000, "dev": 1_000, "test": 1_000}  # Hodosh et al. 2013
+SIZES_30K_KARPATHY = {"train": 29_000, "val": 1_014, "test": 1_000}
+SIZES_30K = {"train": 29_783, "val": 1_000, "test": 1_000}  # Plummer et al. 2015
+PHOTOS_30K = 31_783
 COMBINED = ("test", "dev", "train")  # a photo that two splits claim belongs to the first of them
 _TOKEN_LINE = re.compile(r"(.+)#\d+\t(.*)")
 _RESULT_LINE = re.compile(r"([^|]+)\|\s*\d+\s*[|\s]\s*(.*)")  # one published line lacks its second bar
@@ -36,11 +38,10 @@ def read_flickr8k(root: Path, split: str, strictness: Strictness) -> Corpus:
     captions.txt (`image,caption`) or Flickr8k.token.txt (`photo.jpg#0<tab>caption`); or dataset_flickr8k.json
     alone. Photos in Images, Flicker8k_Dataset (the official spelling) or images. An id is a file name.
     """
-    split = choose_split("flickr8k", split, FLICKR8K)
+    split = choose_split("flickr8k", split, SIZES_8K)
     base = first_folder(root, "Images", "images", "Flicker8k_Dataset", "Flickr8k_Dataset")
-    text = next(
-        (folder for folder in (root, root / "Flickr8k_text") if (folder / _list_name(split)).is_file()), root
-    )
+    lists = [folder / _list_name(split) for folder in (root, root / "Flickr8k_text")]
+    text = (first_file(*lists) or lists[0]).parent
     whole = root / "dataset_flickr8k.json"
     if whole.is_file() and not (text / _list_name(split)).is_file():
         listed, others = _karpathy_split(whole, base, "val" if split == "dev" else split)
@@ -52,11 +53,11 @@ def read_flickr8k(root: Path, split: str, strictness: Strictness) -> Corpus:
         ]
         others = {
             other: {name for _, name in read_lines(path)}
-            for other in FLICKR8K
+            for other in SIZES_8K
             if other != split and (path := text / _list_name(other)).is_file()
         }
-    return assemble(
-        "flickr8k", split, listed, strictness, official=FLICKR8K[split], captions_each=5, other_splits=others
+    return verified(
+        "flickr8k", split, listed, strictness, official=SIZES_8K[split], captions_each=5, other_splits=others
     )
 
 
@@ -73,11 +74,11 @@ def read_flickr30k(root: Path, split: str, strictness: Strictness) -> Corpus:
     )
     whole = root / "dataset_flickr30k.json"
     if whole.is_file():
-        split = choose_split("flickr30k", split, FLICKR30K_KARPATHY)
+        split = choose_split("flickr30k", split, SIZES_30K_KARPATHY)
         listed, others = _karpathy_split(whole, base, split)
-        official = FLICKR30K_KARPATHY[split]
+        official = SIZES_30K_KARPATHY[split]
     else:
-        split = choose_split("flickr30k", split, [*FLICKR30K_ENTITIES, "all"])
+        split = choose_split("flickr30k", split, [*SIZES_30K, "all"])
         captions = _results(root)
         lines = (
             _entities_lists(root, split)
@@ -89,8 +90,8 @@ def read_flickr30k(root: Path, split: str, strictness: Strictness) -> Corpus:
             for name, where in lines.pop(split)
         ]
         others = {other: {name for name, _ in names} for other, names in lines.items()}
-        official = FLICKR30K_ALL if split == "all" else FLICKR30K_ENTITIES[split]
-    return assemble(
+        official = PHOTOS_30K if split == "all" else SIZES_30K[split]
+    return verified(
         "flickr30k", split, listed, strictness, official=official, captions_each=5, other_splits=others
     )
 
@@ -134,12 +135,7 @@ def read_flickr30k_8k(
         for number, copies in photos.items()
         if splits[number] == split
     )
-    return assemble("flickr30k+8k", split, listed, strictness)
-
-
-def first_folder(root: Path, *names: str) -> Path:
-    """The first of the named folders below root that is there, or else root itself."""
-    return next((root / name for name in names if (root / name).is_dir()), root)
+    return verified("flickr30k+8k", split, listed, strictness)
 
 
 def _merged(copies: list[CaptionedPhoto]) -> list[str]:
@@ -149,17 +145,11 @@ def _merged(copies: list[CaptionedPhoto]) -> list[str]:
 
 
 def _karpathy_split(path: Path, base: Path, split: str) -> tuple[list[Listed], dict[str, set[str]]]:
-    entries = read_karpathy(path)
-    listed = [
-        Listed(entry.file_name, PhotoFile(base / entry.file_name), entry.captions, entry.where)
-        for entry in entries
-        if entry.split == split
-    ]
-    others: dict[str, set[str]] = {}
-    for entry in entries:
-        if entry.split != split:
-            others.setdefault(entry.split, set()).add(entry.file_name)
-    return listed, others
+    listed = (
+        (entry.split, Listed(entry.file_name, PhotoFile(base / entry.file_name), entry.captions, entry.where))
+        for entry in read_karpathy(path)
+    )
+    return of_split(listed, split)
 
 
 def _list_name(split: str) -> str:
@@ -167,56 +157,41 @@ def _list_name(split: str) -> str:
 
 
 def _flickr8k_captions(root: Path, text: Path) -> dict[str, list[str]]:
-    official = next(
-        (path for path in (text / "Flickr8k.token.txt", root / "Flickr8k.token.txt") if path.is_file()), None
-    )
-    return _grouped(_token_lines(official) if official else _csv_lines(root / "captions.txt"))
+    official = first_file(text / "Flickr8k.token.txt", root / "Flickr8k.token.txt")
+    if official is not None:
+        return _grouped(_matched(read_lines(official), _TOKEN_LINE, "photo.jpg#0<tab>caption"))
+    table = root / "captions.txt"
+    rows = read_csv(table, ("image", "caption"), "put captions.txt or Flickr8k.token.txt there")
+    return _grouped((name.strip(), caption) for _, (name, caption) in rows)
 
 
-def _grouped(lines: Iterator[tuple[str, str]]) -> dict[str, list[str]]:
+def _grouped(lines: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
     captions: dict[str, list[str]] = {}
     for name, caption in lines:
         captions.setdefault(name, []).append(caption)
     return captions
 
 
-def _csv_lines(path: Path) -> Iterator[tuple[str, str]]:
-    for _, (name, caption) in read_csv(
-        path, ("image", "caption"), "put captions.txt or Flickr8k.token.txt there"
-    ):
-        yield name.strip(), caption
-
-
-def _token_lines(path: Path) -> Iterator[tuple[str, str]]:
-    for where, line in read_lines(path):
-        match = _TOKEN_LINE.fullmatch(line)
+def _matched(lines: list[tuple[str, str]], pattern: re.Pattern[str], shape: str) -> Iterator[tuple[str, str]]:
+    """Photo and caption of each line."""
+    for where, line in lines:
+        match = pattern.fullmatch(line)
         if match is None:
-            raise InputError(f"{where} is not 'photo.jpg#0<tab>caption'; fetch the file again")
-        yield match[1], match[2]
+            raise InputError(f"{where} is not {shape!r}; fetch the file again")
+        yield match[1].strip(), match[2]
 
 
 def _results(root: Path) -> dict[str, list[str]]:
-    path = next(
-        (path for path in (root / "results.csv", root / "flickr30k_images/results.csv") if path.is_file()),
-        None,
-    )
+    path = first_file(root / "results.csv", root / "flickr30k_images/results.csv")
     if path is None:
         raise InputError(f"{root} has neither dataset_flickr30k.json nor results.csv; put one of them there")
-    return _grouped(_result_lines(path))
-
-
-def _result_lines(path: Path) -> Iterator[tuple[str, str]]:
-    for where, line in read_lines(path)[1:]:
-        match = _RESULT_LINE.fullmatch(line)
-        if match is None:
-            raise InputError(f"{where} is not 'photo.jpg| 0| caption'; fetch the file again")
-        yield match[1].strip(), match[2]
+    return _grouped(_matched(read_lines(path)[1:], _RESULT_LINE, "photo.jpg| 0| caption"))
 
 
 def _entities_lists(root: Path, split: str) -> dict[str, list[tuple[str, str]]]:
     """Photo names and where they stand, of the split and of the others that are there."""
     lists = {}
-    for label in FLICKR30K_ENTITIES:
+    for label in SIZES_30K:
         path = root / f"{label}.txt"
         if label == split or path.is_file():
             lines = read_lines(
@@ -226,3 +201,8 @@ def _entities_lists(root: Path, split: str) -> dict[str, list[tuple[str, str]]]:
                 (name if name.endswith(".jpg") else f"{name}.jpg", where) for where, name in lines
             ]
     return lists
+
+
+FLICKR8K = CorpusReader(read_flickr8k, ("train", "dev", "test"))
+FLICKR30K = CorpusReader(read_flickr30k, ("train", "val", "test"))
+FLICKR30K_8K = CorpusReader(read_flickr30k_8k, ("train", "dev", "test"))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from clearcap.data.images import PhotoFile
-from clearcap.data.reading import as_kind, member, read_jsonl
-from clearcap.data.records import Corpus, Listed, Strictness, assemble, choose_split
+from clearcap.data.reading import as_kind, first_file, member, read_jsonl
+from clearcap.data.records import Corpus, CorpusReader, Listed, Strictness, choose_split, verified
 from clearcap.errors import InputError
 
 _LAYOUT = 'write one line per photo: {"file_name": "a.jpg", "captions": ["..."]}'
@@ -35,35 +34,24 @@ def read_folder(root: Path, split: str, strictness: Strictness, *, photos: str |
         split = choose_split(f"the folder {root}", split, [*files, "all"])
         records = [(label, *line) for label, path in files.items() for line in read_jsonl(path)]
     else:
-        path = next(
-            (root / name for name in ("captions.jsonl", "metadata.jsonl") if (root / name).is_file()), None
-        )
-        lines = list(read_jsonl(path or root / "captions.jsonl", _LAYOUT))
+        path = first_file(root / "captions.jsonl", root / "metadata.jsonl") or root / "captions.jsonl"
+        lines = list(read_jsonl(path, _LAYOUT))
         records = [(_split_of(record, where), where, record) for where, record in lines]
         labels = dict.fromkeys(label for label, _, _ in records if label)
         split = choose_split(f"the folder {root}", split, [*labels, "all"])
-    if split == "all":
-        chosen = records
-        others: dict[str, set[str]] = {}
+    if photos is not None:
+        base = root / photos
     else:
-        chosen = [record for record in records if record[0] == split]
-        labels_left = dict.fromkeys(label for label, _, _ in records if label and label != split)
-        others = {
-            label: {_id(record, where) for other, where, record in records if other == label}
-            for label in labels_left
-        }
-    base = (
-        root / photos
-        if photos is not None
-        else _photo_folder(root, [_file_name(r, w) for _, w, r in records[:50]])
-    )
-    return assemble("folder", split, _listed(chosen, base), strictness, other_splits=others)
-
-
-def _listed(records: list[tuple[str, str, dict[str, Any]]], base: Path) -> Iterator[Listed]:
-    for _, where, record in records:
-        image = PhotoFile(base / _file_name(record, where))
-        yield Listed(_id(record, where), image, _captions(record, where), where)
+        base = _photo_folder(root, [_file_name(record, where) for _, where, record in records[:50]])
+    others: dict[str, set[str]] = {}
+    listed = []
+    for label, where, record in records:
+        if split in (label, "all"):
+            image = PhotoFile(base / _file_name(record, where))
+            listed.append(Listed(_id(record, where), image, _captions(record, where), where))
+        elif label:
+            others.setdefault(label, set()).add(_id(record, where))
+    return verified("folder", split, listed, strictness, other_splits=others)
 
 
 def _split_of(record: dict[str, Any], where: str) -> str:
@@ -94,3 +82,6 @@ def _photo_folder(root: Path, names: list[str]) -> Path:
     """The folder that holds most of the named files: root, or one directly below it."""
     below = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
     return max([root, *below], key=lambda folder: sum((folder / name).is_file() for name in names))
+
+
+FOLDER = CorpusReader(read_folder)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from clearcap.data.images import PhotoFile, PhotoSource, Stream
-from clearcap.data.records import Corpus, Listed, Strictness, assemble, choose_split
+from clearcap.data.records import Corpus, CorpusReader, Listed, Strictness, choose_split, verified
 from clearcap.errors import InputError
 
 _IMAGE_COLUMNS = ("image", "img", "photo", "jpg", "image_path", "file_name")
@@ -70,7 +70,7 @@ def read_huggingface(
     captions = _caption_columns(caption_column, columns, title)
     id = _column("id", id_column, _ID_COLUMNS, [c for c in columns if c != image], title, needed=False)
     listed = _listed(data, title, image, captions, id)
-    return assemble("huggingface", split, listed, strictness)
+    return verified("huggingface", split, listed, strictness)
 
 
 def _load(root: Path, split: str, config: str | None) -> Any:
@@ -150,3 +150,6 @@ def _column(
     if column is None and (needed or given):
         raise InputError(f"{title} has the columns {', '.join(columns)}; name one with {what}_column=")
     return column
+
+
+HUGGINGFACE = CorpusReader(read_huggingface, ("train",))

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from clearcap.data.annotations import read_annotations
-from clearcap.data.flickr import first_folder
 from clearcap.data.images import PhotoFile
-from clearcap.data.reading import member
-from clearcap.data.records import Corpus, Listed, Strictness, assemble, choose_split
+from clearcap.data.reading import first_file, first_folder, member
+from clearcap.data.records import Corpus, CorpusReader, Listed, Strictness, choose_split, verified
 from clearcap.errors import InputError
 
-SPLITS = {"val": 4_500, "test": 10_600}  # Agrawal et al. 2019
+SIZES = {"val": 4_500, "test": 10_600}  # Agrawal et al. 2019
 DOMAINS = ("in-domain", "near-domain", "out-domain")
 FILES = {"val": "nocaps_val_4500_captions.json", "test": "nocaps_test_image_info.json"}
 
@@ -29,29 +27,27 @@ def read_nocaps(root: Path, split: str, strictness: Strictness, *, domain: str |
         strictness: what is expected and where problems go.
         domain: only photos marked "in-domain", "near-domain" or "out-domain".
     """
-    split = choose_split("nocaps", split, SPLITS)
+    split = choose_split("nocaps", split, SIZES)
     if domain is not None and domain not in DOMAINS:
         raise InputError(f"nocaps has no domain {domain!r}; choose among {', '.join(DOMAINS)}")
-    name = FILES[split]
-    path = root / name if (root / name).is_file() else root / "annotations" / name
+    path = first_file(root / FILES[split]) or root / "annotations" / FILES[split]
     captioned = split == "val"
     annotations = read_annotations(path, strictness.report, captioned=captioned)
     base = first_folder(root, split, f"images/{split}", "images")
     listed = [
         Listed(id, PhotoFile(base / file_name), captions, where)
         for (where, id, file_name, captions), image in zip(annotations, annotations.images, strict=True)
-        if domain is None or _domain(image, where) == domain
+        if domain is None or member(image, "domain", str, where) == domain
     ]
-    return assemble(
+    return verified(
         "nocaps",
         split,
         listed,
         strictness,
-        official=SPLITS[split] if domain is None else None,
+        official=SIZES[split] if domain is None else None,
         captions_each=10 if captioned else None,
         captioned=captioned,
     )
 
 
-def _domain(image: dict[str, Any], where: str) -> str:
-    return member(image, "domain", str, where)
+NOCAPS = CorpusReader(read_nocaps, ("val",))  # test is published without captions

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from clearcap.data.images import PhotoFile
-from clearcap.data.reading import as_kind, member, read_json
-from clearcap.data.records import Corpus, Listed, Strictness, assemble, choose_split
+from clearcap.data.reading import as_kind, first_file, member, read_json
+from clearcap.data.records import Corpus, CorpusReader, Listed, Strictness, choose_split, verified
 from clearcap.errors import InputError
 
-SPLITS = {"train": 14_575, "val": 2_487, "test": 2_489}  # Krause et al. 2017
+SIZES = {"train": 14_575, "val": 2_487, "test": 2_489}  # Krause et al. 2017
 
 
 def read_paragraphs(root: Path, split: str, strictness: Strictness) -> Corpus:
@@ -19,11 +19,11 @@ def read_paragraphs(root: Path, split: str, strictness: Strictness) -> Corpus:
     ids), photos ID.jpg in images, VG_100K, VG_100K_2 or root. A few photos of the published file have two
     paragraphs: both are kept.
     """
-    split = choose_split("stanford-paragraphs", split, SPLITS)
+    split = choose_split("stanford-paragraphs", split, SIZES)
     ids = _split_ids(root, split)
     others = {
         other: set(_split_ids(root, other))
-        for other in SPLITS
+        for other in SIZES
         if other != split and (root / f"{other}_split.json").is_file()
     }
     path = root / "paragraphs_v1.json"
@@ -32,15 +32,12 @@ def read_paragraphs(root: Path, split: str, strictness: Strictness) -> Corpus:
         where = f"{path} [{position}]"
         id = str(member(record, "image_id", int, where))
         paragraphs.setdefault(id, []).append(member(record, "paragraph", str, where))
-    folders = [folder for name in ("images", "VG_100K", "VG_100K_2") if (folder := root / name).is_dir()]
     listed = (
-        Listed(
-            id, PhotoFile(_photo_path([*folders, root], id)), paragraphs.get(id, []), f"{split}_split.json"
-        )
+        Listed(id, PhotoFile(_photo_path(root, id)), paragraphs.get(id, []), f"{split}_split.json")
         for id in ids
     )
-    return assemble(
-        "stanford-paragraphs", split, listed, strictness, official=SPLITS[split], other_splits=others
+    return verified(
+        "stanford-paragraphs", split, listed, strictness, official=SIZES[split], other_splits=others
     )
 
 
@@ -52,6 +49,10 @@ def _split_ids(root: Path, split: str) -> list[str]:
     return [str(id) for id in ids]
 
 
-def _photo_path(folders: list[Path], id: str) -> Path:
-    paths = [folder / f"{id}.jpg" for folder in folders]
-    return next((path for path in paths if path.is_file()), paths[0])
+def _photo_path(root: Path, id: str) -> Path:
+    folders = [folder for name in ("images", "VG_100K", "VG_100K_2") if (folder := root / name).is_dir()]
+    paths = [folder / f"{id}.jpg" for folder in [*folders, root]]
+    return first_file(*paths) or paths[0]
+
+
+STANFORD_PARAGRAPHS = CorpusReader(read_paragraphs, ("train", "val", "test"))

@@ -66,6 +66,16 @@ def read_csv(
         raise InputError(f"{path} line {rows.line_num} is not CSV ({error}); fetch the file again") from error
 
 
+def first_file(*paths: Path) -> Path | None:
+    """The first of the paths that is a file."""
+    return next((path for path in paths if path.is_file()), None)
+
+
+def first_folder(root: Path, *names: str) -> Path:
+    """The first of the named folders below root that is there, or else root itself."""
+    return next((root / name for name in names if (root / name).is_dir()), root)
+
+
 def member(record: object, key: str, kind: type | tuple[type, ...], where: str) -> Any:
     """`record[key]`, once it is known to be there and of this kind. Raises InputError."""
     fields = as_kind(record, dict, where)

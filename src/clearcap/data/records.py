@@ -61,6 +61,14 @@ class Listed:
     where: str
 
 
+def of_split(labelled: Iterable[tuple[str, Listed]], split: str) -> tuple[list[Listed], dict[str, set[str]]]:
+    """Of photos with the names of their splits, those of one split, and the ids in each of the others."""
+    groups: dict[str, list[Listed]] = {}
+    for label, item in labelled:
+        groups.setdefault(label, []).append(item)
+    return groups.pop(split, []), {label: {item.id for item in items} for label, items in groups.items()}
+
+
 def refuse(problem: str) -> None:
     """The report of a reader that stops at the first problem."""
     raise InputError(problem)
@@ -87,7 +95,25 @@ class Strictness:
             raise InputError(f"expected={self.expected!r}; pass a number of photos, 'official' or None")
 
 
-def assemble(
+@dataclass(frozen=True)
+class CorpusReader:
+    """A corpus as the registry knows it.
+
+    Attributes:
+        read: root, split, strictness and, by name, options of this corpus alone -> the verified split.
+        splits: those the corpus is published with, which `check` looks at when it is not told.
+    """
+
+    read: Callable[..., Corpus]
+    splits: tuple[str, ...] = ("all",)
+
+    @property
+    def usual_split(self) -> str:
+        """The split that is meant where none is named: dev or val, or else all."""
+        return next((name for name in self.splits if name in ("dev", "val")), "all")
+
+
+def verified(
     name: str,
     split: str,
     listed: Iterable[Listed],

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from clearcap.data.images import PhotoSource, Stream
 from clearcap.data.paths import IMAGE_SUFFIXES
-from clearcap.data.records import Corpus, Listed, Strictness, assemble
+from clearcap.data.records import Corpus, CorpusReader, Listed, Strictness, verified
 from clearcap.errors import InputError
 
 _BRACES = re.compile(r"(.*)\{(\d+)\.\.(\d+)\}(.*)")
@@ -56,7 +56,7 @@ def read_webdataset(root: Path, split: str, strictness: Strictness) -> Corpus:
             and a hyphen or underscore; "all" takes every shard.
         strictness: what is expected and where problems go.
     """
-    return assemble("webdataset", split, _listed(find_shards(root, split)), strictness)
+    return verified("webdataset", split, _listed(find_shards(root, split)), strictness)
 
 
 def find_shards(root: Path, split: str) -> list[Path]:
@@ -131,3 +131,6 @@ def _captions(texts: dict[str, tuple[str, bytes]]) -> object:
         except UnicodeDecodeError as error:
             raise InputError(f"{where}: byte {error.start} is not UTF-8; write the shard again") from error
     return []
+
+
+WEBDATASET = CorpusReader(read_webdataset)

@@ -122,7 +122,7 @@ def statistics(
     )
 
 
-def draw(statistics: Statistics, path: str | Path) -> None:
+def plot(statistics: Statistics, path: str | Path) -> None:
     """A picture of the figures (lengths, vocabulary, common words, photo sizes), in the format of the suffix.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Charts as inline SVG that takes its colours from the page, so that one drawing serves light and dark."""
+"""Charts as inline SVG that takes its colours from the page, so that one chart serves light and dark."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ def read_results(path: str | Path) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     twice: list[str] = []
-    for where, record in _records(Path(path), _results_list):
+    for where, record in _results(Path(path)):
         photo = _photo_id(record, where)
         if photo in found:
             twice.append(f"{photo} ({where})")
@@ -133,15 +133,12 @@ def write_json(value: object, path: Path) -> None:
     os.replace(whole, path)
 
 
-def _records(
-    path: Path, parse: Callable[[Any, Path], Iterator[tuple[str, dict[str, Any]]]]
-) -> Iterator[tuple[str, dict[str, Any]]]:
+def _results(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Where it stands and the object, for each candidate of a file."""
     if path.suffix == ".jsonl":
-        return read_jsonl(path, "check the path")
-    return parse(read_json(path, "check the path"), path)
-
-
-def _results_list(content: Any, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+        yield from read_jsonl(path, "check the path")
+        return
+    content = read_json(path, "check the path")
     if not isinstance(content, list):
         raise InputError(
             f"{path} is of type {type(content).__name__}; a result file is a list of "

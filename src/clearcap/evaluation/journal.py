@@ -1,28 +1,57 @@
-"""The captions of an evaluation on disk, line by line, so that a killed run loses at most one batch."""
+"""Records of an evaluation on disk, a line of JSON each, so that a killed run loses at most one batch."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any, Generic, TypeVar
 
 from clearcap.data.reading import as_kind, member
 from clearcap.errors import InputError
-from clearcap.evaluation.files import number
 
 
 @dataclass(frozen=True)
-class Captioned:
+class Entry:
+    """What a line holds: the fields of a subclass."""
+
+    @property
+    def key(self) -> Hashable:
+        """What tells the line of one evaluation from that of another in its place."""
+        raise NotImplementedError
+
+    def record(self) -> dict[str, Any]:
+        """The line as an object of JSON."""
+        return dataclasses.asdict(self)
+
+    def to_line(self) -> str:
+        """The line, with its end."""
+        return json.dumps(self.record(), ensure_ascii=False) + "\n"
+
+    @classmethod
+    def read(cls, record: dict[str, Any], where: str) -> Any:
+        """What `record` gave. Raises InputError."""
+        return cls(
+            **{one.name: _tuples(member(record, one.name, object, where)) for one in dataclasses.fields(cls)}
+        )
+
+
+Kind = TypeVar("Kind", bound=Entry)
+
+
+@dataclass(frozen=True)
+class Captioned(Entry):
     """One photo's line.
 
     Attributes:
         photo: its id in the corpus.
         caption: the chosen caption.
         confidence: mean probability of its words.
-        candidates: all captions drawn, in drawing order; empty where only one was.
+        candidates: all captions sampled, in their order; empty where only one was.
     """
 
     photo: str
@@ -30,19 +59,75 @@ class Captioned:
     confidence: float
     candidates: tuple[str, ...] = ()
 
-    def to_line(self) -> str:
-        """The line, with its end."""
-        record: dict[str, object] = {
-            "image_id": self.photo,
-            "caption": self.caption,
-            "confidence": self.confidence,
-        }
-        if self.candidates:
-            record["candidates"] = list(self.candidates)
-        return json.dumps(record, ensure_ascii=False) + "\n"
+    @property
+    def key(self) -> str:
+        return self.photo
+
+    def record(self) -> dict[str, Any]:
+        found = {"image_id": self.photo, "caption": self.caption, "confidence": self.confidence}
+        return found | ({"candidates": list(self.candidates)} if self.candidates else {})
+
+    @classmethod
+    def read(cls, record: dict[str, Any], where: str) -> Captioned:
+        return cls(
+            photo=member(record, "image_id", str, where),
+            caption=member(record, "caption", str, where),
+            confidence=float(member(record, "confidence", float, where)),
+            candidates=tuple(as_kind(record.get("candidates", []), list, where)),
+        )
 
 
-def read_journal(path: Path) -> list[Captioned]:
+class Journal(Generic[Kind]):
+    """Appends records; opens where the last whole batch ended."""
+
+    def __init__(self, path: Path | None, kind: type[Kind], keys: Sequence[Hashable], batch: int = 1) -> None:
+        """Keep the whole batches that are there and drop the rest of the file.
+
+        Whole batches, because a photo's figures may differ in the last digit with the batch it is computed in,
+        and a resumed evaluation shall equal an uninterrupted one byte for byte.
+
+        Args:
+            path: the file; None keeps the records in memory only.
+            kind: of the records.
+            keys: those that the records will have, in their order.
+            batch: records a batch.
+
+        Raises:
+            InputError: the file is damaged, or holds records of other keys.
+        """
+        found = read_journal(path, kind) if path is not None else []
+        if [one.key for one in found] != list(keys[: len(found)]):
+            raise InputError(
+                f"{path} holds captions of other photos; choose another folder or delete this one"
+            )
+        whole = len(found) if len(found) == len(keys) else len(found) - len(found) % batch
+        self.done = found[:whole]
+        self.left = range(whole, len(keys))
+        self._file = None if path is None else open(path, "ab")  # noqa: SIM115  closed by __exit__
+        kept = sum(len(one.to_line().encode()) for one in self.done)
+        if self._file is not None and self._file.tell() != kept:  # else the file's time stays what it was
+            self._file.truncate(kept)
+
+    def __enter__(self) -> Journal[Kind]:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._file is not None:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+
+    def append(self, entry: Kind) -> None:
+        """Write one line at once."""
+        self.done.append(entry)
+        if self._file is not None:
+            self._file.write(entry.to_line().encode())
+            self._file.flush()
+
+
+def read_journal(path: Path, kind: type[Kind]) -> list[Kind]:
     """The whole lines of a journal; a last line that was cut short is left out.
 
     Raises:
@@ -51,11 +136,11 @@ def read_journal(path: Path) -> list[Captioned]:
     if not path.is_file():
         return []
     lines = path.read_bytes().split(b"\n")[:-1]  # what follows the last line break was never finished
-    kept = []
+    kept: list[Kind] = []
     for place, line in enumerate(lines, start=1):
         where = f"{path} line {place}"
         try:
-            kept.append(_parse(line, where))
+            kept.append(kind.read(as_kind(json.loads(line), dict, where), where))
         except (InputError, ValueError) as error:
             if place == len(lines):
                 break
@@ -63,67 +148,8 @@ def read_journal(path: Path) -> list[Captioned]:
     return kept
 
 
-class Journal:
-    """Appends captions; opens where the last whole batch ended."""
-
-    def __init__(self, path: Path, photos: Sequence[str], batch: int) -> None:
-        """Keep the whole batches that are there and drop the rest of the file.
-
-        Whole batches, because a photo's numbers may differ in the last digit with the batch it is computed in,
-        and a resumed evaluation shall equal an uninterrupted one byte for byte.
-
-        Args:
-            path: the file.
-            photos: ids of the split, in the order they are captioned in.
-            batch: photos a batch.
-
-        Raises:
-            InputError: the file holds captions of other photos.
-        """
-        found = read_journal(path)
-        if [one.photo for one in found] != list(photos[: len(found)]):
-            raise InputError(
-                f"{path} holds captions of other photos; choose another folder or delete this one"
-            )
-        whole = len(found) if len(found) == len(photos) else len(found) - len(found) % batch
-        self.done = found[:whole]
-        size = sum(len(one.to_line().encode()) for one in self.done)
-        self._file = open(path, "ab")  # noqa: SIM115  closed by __exit__
-        self._file.truncate(size)
-
-    def __enter__(self) -> Journal:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-
-    def append(self, captioned: Captioned) -> None:
-        """Write one line at once."""
-        self.done.append(captioned)
-        self._file.write(captioned.to_line().encode())
-        self._file.flush()
-
-
-def whole_lines(path: Path | None) -> list[bytes]:
-    """The whole lines of a file, none where there is no file; a last line that was cut short is taken off it."""
-    if path is None or not path.is_file():
-        return []
-    content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if whole != content:
-        os.truncate(path, len(whole))
-    return whole.splitlines()
-
-
-def _parse(line: bytes, where: str) -> Captioned:
-    record = as_kind(json.loads(line), dict, where)
-    return Captioned(
-        photo=member(record, "image_id", str, where),
-        caption=member(record, "caption", str, where),
-        confidence=number(record, "confidence", where),
-        candidates=tuple(as_kind(record.get("candidates", []), list, where)),
-    )
+def _tuples(value: Any) -> Any:
+    """Lists, which JSON has, as the tuples they were."""
+    if isinstance(value, dict):
+        return {key: _tuples(one) for key, one in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value

@@ -6,7 +6,9 @@ import base64
 import io
 from collections.abc import Sequence
 from html import escape
+from importlib import resources
 from pathlib import Path
+from string import Template
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,9 @@ from jaxtyping import Float
 from clearcap.data.records import Corpus
 from clearcap.errors import InputError
 from clearcap.evaluation.charts import Point, Row, curve, forest, histogram
+from clearcap.evaluation.contact_sheet import write_contact_sheet
 from clearcap.evaluation.run import Evaluation
+from clearcap.evaluation.training import plot_training
 from clearcap.metrics import tokenize
 
 SHOWN = 12  # photos in each group
@@ -40,38 +44,28 @@ def write_report(
     Raises:
         InputError: the folder cannot be written, a photo cannot be read, or the curves are damaged.
     """
-    from clearcap.evaluation.contact import draw_contact_sheet
-    from clearcap.evaluation.training import draw_training
-
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         page, sheet = folder / "report.html", folder / "contact_sheet.png"
         page.write_text(render(found, corpus), encoding="utf-8")
-        draw_contact_sheet(found, corpus, sheet)
+        write_contact_sheet(found, corpus, sheet)
         written = [page, sheet]
         if curves is not None:
-            draw_training(Path(curves), folder / "training.png")
+            plot_training(Path(curves), folder / "training.png")
             written.append(folder / "training.png")
     except OSError as error:
         raise InputError(f"{folder} cannot be written ({error.strerror}); choose another folder") from error
     return written
 
 
-def ranked(found: Evaluation) -> list[str]:
-    """Photos by the CIDEr-D of their caption, best first; BLEU-4 and then the split's order settle ties."""
-    cider, bleu = (found.scored.scores.per_caption[name] for name in ("CIDEr-D", "BLEU-4"))
-    return sorted((one.photo for one in found.captions), key=lambda photo: (-cider[photo], -bleu[photo]))
-
-
 def render(found: Evaluation, corpus: Corpus) -> str:
     """The page as text."""
-    order = ranked(found)
+    order = found.ranked()
     best, worst = order[:SHOWN], order[::-1][:SHOWN]
-    draw = np.random.default_rng(int(found.manifest["seed"]))
-    chance = [
-        order[place] for place in sorted(draw.choice(len(order), min(SHOWN, len(order)), replace=False))
-    ]
+    chance = np.random.default_rng(int(found.manifest["seed"]))
+    places = chance.choice(len(order), min(SHOWN, len(order)), replace=False)
+    some = [order[place] for place in sorted(places)]
     manifest = found.manifest
     title = f"{manifest['corpus']} {manifest['split']}"
     sections = [
@@ -90,23 +84,18 @@ def render(found: Evaluation, corpus: Corpus) -> str:
             _row(
                 (
                     curve(by_length(found), x_title="words in the caption", y_title="CIDEr-D", whole_x=True),
-                    curve(mean_confidences(found), x_title="the model's confidence", y_title="CIDEr-D"),
+                    curve(by_confidence(found), x_title="the model's confidence", y_title="CIDEr-D"),
                 )
             ),
         ),
         _section("Best photos", "Highest CIDEr-D.", _photos(found, corpus, best)),
         _section("Worst photos", "Lowest CIDEr-D.", _photos(found, corpus, worst)),
-        _section(
-            "Photos at random", "Generated with the seed of the evaluation.", _photos(found, corpus, chance)
-        ),
+        _section("Photos at random", "Chosen with the seed of the evaluation.", _photos(found, corpus, some)),
         _section("How it was made", "The same manifest and seed give the same figures.", _manifest(found)),
     ]
-    return _PAGE.format(
-        title=escape(title),
-        style=_STYLE,
-        summary=escape(_summary(found)),
-        tiles=_tiles(found),
-        body="\n".join(sections),
+    page = Template(resources.files("clearcap.evaluation").joinpath("report.html").read_text("utf-8"))
+    return page.substitute(
+        title=escape(title), summary=escape(_summary(found)), tiles=_tiles(found), body="\n".join(sections)
     )
 
 
@@ -122,7 +111,7 @@ def by_length(found: Evaluation) -> list[Point]:
     )
 
 
-def mean_confidences(found: Evaluation, groups: int = 10) -> list[Point]:
+def by_confidence(found: Evaluation, groups: int = 10) -> list[Point]:
     """Mean CIDEr-D of tenths of the captions, from the least to the most confident."""
     confidence = np.array([one.confidence for one in found.captions])
     order = np.argsort(confidence, kind="stable")
@@ -182,6 +171,7 @@ def _rows(found: Evaluation) -> list[Row]:
     return [
         Row(name, value, *intervals[name], control.get(name))
         for name, value in found.scored.scores.corpus.items()
+        if name in intervals
     ]
 
 
@@ -217,11 +207,11 @@ def _tiles(found: Evaluation) -> str:
 
 def _summary(found: Evaluation) -> str:
     m = found.manifest
-    drawn = f"{m['steps']} steps, guidance {m['guidance']:g}, seed {m['seed']}"
+    how = f"{m['steps']} steps, guidance {m['guidance']:g}, seed {m['seed']}"
     if m["candidates"] > 1:
-        drawn += f", best of {m['candidates']} candidates by {m['select']}"
+        how += f", best of {m['candidates']} candidates by {m['select']}"
     photos = f"{m['photos']:,} photos with {m['references']:,} references"
-    return f"{photos}. Model {m['model']} ({m['model_sha256'][:12]}): {drawn}."
+    return f"{photos}. Model {m['model']} ({m['model_sha256'][:12]}): {how}."
 
 
 def _section(title: str, note: str, content: str) -> str:
@@ -273,83 +263,3 @@ def _manifest(found: Evaluation) -> str:
     return (
         f'<details class="card"><summary>Exact scores and manifest</summary><table>{cells}</table></details>'
     )
-
-
-_STYLE = """
-:root { color-scheme: light dark;
-  --page: #f7f7f5; --card: #ffffff; --ink: #1a1a19; --soft: #5c5b57; --faint: #8b8a84; --edge: #e3e2dd;
-  --series: #2a78d6; --wash: rgba(42, 120, 214, .16); --neutral: #b9b8b1; --mark: #b04a00; }
-@media (prefers-color-scheme: dark) { :root {
-  --page: #141413; --card: #1e1e1c; --ink: #f4f3ee; --soft: #bdbcb4; --faint: #8f8e87; --edge: #33322f;
-  --series: #5a9bea; --wash: rgba(90, 155, 234, .22); --neutral: #605f59; --mark: #f0a35e; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--page); color: var(--ink);
-  font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
-main { max-width: 1080px; margin: 0 auto; padding: 40px 24px 72px; }
-h1 { font-size: 30px; line-height: 1.2; margin: 0 0 6px; letter-spacing: -.01em; }
-h2 { font-size: 20px; margin: 44px 0 2px; }
-.lead { color: var(--soft); margin: 0 0 14px; }
-header .lead { overflow-wrap: anywhere; }
-.card { background: var(--card); border: 1px solid var(--edge); border-radius: 12px; padding: 16px; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 12px; margin-top: 22px; }
-.tile { background: var(--card); border: 1px solid var(--edge); border-radius: 12px; padding: 14px 16px; }
-.tile .name { color: var(--soft); font-size: 13px; }
-.tile .figure { font-size: 28px; font-weight: 650; letter-spacing: -.02em; line-height: 1.25; }
-.tile .note { color: var(--faint); font-size: 13px; }
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(300px, 1fr)); gap: 12px; }
-svg { display: block; width: 100%; height: auto; overflow: visible; font: 12px system-ui, sans-serif; }
-.wide { overflow-x: auto; }
-.wide svg { min-width: 640px; }
-svg .grid { stroke: var(--edge); stroke-width: 1; }
-svg .axis { stroke: var(--neutral); stroke-width: 1; }
-svg .tick { fill: var(--faint); }
-svg .title { fill: var(--soft); }
-svg .label { fill: var(--ink); font-size: 14px; }
-svg .value { fill: var(--ink); font-size: 13px; font-weight: 600; }
-svg .bar { fill: var(--series); }
-svg .count { fill: var(--neutral); }
-svg .bar:hover, svg .count:hover { fill: var(--mark); }
-svg .mean { stroke: var(--mark); stroke-width: 2; }
-svg .band { fill: var(--wash); }
-svg .line { fill: none; stroke: var(--series); stroke-width: 2; stroke-linejoin: round; }
-svg .dot { fill: var(--series); stroke: var(--card); stroke-width: 1.5; }
-svg .interval { stroke: var(--series); stroke-width: 3; stroke-linecap: round; }
-svg .control { fill: var(--card); stroke: var(--faint); stroke-width: 2; }
-.photos { display: grid; grid-template-columns: repeat(auto-fill, minmax(225px, 1fr)); gap: 14px; }
-figure { margin: 0; background: var(--card); border: 1px solid var(--edge); border-radius: 12px; overflow: hidden; }
-figure img { display: block; width: 100%; aspect-ratio: 1; object-fit: cover; background: var(--edge); }
-figcaption { padding: 12px 14px 14px; }
-.caption { margin: 0 0 8px; font-weight: 620; line-height: 1.35; }
-.chips { margin: 0 0 8px; display: flex; flex-wrap: wrap; gap: 6px; }
-.chips span { font-size: 12px; padding: 1px 8px; border-radius: 99px; background: var(--wash); }
-figcaption ul { margin: 0; padding: 0; list-style: none; color: var(--soft); font-size: 13px; line-height: 1.4; }
-figcaption li + li { margin-top: 4px; }
-summary { cursor: pointer; font-weight: 600; }
-table { border-collapse: collapse; margin-top: 12px; font-size: 13px; width: 100%; }
-th, td { text-align: left; vertical-align: top; padding: 4px 16px 4px 0; border-top: 1px solid var(--edge); }
-th { font-weight: 500; color: var(--soft); white-space: nowrap; }
-td { overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }
-@media print { section { break-inside: avoid-page; } }
-"""
-
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<link rel="icon" href="data:,">
-<title>Captions of {title}</title>
-<style>{style}</style>
-</head>
-<body>
-<main>
-<header>
-<h1>Captions of {title}</h1>
-<p class="lead">{summary}</p>
-<div class="tiles">{tiles}</div>
-</header>
-{body}
-</main>
-</body>
-</html>
-"""

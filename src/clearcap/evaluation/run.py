@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from clearcap import __version__
-from clearcap.captioner.loading import local_folder, weight_files
-from clearcap.captioner.onnx import GRAPHS, graph_file, is_exported
 from clearcap.data.reading import as_kind, member, read_json
-from clearcap.data.records import CaptionedPhoto, Corpus
+from clearcap.data.records import Corpus
 from clearcap.errors import InputError
 from clearcap.evaluation.files import (
     match,
@@ -30,10 +21,9 @@ from clearcap.evaluation.files import (
     write_results,
 )
 from clearcap.evaluation.journal import Captioned, Journal, read_journal
-from clearcap.evaluation.scores import METRICS, Scored, score_captions, shuffled_scores
-from clearcap.pipeline import CaptionPipeline
-
-_TAKEN_OVER = ("model",)  # the same weights under another path are the same model
+from clearcap.evaluation.scores import Scored, conventions, metrics_of, score_captions, shuffled_scores
+from clearcap.evaluation.session import Session
+from clearcap.metrics.scoring import NAMES
 
 
 @dataclass(frozen=True)
@@ -62,6 +52,11 @@ class Evaluation:
         found |= {"captions": self.scored.diversity, "manifest": self.manifest}
         return found if self.shuffled is None else {**found, "shuffled": self.shuffled}
 
+    def ranked(self) -> list[str]:
+        """Photos by the CIDEr-D of their caption, best first; BLEU-4 and then the split's order settle ties."""
+        cider, bleu = (self.scored.scores.per_caption[name] for name in ("CIDEr-D", "BLEU-4"))
+        return sorted((one.photo for one in self.captions), key=lambda photo: (-cider[photo], -bleu[photo]))
+
 
 def evaluate(
     model: str | Path | None,
@@ -72,6 +67,7 @@ def evaluate(
     batch_size: int = 16,
     seed: int = 0,
     shuffle: bool = False,
+    metrics: Sequence[str] = (),
     progress: Callable[[int, int], None] = lambda done, total: None,
     **how: Any,
 ) -> Evaluation:
@@ -90,6 +86,7 @@ def evaluate(
         batch_size: photos at once.
         seed: same seed, same captions.
         shuffle: also score the captions against other photos' references.
+        metrics: names of metrics in the registry to score by besides BLEU, ROUGE-L and CIDEr-D.
         progress: called with photos done and photos in all.
         how: fields of ``SamplingConfig`` that differ from the model's own.
 
@@ -97,31 +94,20 @@ def evaluate(
         InputError: no such model, a photo that cannot be read, settings that do not exist, or a folder that holds
             another evaluation.
     """
-    if limit is not None and limit < 1:
-        raise InputError(f"limit={limit} leaves no photo to score; pass at least 1")
-    if batch_size < 1:
-        raise InputError(f"batch_size={batch_size} must be at least 1")
-    photos = list(corpus.photos[:limit])
-    references = {photo.id: photo.captions for photo in photos}
-    with computing_threads(begun_with(out)):
-        pipeline = CaptionPipeline.from_pretrained(model)
-        sampling = dataclasses.asdict(pipeline.sampling(**how))
-        manifest = _manifest(model, pipeline, corpus, references, sampling, seed, batch_size)
-        stopwatch = Stopwatch(None)
-        if out is None:
-            captions: list[Captioned] = []
-            _caption(pipeline, photos, captions, captions.append, stopwatch, progress, batch_size, seed, how)
-        else:
-            manifest = claim(Path(out), manifest)
-            stopwatch = Stopwatch(Path(out) / "timing.json")
-            with Journal(Path(out) / "captions.jsonl", list(references), batch_size) as journal:
-                captions = journal.done
-                _caption(
-                    pipeline, photos, captions, journal.append, stopwatch, progress, batch_size, seed, how
-                )
-    found = _assess(manifest, captions, references, seed, shuffle, stopwatch.seconds)
+    names = tuple(dict.fromkeys([*NAMES, *metrics]))
+    described = conventions(names)
+    with Session(model, corpus, out=out, limit=limit, batch_size=batch_size, how=how) as at:
+        sampling = dataclasses.asdict(at.sampling)
+        chief = {name: sampling.pop(name) for name in ("steps", "guidance", "candidates", "select")}
+        manifest = at.claim(**chief, seed=seed, sampling=sampling, batch_size=batch_size, metrics=described)
+        stopwatch = Stopwatch(at.file("timing.json"))
+        with at.journal("captions.jsonl", Captioned, list(at.references), batch_size) as journal:
+            _caption(at, journal, stopwatch, progress, seed, how)
+        found = _assess(manifest, journal.done, at.references, seed, names, shuffle, stopwatch.seconds)
     if out is not None:
-        _write(found, Path(out))
+        write_results({one.photo: one.caption for one in found.captions}, Path(out) / "results.json")
+        write_references(found.references, Path(out) / "references.json")
+        write_json(found.to_json(), Path(out) / "evaluation.json")
     return found
 
 
@@ -134,7 +120,7 @@ def load_evaluation(folder: str | Path) -> Evaluation:
     folder = Path(folder)
     content = read_json(folder / "evaluation.json", "name the folder of a finished clearcap evaluate --out")
     manifest = member(content, "manifest", dict, str(folder / "evaluation.json"))
-    captions = read_journal(folder / "captions.jsonl")
+    captions = read_journal(folder / "captions.jsonl", Captioned)
     references = {photo: tuple(texts) for photo, texts in read_references(folder / "references.json").items()}
     match(
         {one.photo: one.caption for one in captions},
@@ -142,7 +128,8 @@ def load_evaluation(folder: str | Path) -> Evaluation:
         names=(f"{folder}/captions.jsonl", "its split"),
     )
     seconds = Stopwatch(folder / "timing.json").seconds
-    found = _assess(manifest, captions, references, int(manifest["seed"]), False, seconds)
+    names = metrics_of(manifest["metrics"])
+    found = _assess(manifest, captions, references, int(manifest["seed"]), names, False, seconds)
     return dataclasses.replace(found, shuffled=content.get("shuffled"))
 
 
@@ -165,86 +152,28 @@ class Stopwatch:
             write_json({"seconds": self.seconds, "photos": photos, "photos_per_second": rate}, self.path)
 
 
-@contextmanager
-def computing_threads(count: int) -> Iterator[None]:
-    """Compute with so many threads of the CPU."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def begun_with(out: str | Path | None) -> int:
-    """Threads of the run that began in this folder, on which the last digits depend; without one, as they are."""
-    path = Path(out) / "manifest.json" if out is not None else None
-    if path is None or not path.is_file():
-        return torch.get_num_threads()
-    return int(
-        number(as_kind(read_json(path, "choose another folder"), dict, str(path)), "threads", str(path))
-    )
-
-
-def claim(out: Path, manifest: dict[str, Any]) -> dict[str, Any]:
-    """Make the folder of this evaluation, or find that it is the folder of this one already.
-
-    Returns:
-        The manifest to go by: the one in the folder, where there is one.
-
-    Raises:
-        InputError: it holds another evaluation, or files of something else.
-    """
-    path = out / "manifest.json"
-    if path.is_file():
-        held = read_json(path, "choose another folder")
-        for key in [*manifest, *held]:
-            if key not in _TAKEN_OVER and held.get(key) != manifest.get(key):
-                was, now = _difference(held.get(key), manifest.get(key))
-                raise InputError(
-                    f"{out} holds an evaluation with {key} {was}, not {now}; choose another folder or delete it"
-                )
-        return {**manifest, **{key: held[key] for key in _TAKEN_OVER if key in held}}
-    if (out / "captions.jsonl").exists():
-        raise InputError(f"{out} holds captions.jsonl without manifest.json; choose another folder")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        write_json(manifest, path)
-    except OSError as error:
-        raise InputError(f"{out} cannot be written ({error.strerror}); choose another folder") from error
-    return manifest
-
-
-def _difference(held: Any, wanted: Any) -> tuple[str, str]:
-    if isinstance(held, dict) and isinstance(wanted, dict):
-        keys = [key for key in {**held, **wanted} if held.get(key) != wanted.get(key)]
-        held, wanted = ({key: side.get(key) for key in keys} for side in (held, wanted))
-    return json.dumps(held), json.dumps(wanted)
-
-
 def _caption(
-    pipeline: CaptionPipeline,
-    photos: Sequence[CaptionedPhoto],
-    done: list[Captioned],
-    keep: Callable[[Captioned], None],
+    at: Session,
+    journal: Journal[Captioned],
     stopwatch: Stopwatch,
     progress: Callable[[int, int], None],
-    batch_size: int,
     seed: int,
     how: dict[str, Any],
 ) -> None:
     """Caption the photos after those that are done."""
-    left = photos[len(done) :]
-    progress(len(done), len(photos))
-    results = pipeline.stream((photo.image for photo in left), batch_size=batch_size, seed=seed, **how)
+    left, total = at.photos[len(journal.done) :], len(at.photos)
+    progress(len(journal.done), total)
+    images = (photo.image for photo in left)
+    results = at.pipeline.stream(images, batch_size=at.batch_size, seed=seed, **how)
     for photo, result in zip(left, results, strict=True):
         if isinstance(result, InputError):
             raise InputError(f"photo {photo.id}: {result}") from result
-        several = len(result.candidates) > 1
-        keep(Captioned(photo.id, result.caption, result.confidence, result.candidates if several else ()))
-        if len(done) % batch_size == 0 or len(done) == len(photos):
-            stopwatch.lap(len(done))
-        progress(len(done), len(photos))
+        several = result.candidates if len(result.candidates) > 1 else ()
+        journal.append(Captioned(photo.id, result.caption, result.confidence, several))
+        done = len(journal.done)
+        if done % at.batch_size == 0 or done == total:
+            stopwatch.lap(done)
+        progress(done, total)
 
 
 def _assess(
@@ -252,95 +181,18 @@ def _assess(
     captions: Sequence[Captioned],
     references: dict[str, tuple[str, ...]],
     seed: int,
+    names: Sequence[str],
     shuffle: bool,
     seconds: float,
 ) -> Evaluation:
-    candidates = {one.photo: one.caption for one in captions}
-    match(candidates, references, names=("the captions", "the split"))  # every photo was scored
+    chosen = {one.photo: one.caption for one in captions}
+    match(chosen, references, names=("the captions", "the split"))  # every photo was scored
     scored = score_captions(
-        candidates,
+        chosen,
         references,
-        drawn={one.photo: one.candidates for one in captions if one.candidates},
+        candidates={one.photo: one.candidates for one in captions if one.candidates},
+        metrics=names,
         seed=seed,
     )
-    shuffled = shuffled_scores(candidates, references, seed=seed) if shuffle else None
+    shuffled = shuffled_scores(chosen, references, seed=seed) if shuffle else None
     return Evaluation(manifest, tuple(captions), references, scored, shuffled, seconds)
-
-
-def _write(found: Evaluation, out: Path) -> None:
-    write_results({one.photo: one.caption for one in found.captions}, out / "results.json")
-    write_references(found.references, out / "references.json")
-    write_json(found.to_json(), out / "evaluation.json")
-
-
-def _manifest(
-    model: str | Path | None,
-    pipeline: CaptionPipeline,
-    corpus: Corpus,
-    references: dict[str, tuple[str, ...]],
-    sampling: dict[str, Any],
-    seed: int,
-    batch_size: int,
-) -> dict[str, Any]:
-    return {
-        **subject(model, corpus, references),
-        "steps": sampling.pop("steps"),
-        "guidance": sampling.pop("guidance"),
-        "candidates": sampling.pop("candidates"),
-        "select": sampling.pop("select"),
-        "seed": seed,
-        "sampling": sampling,
-        "batch_size": batch_size,
-        "metrics": METRICS,
-        **surroundings(pipeline),
-    }
-
-
-def subject(
-    model: str | Path | None, corpus: Corpus, references: dict[str, tuple[str, ...]]
-) -> dict[str, Any]:
-    """What a manifest says of the model and the photos."""
-    texts = json.dumps([[photo, list(captions)] for photo, captions in references.items()])
-    return {
-        "model": str(model or "default"),
-        "model_sha256": weights_digest(model),
-        "corpus": corpus.name,
-        "split": corpus.split,
-        "photos": len(references),
-        "references": sum(len(captions) for captions in references.values()),
-        "references_sha256": hashlib.sha256(texts.encode()).hexdigest(),
-    }
-
-
-def surroundings(pipeline: CaptionPipeline) -> dict[str, Any]:
-    """What a manifest says of where it ran."""
-    return {
-        "device": pipeline.captioner.device.type,
-        "threads": torch.get_num_threads(),
-        "versions": {
-            "clearcap": __version__,
-            **{name: version(name) for name in ("torch", "transformers", "pillow", "numpy")},
-        },
-    }
-
-
-def weights_digest(model: str | Path | None) -> str:
-    """SHA-256 of a model's model.safetensors, as sha256sum prints it, or of its graphs one after another.
-
-    Raises:
-        InputError: the model has neither.
-    """
-    folder = local_folder(str(model or "default"))
-    file = folder / "model.safetensors"
-    if not folder.is_dir():
-        from huggingface_hub import try_to_load_from_cache
-
-        file = Path(str(try_to_load_from_cache(str(model), "model.safetensors")))
-    if is_exported(folder):
-        files = [graph_file(folder, graph) for graph in GRAPHS]
-    else:
-        files = weight_files(folder) if folder.is_dir() else [file]
-    try:
-        return hashlib.sha256(b"".join(one.read_bytes() for one in files)).hexdigest()
-    except OSError as error:
-        raise InputError(f"{file} cannot be read ({error.strerror}); fetch the model again") from error

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from inspect import getdoc
 from typing import Any
 
 import numpy as np
 
-from clearcap.errors import InputError
+from clearcap.errors import InputError, RenamedWarning
 from clearcap.metrics.diversity import diversity
 from clearcap.metrics.scoring import NAMES, Scores, score
 from clearcap.metrics.significance import intervals
-
-# What a score means, for manifests: the conventions of pycocoevalcap 1.2 that the figures equal.
-METRICS = {
-    "tokenizer": "Stanford PTB 3.4.1, lower case, no punctuation",
-    "BLEU": "closest reference length, orders 1 to 4, not smoothed",
-    "ROUGE-L": "beta 1.2, best recall and best precision over the references",
-    "CIDEr-D": "n 1 to 4, sigma 6, document frequency of the references scored",
-    "intervals": "95%, percentiles of 1,000 bootstrap samples of photos",
-}
+from clearcap.registry import find
 
 
 @dataclass(frozen=True)
@@ -32,7 +26,7 @@ class Scored:
         scores: corpus and per caption, unrounded.
         intervals: metric -> lower and upper end of the 95% bootstrap interval (METEOR has none).
         diversity: distinct captions and their share, vocabulary, words a caption; self-CIDEr and mBLEU-4 of the
-            candidates where several were drawn.
+            candidates where several were sampled.
     """
 
     scores: Scores
@@ -40,10 +34,32 @@ class Scored:
     diversity: dict[str, Any]
 
 
+def conventions(names: Sequence[str]) -> dict[str, str]:
+    """What the scores of these metrics mean, for manifests: the first line that each says of itself.
+
+    BLEU, ROUGE-L and CIDEr-D equal pycocoevalcap 1.2's.
+
+    Raises:
+        InputError: there is no such metric.
+    """
+    lines = {name: (getdoc(find("metric", name)) or "not described").split("\n")[0] for name in names}
+    return {
+        "tokenizer": "Stanford PTB 3.4.1, lower case, no punctuation",
+        **{name: line[:1].lower() + line[1:].removesuffix(".") for name, line in lines.items()},
+        "intervals": "95%, percentiles of 1,000 bootstrap samples of photos",
+    }
+
+
+def metrics_of(described: Mapping[str, str]) -> list[str]:
+    """The metrics that `conventions` described."""
+    return [name for name in described if name not in ("tokenizer", "intervals")]
+
+
 def score_captions(
     captions: Mapping[str, str],
     references: Mapping[str, Sequence[str]],
     *,
+    candidates: Mapping[str, Sequence[str]] | None = None,
     drawn: Mapping[str, Sequence[str]] | None = None,
     metrics: Sequence[str] = NAMES,
     seed: int = 0,
@@ -53,13 +69,17 @@ def score_captions(
     Args:
         captions: photo -> caption.
         references: photo -> references, for the same photos.
-        drawn: photo -> all its candidates, where several were drawn.
+        candidates: photo -> all its candidates, where several were sampled.
+        drawn: deprecated, the former name of ``candidates``.
         metrics: as for `clearcap.metrics.score`.
         seed: of the bootstrap.
 
     Raises:
         InputError: as `clearcap.metrics.score`.
     """
+    if drawn is not None:
+        warnings.warn("drawn is called candidates", RenamedWarning, stacklevel=2)
+        candidates = drawn
     scores = score(captions, references, metrics)  # type: ignore[arg-type]  # Mapping's keys are invariant
     found = intervals(scores, seed=seed)
     said = diversity([[caption] for caption in captions.values()])
@@ -69,8 +89,8 @@ def score_captions(
         "vocabulary": said.vocabulary,
         "length": dataclasses.asdict(said.lengths),
     }
-    if drawn:
-        among = diversity(list(drawn.values()))
+    if candidates:
+        among = diversity(list(candidates.values()))
         figures["candidates"] = {
             "distinct_share": among.distinct,
             "self_cider": among.self_cider,

@@ -1,11 +1,11 @@
-"""Sampling settings side by side on one split: scores, time, and a paired test of each against the plain draw."""
+"""Sampling settings side by side on one split: scores, time, and a paired test of each against plain sampling."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Any
 from clearcap.config import SamplingConfig
 from clearcap.data.records import Corpus
 from clearcap.errors import InputError
-from clearcap.evaluation.draws import Batch, calls_of, draw_all, encoded, median_ms
-from clearcap.evaluation.files import write_json
-from clearcap.evaluation.run import begun_with, claim, computing_threads, subject, surroundings
-from clearcap.evaluation.scores import METRICS, Scored, score_captions
+from clearcap.evaluation.samples import Batch, calls_of, median_ms, sample_all
+from clearcap.evaluation.scores import Scored, conventions, score_captions
+from clearcap.evaluation.session import Progress, Session, Tally
+from clearcap.metrics.scoring import NAMES
 from clearcap.metrics.significance import Comparison, compare
-from clearcap.pipeline import CaptionPipeline
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,13 +29,10 @@ _VARIED = ("steps", "refine", "refine_time", "refine_share", "refine_threshold",
 _CHOOSING = ("candidates", "select", "utility")
 _ENCODING = 4  # about as long as so many calls of the denoiser; for the progress bar only
 
-Progress = Callable[[int, int, str], None]
-"""(work done, work in all, what is going on); a unit of work is one call of the denoiser for one caption."""
-
 
 @dataclass(frozen=True)
 class Method:
-    """One line of the table: a name, and how its captions are drawn and chosen."""
+    """One line of the table: a name, and how its captions are sampled and chosen."""
 
     name: str
     sampling: SamplingConfig
@@ -50,7 +46,7 @@ class Row:
         method: name and sampling.
         scored: BLEU and CIDEr-D with intervals, distinct captions.
         ms: milliseconds a photo, its encoding and the choice among candidates included.
-        against_plain: metric -> paired comparison with the plain draw of as many steps; None for plain itself.
+        against_plain: metric -> paired comparison with plain sampling of as many steps; None for plain itself.
     """
 
     method: Method
@@ -69,16 +65,7 @@ class Row:
             "intervals": {name: self.scored.intervals[name] for name in SHOWN},
             "captions": self.scored.diversity,
             "ms_per_photo": self.ms,
-            "against_plain": {
-                name: {
-                    "difference": tested[name].difference.estimate,
-                    "interval": [tested[name].difference.low, tested[name].difference.high],
-                    "p_bootstrap": tested[name].p_bootstrap,
-                    "p_permutation": tested[name].p_permutation,
-                }
-                for name in SHOWN
-                if name in tested
-            },
+            "against_plain": {name: tested[name].to_json() for name in SHOWN if name in tested},
         }
 
 
@@ -87,10 +74,10 @@ class MethodTable:
     """What `steps_table` and `refine_sweep` return.
 
     Attributes:
-        manifest: what was drawn and how; with it and the seed, the same captions come out.
+        manifest: what was sampled and how; with it and the seed, the same captions come out.
         rows: the methods, in the order asked for.
         encode_ms: milliseconds that encoding a photo took, once for the whole table.
-        compared: captions drawn both alone and as the first of several candidates.
+        compared: captions sampled both alone and as the first of several candidates.
         differing: how many of those were not the same caption.
     """
 
@@ -125,41 +112,35 @@ def steps_table(
 ) -> MethodTable:
     """Each number of steps plain, with Back&Refine, with minimum Bayes risk, and with both.
 
-    Photos are encoded once, and candidates drawn once for each number of steps with and without Back&Refine.
+    Photos are encoded once, and candidates sampled once for each number of steps with and without Back&Refine.
     With ``out``, every batch is kept there and an interrupted table goes on where it stopped.
 
     Args:
-        model: folder or hub name; None or "default" is the bundled model.
-        corpus: the split, from ``open_corpus``.
+        model, corpus, limit, batch_size, seed: as for ``evaluate``.
         steps: numbers of steps.
         candidates: captions that minimum Bayes risk chooses among; 1 leaves it out.
-        out: folder for the drawn captions, ``table.json`` and ``table.png``.
-        limit: only the first photos of the split.
-        batch_size: photos at once.
-        seed: same seed, same captions.
-        progress: sees what is done.
+        out: folder for the sampled captions, ``table.json`` and ``table.png``.
+        progress: sees what is done; a unit of work is one call of the denoiser for one caption.
         how: fields of ``SamplingConfig`` that differ from the model's own; ``refine_time`` and the like are
             Back&Refine's.
 
     Raises:
         InputError: no such model or setting, a photo that cannot be read, or a folder of another table.
     """
-    _check(steps, limit, batch_size)
-
-    def methods(base: SamplingConfig) -> list[Method]:
-        found = []
+    _check(steps)
+    with Session(model, corpus, out=out, limit=limit, batch_size=batch_size, how=how) as at:
+        base = at.sampling
+        methods = []
         for count in steps:
             plain = dataclasses.replace(base, steps=count, refine=0, candidates=1)
             refined = dataclasses.replace(plain, refine=max(1, base.refine))
-            found += [Method(PLAIN, plain), Method("Back&Refine", refined)]
+            methods += [Method(PLAIN, plain), Method("Back&Refine", refined)]
             if candidates > 1:
-                found += [
+                methods += [
                     Method(name, dataclasses.replace(one, candidates=candidates))
                     for name, one in ((f"{base.select.upper()} of {candidates}", plain), ("both", refined))
                 ]
-        return found
-
-    return _table(model, corpus, methods, "table", out, limit, batch_size, seed, progress, how)
+        return _table(at, methods, "table", seed, progress)
 
 
 def refine_sweep(
@@ -178,7 +159,7 @@ def refine_sweep(
     progress: Progress = lambda done, total, what: None,
     **how: Any,
 ) -> MethodTable:
-    """Back&Refine's parameters on a grid, as in LaDiC's table 4, each against the plain draw.
+    """Back&Refine's parameters on a grid, as in LaDiC's table 4, each against plain sampling.
 
     Args:
         model, corpus, out, limit, batch_size, seed, progress, how: as for ``steps_table``; the files are
@@ -192,24 +173,23 @@ def refine_sweep(
     Raises:
         InputError: as ``steps_table``.
     """
-    _check(steps, limit, batch_size)
+    _check(steps)
     kept: list[dict[str, Any]] = [{"refine_share": share} for share in shares] + [
         {"refine_threshold": p} for p in thresholds
     ]
 
-    def methods(base: SamplingConfig) -> list[Method]:
-        found = []
+    with Session(model, corpus, out=out, limit=limit, batch_size=batch_size, how=how) as at:
+        base = at.sampling
+        methods = []
         for count in steps or [base.steps]:
             plain = dataclasses.replace(base, steps=count, refine=0, candidates=1, refine_threshold=0.0)
-            found.append(Method(PLAIN, plain))
+            methods.append(Method(PLAIN, plain))
             for time_, keep, level in itertools.product(times, kept, levels):
                 sampling = dataclasses.replace(
                     plain, refine=max(1, base.refine), refine_time=time_, refine_level=level, **keep
                 )
-                found.append(Method(describe_back(sampling), sampling))
-        return found
-
-    return _table(model, corpus, methods, "sweep", out, limit, batch_size, seed, progress, how)
+                methods.append(Method(describe_back(sampling), sampling))
+        return _table(at, methods, "sweep", seed, progress)
 
 
 def describe_back(sampling: SamplingConfig) -> str:
@@ -223,7 +203,7 @@ def describe_back(sampling: SamplingConfig) -> str:
     return f"t={sampling.refine_time:g}T {kept}{level}"
 
 
-def draw_picture(found: MethodTable) -> Figure:
+def plot_table(found: MethodTable) -> Figure:
     """CIDEr-D against milliseconds a photo: a line a method through its numbers of steps."""
     from matplotlib.figure import Figure
 
@@ -255,110 +235,64 @@ def draw_picture(found: MethodTable) -> Figure:
     return figure
 
 
-def _check(steps: Sequence[int], limit: int | None, batch_size: int) -> None:
-    if limit is not None and limit < 1:
-        raise InputError(f"limit={limit} leaves no photo to score; pass at least 1")
-    if batch_size < 1:
-        raise InputError(f"batch_size={batch_size} must be at least 1")
+def _check(steps: Sequence[int]) -> None:
     if len(set(steps)) != len(steps):
         raise InputError(f"steps {', '.join(map(str, steps))} name one number twice; name each once")
 
 
-def _table(
-    model: str | Path | None,
-    corpus: Corpus,
-    methods_of: Callable[[SamplingConfig], list[Method]],
-    name: str,
-    out: str | Path | None,
-    limit: int | None,
-    batch_size: int,
-    seed: int,
-    progress: Progress,
-    how: dict[str, Any],
-) -> MethodTable:
-    photos = list(corpus.photos[:limit])
-    references = {photo.id: photo.captions for photo in photos}
-    folder = Path(out) if out is not None else None
-    with computing_threads(begun_with(out)):
-        pipeline = CaptionPipeline.from_pretrained(model, backend="fast")  # as the command line captions
-        base = pipeline.sampling(**how)
-        methods = methods_of(base)
-        fixed = {k: v for k, v in dataclasses.asdict(base).items() if k not in _VARIED + _CHOOSING}
-        manifest = subject(model, corpus, references) | {"sampling": fixed, "seed": seed}
-        manifest |= {"batch_size": batch_size, "metrics": METRICS} | surroundings(pipeline)
-        if folder is not None:
-            manifest = claim(folder, manifest)
-        needed = _draws(methods)
-        levels = pipeline.captioner.objective.steps
-        work = {key: _work(sampling, levels) for key, sampling in needed.items()}
-        tally = _Tally(progress, len(photos) * (_ENCODING + sum(work.values())))
-        tokens, encode_ms = encoded(
-            pipeline,
-            photos,
-            None if folder is None else folder / "tokens.safetensors",
-            batch_size=batch_size,
-            progress=lambda n: tally.add(n * _ENCODING, "encoding photos"),
+def _table(at: Session, methods: Sequence[Method], name: str, seed: int, progress: Progress) -> MethodTable:
+    """Sample what the methods need, score each, and write the files."""
+    base = dataclasses.asdict(at.sampling)
+    manifest = at.claim(
+        sampling={key: value for key, value in base.items() if key not in _VARIED + _CHOOSING},
+        seed=seed,
+        batch_size=at.batch_size,
+        metrics=conventions(NAMES),
+    )
+    needed: dict[str, SamplingConfig] = {}  # methods that only choose differently share the samples of one
+    for sampling in (method.sampling for method in methods):
+        setting = needed.setdefault(_setting(sampling), sampling)
+        if sampling.candidates > setting.candidates:
+            needed[_setting(sampling)] = sampling
+    levels = at.pipeline.captioner.objective.steps
+    work = {key: _work(sampling, levels) for key, sampling in needed.items()}
+    tally = Tally(progress, len(at.photos) * (_ENCODING + sum(work.values())))
+    tokens, encode_ms = at.tokens(lambda n: tally.add(n * _ENCODING, "encoding photos"))
+    sampled = {
+        key: sample_all(
+            at,
+            tokens,
+            sampling,
+            f"{key}-x{sampling.candidates}.jsonl",
+            seed=seed,
+            progress=lambda n, key=key: tally.add(n * work[key], key),  # type: ignore[misc]
         )
-        drawn: dict[str, list[Batch]] = {}
-        for key, sampling in needed.items():
-            drawn[key] = draw_all(
-                pipeline,
-                tokens,
-                [photo.id for photo in photos],
-                sampling,
-                None if folder is None else folder / f"{key}.jsonl",
-                batch_size=batch_size,
-                seed=seed,
-                progress=lambda n, key=key: tally.add(n * work[key], key),  # type: ignore[misc]
-            )
-    rows = _rows(pipeline, methods, drawn, references, encode_ms, seed)
+        for key, sampling in needed.items()
+    }
+    rows = _rows(at, methods, sampled, encode_ms, seed)
     pairs = [
-        (alone, several[0])
-        for batches in drawn.values()
+        (alone, candidates[0])
+        for batches in sampled.values()
         for batch in batches
         if batch.candidates
-        for alone, several in zip(batch.alone, batch.candidates, strict=True)
+        for alone, candidates in zip(batch.alone, batch.candidates, strict=True)
     ]
     found = MethodTable(manifest, rows, encode_ms, len(pairs), sum(a != b for a, b in pairs))
-    if folder is not None:
-        write_json(found.to_json(), folder / f"{name}.json")
-        draw_picture(found).savefig(folder / f"{name}.png", dpi=150)
+    at.save(found.to_json(), f"{name}.json")
+    if (picture := at.file(f"{name}.png")) is not None:
+        plot_table(found).savefig(picture, dpi=150)
     return found
 
 
-class _Tally:
-    """Adds up work."""
-
-    def __init__(self, progress: Progress, total: int) -> None:
-        self._progress, self._total, self._done = progress, total, 0
-
-    def add(self, work: int, what: str) -> None:
-        self._done += work
-        self._progress(self._done, self._total, what)
-
-
-def _key(sampling: SamplingConfig, candidates: int) -> str:
-    """What names the file of a setting's draws."""
-    name = f"steps{sampling.steps}"
-    if sampling.refine:
-        name += f"-refine{sampling.refine}-t{sampling.refine_time:g}"
-        name += (
-            f"-p{sampling.refine_threshold:g}"
-            if sampling.refine_threshold
-            else f"-share{sampling.refine_share:g}"
-        )
-        name += f"-level{sampling.refine_level:g}"
-    return f"{name}-x{candidates}"
-
-
-def _draws(methods: Sequence[Method]) -> dict[str, SamplingConfig]:
-    """File name -> setting of every draw that is needed: methods that only choose differently share one."""
-    most: dict[str, Method] = {}
-    for method in methods:
-        setting = _key(method.sampling, 1)
-        if setting not in most or most[setting].sampling.candidates < method.sampling.candidates:
-            most[setting] = method
-    return {_key(one.sampling, one.sampling.candidates): one.sampling for one in most.values()}
+def _setting(sampling: SamplingConfig) -> str:
+    """What names the samples of a setting; how many there are, and which is chosen, is not part of it."""
+    if not sampling.refine:
+        return f"steps{sampling.steps}"
+    threshold, share = sampling.refine_threshold, sampling.refine_share
+    return (
+        f"steps{sampling.steps}-refine{sampling.refine}-t{sampling.refine_time:g}"
+        f"{f'-p{threshold:g}' if threshold else f'-share{share:g}'}-level{sampling.refine_level:g}"
+    )
 
 
 def _work(sampling: SamplingConfig, levels: int) -> int:
@@ -367,23 +301,23 @@ def _work(sampling: SamplingConfig, levels: int) -> int:
 
 
 def _rows(
-    pipeline: CaptionPipeline,
+    at: Session,
     methods: Sequence[Method],
-    drawn: dict[str, list[Batch]],
-    references: dict[str, tuple[str, ...]],
+    sampled: dict[str, list[Batch]],
     encode_ms: float,
     seed: int,
 ) -> tuple[Row, ...]:
-    by_setting = {key.rpartition("-x")[0]: batches for key, batches in drawn.items()}
     rows: list[Row] = []
     plain: dict[int, Scored] = {}
     for method in methods:
-        batches = by_setting[_key(method.sampling, 1).rpartition("-x")[0]]
+        batches = sampled[_setting(method.sampling)]
         together = method.sampling.candidates > 1
         started = time.perf_counter()
-        captions = _chosen(pipeline, batches, method.sampling) if together else _alone(batches)
+        captions = {
+            photo: caption for batch in batches for photo, caption in _captions(at, batch, method.sampling)
+        }
         choice_ms = 1000 * (time.perf_counter() - started) / len(captions)
-        scored = score_captions(captions, references, metrics=SCORED, seed=seed)
+        scored = score_captions(captions, at.references, metrics=SCORED, seed=seed)
         steps = method.sampling.steps
         tested = compare(scored.scores, plain[steps].scores, seed=seed) if steps in plain else None
         if method.name == PLAIN:
@@ -392,15 +326,10 @@ def _rows(
     return tuple(rows)
 
 
-def _alone(batches: Sequence[Batch]) -> dict[str, str]:
-    return {
-        photo: caption for batch in batches for photo, caption in zip(batch.photos, batch.alone, strict=True)
-    }
-
-
-def _chosen(pipeline: CaptionPipeline, batches: Sequence[Batch], sampling: SamplingConfig) -> dict[str, str]:
-    found = {}
-    for batch in batches:
-        for photo, captions, trust in zip(batch.photos, batch.candidates, batch.confidence, strict=True):
-            found[photo] = captions[pipeline.choose(captions, [[p] for p in trust], sampling)]
-    return found
+def _captions(at: Session, batch: Batch, sampling: SamplingConfig) -> Iterator[tuple[str, str]]:
+    """Photos with the caption of each that a setting chooses."""
+    if sampling.candidates == 1:
+        yield from zip(batch.photos, batch.alone, strict=True)
+        return
+    for photo, captions, trust in zip(batch.photos, batch.candidates, batch.confidence, strict=True):
+        yield photo, captions[at.pipeline.choose(captions, [[p] for p in trust], sampling)]

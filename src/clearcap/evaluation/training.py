@@ -18,8 +18,8 @@ BLUE, ORANGE, GREEN = "#2a78d6", "#d1650a", "#1b8a5a"
 SAID = 7  # evaluations whose captions are shown
 
 
-def draw_training(curves: Path, path: Path) -> None:
-    """Draw a run.
+def plot_training(curves: Path, path: Path) -> None:
+    """Plot a run.
 
     Args:
         curves: ``curves.jsonl`` of the run; ``samples.jsonl`` beside it, if there, gives scores and captions.
@@ -43,14 +43,8 @@ def draw_training(curves: Path, path: Path) -> None:
     FigureCanvasAgg(figure)
     last = measures[-1]
     hours = _seconds(measures) / 3600
-    figure.suptitle(
-        f"Training: {last['step']:,} steps in {hours:.1f} hours",
-        x=0.012,
-        ha="left",
-        fontsize=17,
-        color=INK,
-        weight="bold",
-    )
+    title = f"Training: {last['step']:,} steps in {hours:.1f} hours"
+    figure.suptitle(title, x=0.012, ha="left", fontsize=17, color=INK, weight="bold")
     grid = figure.add_gridspec(3 if samples else 1, 3, height_ratios=[1, 1, 0.95] if samples else None)
     steps = [one["step"] for one in measures]
     panels = (
@@ -152,27 +146,15 @@ def _captions(axes: Any, samples: Sequence[dict[str, Any]]) -> None:
     axes.set_title("What it said as it learned", loc="left", fontsize=11.5, color=INK)
     places = sorted({round(place * (len(samples) - 1) / max(SAID - 1, 1)) for place in range(SAID)})
     photos = list(samples[-1].get("captions", {}))[:2]
+    style: dict[str, Any] = {"fontsize": 10, "transform": axes.transAxes, "va": "top"}
     for column, photo in enumerate(photos):
         left = 0.062 + 0.475 * column
-        axes.text(
-            left,
-            0.96,
-            textwrap.shorten(photo, 48),
-            color=SOFT,
-            fontsize=10,
-            transform=axes.transAxes,
-            va="top",
-        )
+        axes.text(left, 0.96, textwrap.shorten(photo, 48), color=SOFT, **style)
         for row, place in enumerate(places):
             y = 0.84 - 0.125 * row
             one = samples[place]
             if not column:
-                step = f"{one['step']:,}"
-                axes.text(
-                    0.052, y, step, color=SOFT, fontsize=10, ha="right", transform=axes.transAxes, va="top"
-                )
+                axes.text(0.052, y, f"{one['step']:,}", color=SOFT, ha="right", **style)
             said = textwrap.shorten(one.get("captions", {}).get(photo, ""), 74, placeholder=" …")
             weight = "bold" if place == places[-1] else "normal"
-            axes.text(
-                left, y, said, color=INK, fontsize=10, weight=weight, transform=axes.transAxes, va="top"
-            )
+            axes.text(left, y, said, color=INK, weight=weight, **style)

@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 _HOMES = {  # public name -> module that holds it; loaded on first use, so that import does nothing
-    "DocumentFrequency": "clearcap.metrics.cider",
+    "DocumentFrequency": "clearcap.metrics.frequency",
     "Scores": "clearcap.metrics.scoring",
     "score": "clearcap.metrics.scoring",
     "tokenize": "clearcap.metrics.tokenizer",
@@ -20,7 +20,7 @@ _HOMES = {  # public name -> module that holds it; loaded on first use, so that 
 __all__ = ["DocumentFrequency", "Scores", "score", "tokenize"]
 
 if TYPE_CHECKING:
-    from clearcap.metrics.cider import DocumentFrequency
+    from clearcap.metrics.frequency import DocumentFrequency
     from clearcap.metrics.scoring import Scores, score
     from clearcap.metrics.tokenizer import tokenize
 

@@ -7,14 +7,19 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
+from clearcap.metrics.interface import Captions, Pooled
 from clearcap.metrics.ngrams import ORDERS, Corpus, count
 from clearcap.metrics.tokenizer import tokenize
 
 NAMES = tuple(f"BLEU-{n}" for n in ORDERS)
-TINY, SMALL = (
-    1e-15,
-    1e-9,
-)  # pycocoevalcap's guards: no match gives almost 0, never 0/0
+TINY, SMALL = 1e-15, 1e-9  # pycocoevalcap's guards: no match gives almost 0, never 0/0
+
+
+def score_bleu(captions: Captions) -> Pooled:
+    """Closest reference length, orders 1 to 4, not smoothed."""
+    table = statistics(captions.counted)
+    columns = zip(from_statistics(table.sum(0)).tolist(), from_statistics(table).T, strict=True)
+    return Pooled(dict(zip(NAMES, columns, strict=True)), table, from_statistics)
 
 
 def statistics(corpus: Corpus) -> Int[np.ndarray, "photos 10"]:

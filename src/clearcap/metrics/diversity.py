@@ -10,8 +10,9 @@ import numpy as np
 
 from clearcap.errors import InputError
 from clearcap.metrics import bleu
-from clearcap.metrics.cider import DocumentFrequency, weights_of
-from clearcap.metrics.ngrams import ORDERS, count, count_corpus, words_of
+from clearcap.metrics.cider import weights_of
+from clearcap.metrics.frequency import DocumentFrequency
+from clearcap.metrics.ngrams import ORDERS, count, count_corpus, split_tokens
 from clearcap.metrics.tokenizer import tokenize
 
 
@@ -63,7 +64,7 @@ def diversity(candidates: Sequence[Sequence[str]], frequency: DocumentFrequency 
     if not candidates or not all(len(captions) for captions in candidates):
         raise InputError("every photo needs at least one candidate; leave photos without captions out")
     flat = iter(tokenize(list(chain.from_iterable(candidates))))
-    sets = [[words_of(next(flat)) for _ in captions] for captions in candidates]
+    sets = [[split_tokens(next(flat)) for _ in captions] for captions in candidates]
     captions = list(chain.from_iterable(sets))
     several = [words for words in sets if len(words) > 1]
     return Diversity(
@@ -88,7 +89,7 @@ def self_cider(candidates: Sequence[str], frequency: DocumentFrequency | None = 
     """
     if len(candidates) < 2:
         raise InputError(f"self-CIDEr compares candidates, and there is {len(candidates)}; pass two or more")
-    return _self_cider([words_of(tokens) for tokens in tokenize(candidates)], frequency)
+    return _self_cider([split_tokens(tokens) for tokens in tokenize(candidates)], frequency)
 
 
 def _self_cider(captions: Sequence[Sequence[str]], frequency: DocumentFrequency | None) -> float:

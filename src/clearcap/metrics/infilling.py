@@ -65,7 +65,7 @@ def resampled(
 ) -> Float[np.ndarray, "samples systems"]:
     """Accuracies of bootstrap samples of photos, the same photos for every system.
 
-    Photos are drawn, not words: the words of one photo's captions are no independent draws.
+    Photos are resampled, not words: the words of one photo's captions depend on each other.
 
     Args:
         right: hidden words that each system recovered, by photo.

@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import json
-import math
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
 
 from clearcap.errors import InputError
+from clearcap.metrics.interface import Captions, Pooled, Score
 
-Scored = tuple[float, Float[np.ndarray, " photos"]]
 Tokens = Sequence[Sequence[str]]
 
 
-def meteor(hypotheses: Tokens, references: Sequence[Tokens]) -> Scored:
+def score_meteor(captions: Captions) -> Pooled:
+    """Version 1.5, English; the corpus score pools what the photos' scores are made of."""
+    return Pooled({"METEOR": meteor(captions.candidate_tokens, captions.reference_tokens)})
+
+
+def score_spice(captions: Captions) -> dict[str, Score]:
+    """Scene-graph tuples of Stanford's parser, F-score; photos without any count as 0."""
+    return {"SPICE": spice(captions.candidate_tokens, captions.reference_tokens)}
+
+
+def meteor(hypotheses: Tokens, references: Sequence[Tokens]) -> Score:
     """METEOR 1.5 (Denkowski and Lavie 2014), English: of the corpus and of each candidate, in [0, 1].
 
     Args:
@@ -30,24 +38,22 @@ def meteor(hypotheses: Tokens, references: Sequence[Tokens]) -> Scored:
     Raises:
         InputError: Java, pycocoevalcap or one of its files is missing, or the program failed.
     """
-    runtime, jar = _java("METEOR"), _files("METEOR")[0]
-    command = [runtime, "-Xmx2G", "-jar", str(jar), "-", "-", "-stdio", "-l", "en", "-norm"]
-    lines = [
-        " ||| ".join(["SCORE", *(_meteor_text(ref) for ref in refs), _meteor_text(hypothesis)])
-        for hypothesis, refs in zip(hypotheses, references, strict=True)
-    ]
-    with subprocess.Popen(
-        command, cwd=jar.parent, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
-    ) as program:
-        statistics = [_ask(program, line) for line in lines]
-        _write(program, " ||| ".join(["EVAL", *statistics]))
-        scores = np.array([_number(_read(program)) for _ in lines], float)
-        corpus = _number(_read(program))
-        program.communicate()
-    return corpus, scores
+    _java("METEOR")
+    _files("METEOR")
+    from pycocoevalcap.meteor.meteor import Meteor
+
+    given = {i: [_meteor_text(tokens)] for i, tokens in enumerate(hypotheses)}
+    wanted = {i: [_meteor_text(tokens) for tokens in captions] for i, captions in enumerate(references)}
+    program = Meteor()
+    try:
+        corpus, scores = program.compute_score(wanted, given)
+    except (ValueError, OSError) as fault:
+        program.lock.release()  # which it holds still, and waits for when it is given up
+        raise InputError("METEOR's Java program ended early; check that 2 GB of memory are free") from fault
+    return float(np.nan_to_num(corpus)), np.nan_to_num(np.array(scores, float))
 
 
-def spice(hypotheses: Tokens, references: Sequence[Tokens]) -> Scored:
+def spice(hypotheses: Tokens, references: Sequence[Tokens]) -> Score:
     """SPICE (Anderson et al. 2016): mean F-score over scene-graph tuples, and of each candidate, in [0, 1].
 
     Photos on which the program finds nothing to compare score 0 (pycocoevalcap turns the mean to NaN).
@@ -71,9 +77,6 @@ def spice(hypotheses: Tokens, references: Sequence[Tokens]) -> Scored:
     scores = np.array([found[i] or 0.0 for i in range(len(photos))], float)
     scores[np.isnan(scores)] = 0.0
     return float(scores.mean()), scores
-
-
-SCORERS: dict[str, Callable[[Tokens, Sequence[Tokens]], Scored]] = {"METEOR": meteor, "SPICE": spice}
 
 
 def obstacle(name: str) -> str:
@@ -122,28 +125,4 @@ def _java(name: str) -> str:
 
 
 def _meteor_text(tokens: Sequence[str]) -> str:
-    return " ".join(tokens).replace("|||", "").replace("  ", " ")
-
-
-def _write(program: subprocess.Popen[str], line: str) -> None:
-    assert program.stdin is not None
-    program.stdin.write(line + "\n")
-    program.stdin.flush()
-
-
-def _read(program: subprocess.Popen[str]) -> str:
-    assert program.stdout is not None
-    line = program.stdout.readline()
-    if not line:
-        raise InputError("METEOR's Java program ended early; check that 2 GB of memory are free")
-    return line.strip()
-
-
-def _ask(program: subprocess.Popen[str], line: str) -> str:
-    _write(program, line)
-    return _read(program)
-
-
-def _number(text: str) -> float:
-    value = float(text)
-    return 0.0 if math.isnan(value) else value
+    return " ".join(tokens).replace("|||", "").replace("  ", " ")  # bars part captions

@@ -12,7 +12,7 @@ from jaxtyping import Int
 ORDERS = (1, 2, 3, 4)
 
 
-def words_of(tokens: Sequence[str]) -> list[str]:
+def split_tokens(tokens: Sequence[str]) -> list[str]:
     """The words an n-gram is made of.
 
     pycocoevalcap's BLEU and CIDEr split a tokenised caption on any unicode space, so a token such as
@@ -147,8 +147,8 @@ def count(captions: Iterable[Sequence[str]]) -> Counted:
     """Count the n-grams of tokenised captions."""
     captions = list(captions)
     flat = list(chain.from_iterable(captions))
-    if len(" ".join(flat).split()) != len(flat):  # some token holds a space: see `words_of`
-        captions = [words_of(tokens) for tokens in captions]
+    if len(" ".join(flat).split()) != len(flat):  # some token holds a space: see `split_tokens`
+        captions = [split_tokens(tokens) for tokens in captions]
         flat = list(chain.from_iterable(captions))
     lengths = np.array([len(words) for words in captions], np.int64)
     ids = {word: i for i, word in enumerate(dict.fromkeys(flat))}

@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float
+
+from clearcap.metrics.interface import Captions, Score
 
 BETA = 1.2  # weight of recall over precision in COCO's evaluation
 
 
-def rouge_l(
-    hypotheses: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]]
-) -> tuple[float, Float[np.ndarray, " photos"]]:
+def score_rouge_l(captions: Captions) -> dict[str, Score]:
+    """Beta 1.2, best recall and best precision over the references."""
+    return {"ROUGE-L": rouge_l(captions.candidate_tokens, captions.reference_tokens)}
+
+
+def rouge_l(hypotheses: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]]) -> Score:
     """Mean ROUGE-L of the corpus and the score of each photo's candidate, in [0, 1].
 
     The best precision and the best recall over the references are combined, as pycocoevalcap does. An empty

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import TypeAlias
 
 import numpy as np
-from jaxtyping import Float, Int
 
-from clearcap.errors import InputError
-from clearcap.metrics import bleu, cider, rouge
-from clearcap.metrics.ngrams import count_corpus
-from clearcap.metrics.tokenizer import tokenize
+from clearcap.errors import InputError, RenamedWarning
+from clearcap.metrics.frequency import DocumentFrequency
+from clearcap.metrics.interface import Captions, Metric, Pooled
+from clearcap.registry import find
 
 PhotoId: TypeAlias = str | int
 NAMES = ("BLEU", "ROUGE-L", "CIDEr-D")
-JAVA_NAMES = ("METEOR", "SPICE")
 
 
 @dataclass(frozen=True)
@@ -27,70 +25,67 @@ class Scores:
     Attributes:
         corpus: metric ("BLEU-1" .. "BLEU-4", "ROUGE-L", "CIDEr-D", ...) -> score of the corpus.
         per_caption: metric -> photo -> score of its candidate.
-        bleu_statistics: rows of `bleu.statistics` in the order of the photos, or None without BLEU; what
-            bootstrap samples of corpus BLEU are computed from.
+        pooled: the scores that are no mean over photos, with what bootstrap samples of them are computed from,
+            in the order of the photos.
     """
 
     corpus: dict[str, float]
     per_caption: dict[str, dict[PhotoId, float]]
-    bleu_statistics: Int[np.ndarray, "photos 10"] | None = None
+    pooled: tuple[Pooled, ...] = ()
 
     @property
     def photos(self) -> list[PhotoId]:
         return list(next(iter(self.per_caption.values()), {}))
+
+    def pool_of(self, name: str) -> Pooled | None:
+        """Where a score comes from that is no mean over photos."""
+        return next((pool for pool in self.pooled if name in pool.scores), None)
+
+    @property
+    def bleu_statistics(self) -> np.ndarray | None:
+        """Deprecated: the rows of BLEU in ``pooled``."""
+        warnings.warn("bleu_statistics is the rows of BLEU's entry in pooled", RenamedWarning, stacklevel=2)
+        pool = self.pool_of("BLEU-1")
+        return None if pool is None else pool.rows
 
 
 def score(
     hypotheses: Mapping[PhotoId, str],
     references: Mapping[PhotoId, Sequence[str]],
     names: Sequence[str] = NAMES,
-    frequency: cider.DocumentFrequency | None = None,
+    frequency: DocumentFrequency | None = None,
 ) -> Scores:
     """Score one candidate caption a photo against its references.
 
     Args:
         hypotheses: photo -> candidate (raw text; it is tokenised here).
         references: photo -> references, at least one; photos without a candidate are an error.
-        names: any of BLEU, ROUGE-L, CIDEr-D and, where Java is installed, METEOR and SPICE.
+        names: of metrics in the registry: BLEU, ROUGE-L, CIDEr-D, where Java is installed METEOR and SPICE, and
+            those of plug-ins.
         frequency: document frequency for CIDEr-D; by default that of the references given.
 
     Raises:
         InputError: unknown metric, no photos, photos that differ, a caption that is not text, no references,
             or Java missing for METEOR or SPICE.
     """
-    for name in names:
-        if name not in NAMES + JAVA_NAMES:
-            raise InputError(f"metric {name!r} is unknown; choose from {', '.join(NAMES + JAVA_NAMES)}")
+    metrics: list[Metric] = [find("metric", name) for name in names]
     check(hypotheses, references)
     photos = list(hypotheses)
-    candidates = tokenize([hypotheses[photo] for photo in photos])
-    flat = iter(tokenize(list(chain.from_iterable(references[photo] for photo in photos))))
-    grouped = [[next(flat) for _ in references[photo]] for photo in photos]
-
+    captions = Captions(
+        [hypotheses[photo] for photo in photos], [references[photo] for photo in photos], frequency
+    )
     corpus: dict[str, float] = {}
     per_caption: dict[str, dict[PhotoId, float]] = {}
-
-    def keep(name: str, total: float, values: Float[np.ndarray, " photos"]) -> None:
-        corpus[name] = float(total)
-        per_caption[name] = dict(zip(photos, values.tolist(), strict=True))
-
-    table = None
-    counted = count_corpus(candidates, grouped)
-    for name in names:
-        if name == "BLEU":
-            table = bleu.statistics(counted)
-            totals, values = bleu.from_statistics(table.sum(0)), bleu.from_statistics(table)
-            for column, order in enumerate(bleu.NAMES):
-                keep(order, totals[column], values[:, column])
-        elif name == "CIDEr-D":
-            keep(name, *cider.cider_d(counted, frequency))
-        elif name == "ROUGE-L":
-            keep(name, *rouge.rouge_l(candidates, grouped))
-        else:
-            from clearcap.metrics import java
-
-            keep(name, *java.SCORERS[name](candidates, grouped))
-    return Scores(corpus, per_caption, table)
+    pooled: list[Pooled] = []
+    for metric in metrics:
+        found = metric(captions)
+        if isinstance(found, Pooled):
+            pooled.append(found)
+            found = found.scores
+        for name, (total, values) in found.items():
+            corpus[name] = float(total)
+            per_caption[name] = dict(zip(photos, values.tolist(), strict=True))
+    return Scores(corpus, per_caption, tuple(pooled))
 
 
 def check(hypotheses: Mapping[PhotoId, str], references: Mapping[PhotoId, Sequence[str]]) -> None:

@@ -1,18 +1,18 @@
-"""How sure a score is: bootstrap intervals, spread over seeds, and paired tests of two systems."""
+"""How sure a score is: bootstrap intervals, and paired tests of two systems."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from clearcap.errors import InputError
-from clearcap.metrics import bleu
 from clearcap.metrics.scoring import Scores
 
-BATCH = 64  # resamples drawn at once: 64 x 40,000 photos of 8 bytes are 20 MB
+BATCH = 64  # resamples taken at once: 64 x 40,000 photos of 8 bytes are 20 MB
 
 
 @dataclass(frozen=True)
@@ -39,29 +39,33 @@ class Comparison:
     p_bootstrap: float
     p_permutation: float
 
-
-@dataclass(frozen=True)
-class Spread:
-    """Mean and sample standard deviation (n - 1) over runs; the deviation of a single run is 0."""
-
-    mean: float
-    deviation: float
-    runs: int
+    def to_json(self) -> dict[str, Any]:
+        """The figures, unrounded."""
+        return {
+            "difference": self.difference.estimate,
+            "interval": [self.difference.low, self.difference.high],
+            "p_bootstrap": self.p_bootstrap,
+            "p_permutation": self.p_permutation,
+        }
 
 
 def intervals(scores: Scores, samples: int = 1000, level: float = 0.95, seed: int = 0) -> dict[str, Interval]:
-    """Bootstrap interval of each metric over photos drawn with replacement.
+    """Bootstrap interval of each metric over photos sampled with replacement.
 
     BLEU is recomputed from summed n-gram statistics of each resample. CIDEr-D keeps the document frequency of
-    the whole set, as if it were given. METEOR is left out: its corpus score is no mean over photos.
+    the whole set, as if it were given. Scores that cannot be
+    computed from parts, such as METEOR, are left out.
     """
     _check(samples, level)
     rng = np.random.default_rng(seed)
-    drawn: dict[str, list[Float[np.ndarray, " batch"]]] = {}
-    for weights in _resamples(rng, len(scores.photos), samples):
-        for name, values in _weighted(scores, weights).items():
-            drawn.setdefault(name, []).append(values)
-    return {name: _interval(scores.corpus[name], np.concatenate(v), level) for name, v in drawn.items()}
+    names = _resampled(scores)
+    found = [
+        _of_selections(names, (scores, weights)) for weights in _resamples(rng, len(scores.photos), samples)
+    ]
+    return {
+        name: _interval(scores.corpus[name], np.concatenate([one[name] for one in found]), level)
+        for name in names
+    }
 
 
 def compare(
@@ -79,46 +83,26 @@ def compare(
             f"{len(set(a.photos) & set(b.photos))} in both); score both on the same photos"
         )
     b = _reordered(b, a)
-    names = [name for name in _means(a) if name in b.corpus]
+    names = [name for name in _resampled(a) if name in _resampled(b)]
     if not names:
         raise InputError(f"the two results share no metric ({', '.join(a.corpus)} and {', '.join(b.corpus)})")
     photos = len(a.photos)
-    resampled: dict[str, list[Float[np.ndarray, " batch"]]] = {name: [] for name in names}
-    swapped: dict[str, list[Float[np.ndarray, " batch"]]] = {name: [] for name in names}
+    resampled, swapped = [], []
     rng = np.random.default_rng(seed)
     for weights in _resamples(rng, photos, samples):
-        of_a, of_b = _weighted(a, weights), _weighted(b, weights)
-        for name in names:
-            resampled[name].append(of_a[name] - of_b[name])
+        resampled.append(_differences(names, [(a, weights)], [(b, weights)]))
     for size in _batches(samples):
         keep = rng.integers(0, 2, (size, photos))
-        once, other = _mixed(a, b, keep), _mixed(b, a, keep)
-        for name in names:
-            swapped[name].append(once[name] - other[name])
+        swapped.append(_differences(names, [(a, keep), (b, 1 - keep)], [(b, keep), (a, 1 - keep)]))
     return {
         name: _comparison(
             a.corpus[name] - b.corpus[name],
-            np.concatenate(resampled[name]),
-            np.concatenate(swapped[name]),
+            np.concatenate([one[name] for one in resampled]),
+            np.concatenate([one[name] for one in swapped]),
             level,
         )
         for name in names
     }
-
-
-def over_seeds(runs: Sequence[Mapping[str, float]]) -> dict[str, Spread]:
-    """Mean and deviation of each metric over runs that differ in their seed.
-
-    Args:
-        runs: `Scores.corpus` of each run; metrics that not every run has are left out.
-    """
-    if not runs:
-        raise InputError("no runs were given; pass the scores of at least one")
-    names = [name for name in runs[0] if all(name in run for run in runs)]
-    table = np.array([[run[name] for name in names] for run in runs], float)
-    deviation = table.std(0, ddof=1) if len(runs) > 1 else np.zeros(len(names))
-    means = table.mean(0)
-    return {name: Spread(float(means[i]), float(deviation[i]), len(runs)) for i, name in enumerate(names)}
 
 
 def _check(samples: int, level: float) -> None:
@@ -128,8 +112,10 @@ def _check(samples: int, level: float) -> None:
         raise InputError(f"level={level} is not between 0 and 1; pass 0.95 for a 95% interval")
 
 
-def _means(scores: Scores) -> list[str]:
-    return [name for name in scores.corpus if name != "METEOR"]
+def _resampled(scores: Scores) -> list[str]:
+    """The scores of which a selection of photos has one too."""
+    pools = {name: scores.pool_of(name) for name in scores.corpus}
+    return [name for name, pool in pools.items() if pool is None or pool.rows is not None]
 
 
 def _batches(samples: int) -> Iterator[int]:
@@ -149,46 +135,41 @@ def _values(scores: Scores, name: str) -> Float[np.ndarray, " photos"]:
     return np.array(list(scores.per_caption[name].values()), float)
 
 
-def _weighted(
-    scores: Scores, weights: Int[np.ndarray, "batch photos"]
+def _of_selections(
+    names: Sequence[str], *parts: tuple[Scores, Int[np.ndarray, "batch photos"]]
 ) -> dict[str, Float[np.ndarray, " batch"]]:
-    """Corpus scores of resamples."""
-    found = {}
-    if scores.bleu_statistics is not None:
-        table = bleu.from_statistics(weights @ scores.bleu_statistics)
-        found = {name: table[:, column] for column, name in enumerate(bleu.NAMES)}
-    for name in _means(scores):
-        if name not in found:
-            found[name] = weights @ _values(scores, name) / weights.sum(1)
-    return found
+    """Corpus scores of selections of photos.
+
+    Args:
+        names: of the scores.
+        parts: a system, and how often each photo of it is in each selection; several systems may share a selection.
+    """
+    photos = sum(taken.sum(1) for _, taken in parts)
+    found: dict[str, Float[np.ndarray, " batch"]] = {}
+    for name in names:
+        pools = [(scores.pool_of(name), taken) for scores, taken in parts]
+        first = pools[0][0]
+        if first is None:
+            found[name] = sum(taken @ _values(scores, name) for scores, taken in parts) / photos
+        elif name not in found:
+            table = first.of_sum(sum(taken @ pool.rows for pool, taken in pools if pool is not None))
+            found |= {one: table[:, column] for column, one in enumerate(first.scores)}
+    return {name: found[name] for name in names}
 
 
-def _mixed(
-    a: Scores, b: Scores, keep: Int[np.ndarray, "batch photos"]
-) -> dict[str, Float[np.ndarray, " batch"]]:
-    """Corpus scores of mixtures that take a photo from A where `keep` is 1, from B where it is 0."""
-    found = {}
-    if a.bleu_statistics is not None and b.bleu_statistics is not None:
-        table = bleu.from_statistics(keep @ a.bleu_statistics + (1 - keep) @ b.bleu_statistics)
-        found = {name: table[:, column] for column, name in enumerate(bleu.NAMES)}
-    for name in _means(a):
-        if name not in found and name in b.corpus:
-            found[name] = (keep @ _values(a, name) + (1 - keep) @ _values(b, name)) / keep.shape[1]
-    return found
+def _differences(names: Sequence[str], one: Sequence[Any], other: Sequence[Any]) -> dict[str, Any]:
+    a, b = _of_selections(names, *one), _of_selections(names, *other)
+    return {name: a[name] - b[name] for name in names}
 
 
 def _reordered(scores: Scores, like: Scores) -> Scores:
     place = {photo: i for i, photo in enumerate(scores.photos)}
     order = [place[photo] for photo in like.photos]
-    table = scores.bleu_statistics
-    return Scores(
-        scores.corpus,
-        {
-            name: {photo: column[photo] for photo in like.photos}
-            for name, column in scores.per_caption.items()
-        },
-        None if table is None else table[order],
-    )
+    pooled = (replace(pool, rows=None if pool.rows is None else pool.rows[order]) for pool in scores.pooled)
+    columns = {
+        name: {photo: column[photo] for photo in like.photos} for name, column in scores.per_caption.items()
+    }
+    return Scores(scores.corpus, columns, tuple(pooled))
 
 
 def _interval(estimate: float, values: Float[np.ndarray, " samples"], level: float) -> Interval:

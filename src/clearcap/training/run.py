@@ -19,7 +19,7 @@ from clearcap.captioner.loading import CURVES, FREQUENCY, SAMPLES
 from clearcap.captioner.model import Captioner
 from clearcap.captioner.towers import build_captioner, continue_captioner, tokenize_for
 from clearcap.config import DataConfig, Preset, SamplingConfig, TrainConfig
-from clearcap.data.corpus import open_corpus
+from clearcap.data.corpus import open_corpus, open_spec
 from clearcap.data.features import Features, make_features, open_features
 from clearcap.data.records import CaptionedPhoto, Corpus, Expected
 from clearcap.errors import InputError
@@ -221,8 +221,7 @@ def _text_only(data: DataConfig, watched: Sequence[CaptionedPhoto]) -> list[str]
 
 
 def _text_corpus(spec: str) -> Corpus:
-    name, root, split = spec.split(":")
-    return open_corpus(name, root, split, missing="keep", expected=None)
+    return open_spec(spec, missing="keep", expected=None)
 
 
 def captions_to_learn(

@@ -19,13 +19,13 @@ SIDE, GAP, TEXT, MARGIN, HEAD = (
     96,
     44,
     64,
-)  # pixels: photo, between photos, below a photo, around, headings
+)  # pixels: photo, between and below photos, around, headings
 PAPER, INK, SOFT = "#ffffff", "#1a1a19", "#6b6a65"
 LETTERS, LINES = 29, 3  # of a caption below its photo
 
 
-def draw_contact_sheet(found: Evaluation, corpus: Corpus, path: Path) -> None:
-    """Draw the photos with the highest CIDEr-D above those with the lowest.
+def write_contact_sheet(found: Evaluation, corpus: Corpus, path: Path) -> None:
+    """Write the photos with the highest CIDEr-D above those with the lowest.
 
     Args:
         found: from `evaluate`.
@@ -35,9 +35,7 @@ def draw_contact_sheet(found: Evaluation, corpus: Corpus, path: Path) -> None:
     Raises:
         InputError: a photo cannot be read.
     """
-    from clearcap.evaluation.report import ranked
-
-    order = ranked(found)
+    order = found.ranked()
     half = min(COLUMNS * ROWS, max(len(order) // 2, 1))  # no photo stands in both halves
     groups = {"Highest CIDEr-D": order[:half], "Lowest CIDEr-D": order[half:][::-1][:half]}
     shown = [photos for photos in groups.values() if photos]
@@ -67,7 +65,7 @@ def _place(
     photos: Sequence[str],
     top: int,
 ) -> int:
-    """Draw a group; return where it ends."""
+    """Put a group on the sheet; return where it ends."""
     captions = {one.photo: one.caption for one in found.captions}
     cider = found.scored.scores.per_caption["CIDEr-D"]
     for place, photo in enumerate(photos):

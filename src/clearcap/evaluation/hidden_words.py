@@ -96,32 +96,25 @@ def hide_words(
         keep_period: whether the captioner knows the full stop at a caption's end.
         seed: of the places.
     """
+
+    def pieces_of(words: Sequence[str]) -> list[str]:
+        text = clean_caption(" ".join(words), max_words=10_000, keep_period=keep_period)
+        return list(tokenizer.tokenize(text))
+
     hidden: list[Hidden] = []
     cut = left_out = 0
-    for number, photo in enumerate(photos):
+    for place, photo in enumerate(photos):
         for copy, caption in enumerate(photo.captions):
-            words = caption.split()
-            whole = len(words)
-            while words and _pieces(words, tokenizer, keep_period) > length - 2:
-                words.pop()
-            cut += len(words) < whole
-            open_ = [place for place, word in enumerate(words) if _WORD.fullmatch(word)]
-            if len(open_) < count or _unknown(words, tokenizer, keep_period):
+            whole = words = caption.split()
+            pieces = pieces_of(words)
+            while words and max(len(words), len(pieces)) > length - 2:  # a hidden word may have no piece
+                words = words[:-1]
+                pieces = pieces_of(words)
+            cut += len(words) < len(whole)
+            open_ = [at for at, word in enumerate(words) if _WORD.fullmatch(word)]
+            if len(open_) < count or tokenizer.unk_token in pieces:
                 left_out += 1
                 continue
-            draw = random.Random(f"{seed} {photo.id} {copy} {count}")
-            hidden.append(Hidden(number, tuple(words), tuple(sorted(draw.sample(open_, count)))))
+            chance = random.Random(f"{seed} {photo.id} {copy} {count}")
+            hidden.append(Hidden(place, tuple(words), tuple(sorted(chance.sample(open_, count)))))
     return hidden, Counted(cut, left_out)
-
-
-def _tokens(words: Sequence[str], tokenizer: Any, keep_period: bool) -> list[str]:
-    return tokenizer.tokenize(clean_caption(" ".join(words), max_words=10_000, keep_period=keep_period))
-
-
-def _pieces(words: Sequence[str], tokenizer: Any, keep_period: bool) -> int:
-    """Positions that the words may take, blanks of one for a hidden word of no piece included."""
-    return max(len(words), len(_tokens(words, tokenizer, keep_period)))
-
-
-def _unknown(words: Sequence[str], tokenizer: Any, keep_period: bool) -> bool:
-    return tokenizer.unk_token in _tokens(words, tokenizer, keep_period)

@@ -15,7 +15,8 @@ from tiny_captioner import CAPTIONS, photos, tiny_captioner
 
 from clearcap.data import Corpus
 from clearcap.errors import InputError
-from clearcap.evaluation.filling import (
+from clearcap.evaluation.hidden_words import Counted, Hidden, hide_words
+from clearcap.evaluation.infilling import (
     BLIND,
     MASKED,
     PHOTO,
@@ -24,7 +25,6 @@ from clearcap.evaluation.filling import (
     fill_masked,
     masked_language_model,
 )
-from clearcap.evaluation.hiding import Counted, Hidden, hide_words
 from clearcap.metrics.infilling import resampled
 from clearcap.pipeline import CaptionPipeline
 from clearcap.pipeline.infilling import describe, gives_most, infill_captions, length_template, parse_template
@@ -185,8 +185,8 @@ def test_templates_that_give_most_of_the_words() -> None:
 
 
 def test_the_command_prints_shares_and_refuses_what_cannot_be(model: Path, photo_folder: Path) -> None:
-    command = [sys.executable, "-m", "clearcap", "evaluate-fill", "--model", str(model), "--data", "folder"]
-    command += ["--root", str(photo_folder), "--limit", "2", "steps=1"]
+    command = [sys.executable, "-m", "clearcap", "evaluate-fill", "--model", str(model)]
+    command += ["--data", f"folder:{photo_folder}", "--limit", "2", "steps=1"]
     done = subprocess.run([*command, "--hidden", "1"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "photo / no photo" in done.stdout

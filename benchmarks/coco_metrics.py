@@ -1,4 +1,4 @@
-"""Our scores beside pycocoevalcap's, in one run: python -m clearcap.metrics.compare ANNOTATIONS.json"""
+"""Our scores beside pycocoevalcap's, in one run: python benchmarks/coco_metrics.py ANNOTATIONS.json"""
 
 from __future__ import annotations
 

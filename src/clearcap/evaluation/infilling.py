@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,14 +14,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from clearcap.config import SamplingConfig, TextConfig, make
+from clearcap.config import TextConfig, make
 from clearcap.data.records import Corpus
 from clearcap.errors import InputError
-from clearcap.evaluation.draws import encoded
-from clearcap.evaluation.files import write_json
-from clearcap.evaluation.hiding import FUNCTION_WORDS, Counted, Hidden, hide_words
-from clearcap.evaluation.journal import whole_lines
-from clearcap.evaluation.run import begun_with, claim, computing_threads, subject, surroundings
+from clearcap.evaluation.hidden_words import FUNCTION_WORDS, Counted, Hidden, hide_words
+from clearcap.evaluation.journal import Entry
+from clearcap.evaluation.session import Progress, Session, Tally
 from clearcap.metrics.infilling import accuracy, resampled
 from clearcap.pipeline import CaptionPipeline
 from clearcap.pipeline.infilling import (
@@ -41,8 +38,26 @@ SYSTEMS = (PHOTO, BLIND, MASKED)
 
 Logits = Callable[[Tensor, Tensor], Tensor]
 """Token ids and mask [batch, length] -> logits [batch, length, vocab]."""
-Progress = Callable[[int, int, str], None]
-"""(captions filled, captions in all, what is going on)."""
+
+
+@dataclass(frozen=True)
+class Answers(Entry):
+    """What was put into the blanks of the references of a batch of photos.
+
+    Attributes:
+        answers: system -> the words of each reference's blanks.
+        kept: references whose fixed words all came back, of those filled with the photo.
+        seconds: that each system took.
+    """
+
+    answers: dict[str, tuple[tuple[str, ...], ...]]
+    kept: int
+    seconds: dict[str, float]
+
+    @property
+    def key(self) -> int:
+        """The number of references."""
+        return len(self.answers[PHOTO])
 
 
 @dataclass(frozen=True)
@@ -139,16 +154,14 @@ def evaluate_fill(
     ``out``, answers are kept there batch by batch and a killed run goes on where it stopped.
 
     Args:
-        model: folder or hub name; None or "default" is the bundled model.
-        corpus: the split, from ``open_corpus``.
+        model, corpus, limit: as for ``evaluate``.
         hidden: numbers of words to hide.
         masked_lm: folder or hub name of a masked language model with the captioner's tokenizer, such as
             ``clearcap pretrain-text`` writes; default the captioner's own text space, see
             ``SplitBertSpace.masked_logits``.
         out: folder for the answers and ``fill.json``.
-        limit: only the first photos of the split.
         batch_size: photos at once; their references share one encoding of each.
-        seed: of the hidden places and of the draws.
+        seed: of the hidden places and of the samples.
         progress: sees what is done.
         how: fields of ``SamplingConfig`` that differ from the model's own; guidance is off unless given, as
             ``CaptionPipeline.fill`` has it.
@@ -157,65 +170,37 @@ def evaluate_fill(
         InputError: no such model or setting, a photo that cannot be read, a folder of another evaluation, or no
             masked language model.
     """
-    if limit is not None and limit < 1:
-        raise InputError(f"limit={limit} leaves no photo; pass at least 1")
-    if batch_size < 1 or not hidden or min(hidden) < 1 or len(set(hidden)) < len(hidden):
-        raise InputError(
-            f"batch_size={batch_size} and the numbers of hidden words {list(hidden)} must be at least 1, each once"
+    if not hidden or min(hidden) < 1 or len(set(hidden)) < len(hidden):
+        raise InputError(f"the numbers of hidden words {list(hidden)} must be at least 1, each once")
+    how = {"guidance": 0.0, **how}
+    with Session(model, corpus, out=out, limit=limit, batch_size=batch_size, how=how) as at:
+        logits, described = masked_language_model(at.pipeline, masked_lm)
+        manifest = at.claim(
+            masked_lm=described, sampling=dataclasses.asdict(at.sampling), seed=seed, batch_size=batch_size
         )
-    photos = list(corpus.photos[:limit])
-    references = {photo.id: photo.captions for photo in photos}
-    folder = Path(out) if out is not None else None
-    with computing_threads(begun_with(out)):
-        pipeline = CaptionPipeline.from_pretrained(model)
-        logits, described = masked_language_model(pipeline, masked_lm)
-        sampling = pipeline.sampling(**{"guidance": 0.0, **how})
-        manifest = subject(model, corpus, references)
-        manifest |= {"masked_lm": described, "sampling": dataclasses.asdict(sampling), "seed": seed}
-        manifest |= {"batch_size": batch_size} | surroundings(pipeline)
-        if folder is not None:
-            manifest = claim(folder, manifest)
-        text = make(TextConfig, pipeline.captioner.config.text, "text")
+        text = make(TextConfig, at.pipeline.captioner.config.text, "text")
         asked = {
             count: hide_words(
-                photos,
+                at.photos,
                 count,
-                pipeline.tokenizer,
+                at.pipeline.tokenizer,
                 length=text.length,
                 keep_period=text.keep_period,
                 seed=seed,
             )
             for count in hidden
         }
-        total = sum(len(one) for one, _ in asked.values())
-        tokens, _ = encoded(
-            pipeline,
-            photos,
-            None if folder is None else folder / "tokens.safetensors",
-            batch_size=16,
-            progress=lambda n: progress(0, total, "encoding photos"),
-        )
+        tally = Tally(progress, sum(len(rows) for rows, _ in asked.values()))
+        tokens, _ = at.tokens(lambda n: tally.add(0, "encoding photos"), batch_size=16)
         fillings: list[Filling] = []
-        before = 0
         for count, (rows, counted) in asked.items():
             if not rows:
                 raise InputError(f"no reference has {count} words to hide; hide fewer")
-            lines = _answer_all(
-                pipeline,
-                tokens,
-                rows,
-                logits,
-                sampling,
-                None if folder is None else folder / f"hidden{count}.jsonl",
-                batch_size=batch_size,
-                seed=seed,
-                progress=lambda n, b=before, c=count: progress(b + n, total, f"{c} hidden"),  # type: ignore[misc]
+            fillings.append(
+                _filling(count, rows, counted, _answer_all(at, tokens, count, rows, logits, seed, tally))
             )
-            before += len(rows)
-            fillings.append(_filling(count, rows, counted, lines))
-    found = FillEvaluation(manifest, tuple(fillings))
-    if folder is not None:
-        write_json(found.to_json(), folder / "fill.json")
+        found = FillEvaluation(manifest, tuple(fillings))
+        at.save(found.to_json(), "fill.json")
     return found
 
 
@@ -275,57 +260,48 @@ def fill_masked(logits: Logits, pipeline: CaptionPipeline, templates: Sequence[T
 
 
 def _answer_all(
-    pipeline: CaptionPipeline,
+    at: Session,
     tokens: Float[Tensor, "photos tokens dim"],
+    count: int,
     rows: Sequence[Hidden],
     logits: Logits,
-    sampling: SamplingConfig,
-    file: Path | None,
-    *,
-    batch_size: int,
     seed: int,
-    progress: Callable[[int], None],
-) -> list[dict[str, Any]]:
-    """One record for each batch of photos: each system's words, fixed words kept, seconds."""
+    tally: Tally,
+) -> list[Answers]:
+    """The answers to each batch of photos, going on after those that are kept."""
     photos = sorted({one.photo for one in rows})
-    groups = [set(photos[start : start + batch_size]) for start in range(0, len(photos), batch_size)]
-    lines = _read_lines(file)
-    filled = sum(len(line["answers"][PHOTO]) for line in lines)
-    progress(filled)
-    for group in groups[len(lines) :]:
-        line = _answer(pipeline, tokens, [one for one in rows if one.photo in group], logits, sampling, seed)
-        lines.append(line)
-        filled += len(line["answers"][PHOTO])
-        if file is not None:
-            with file.open("ab") as out:
-                out.write((json.dumps(line, ensure_ascii=False) + "\n").encode())
-        progress(filled)
-    if filled != len(rows):
-        raise InputError(f"{file} holds answers to other references; choose another folder or delete it")
-    return lines
+    batches = [
+        [one for one in rows if one.photo in photos[start : start + at.batch_size]]
+        for start in range(0, len(photos), at.batch_size)
+    ]
+    with at.journal(f"hidden{count}.jsonl", Answers, [len(batch) for batch in batches]) as journal:
+        tally.add(sum(one.key for one in journal.done), f"{count} hidden")
+        for place in journal.left:
+            journal.append(_answer(at, tokens, batches[place], logits, seed))
+            tally.add(len(batches[place]), f"{count} hidden")
+    return journal.done
 
 
 def _answer(
-    pipeline: CaptionPipeline,
+    at: Session,
     tokens: Float[Tensor, "photos tokens dim"],
     rows: Sequence[Hidden],
     logits: Logits,
-    sampling: SamplingConfig,
     seed: int,
-) -> dict[str, Any]:
+) -> Answers:
     templates = [one.template() for one in rows]
     shown = sorted({one.photo for one in rows})
     image = tokens[shown]
 
     def fill(image: Tensor | None) -> list[Infilled]:
         return infill_captions(
-            pipeline.captioner,
-            pipeline.tokenizer,
+            at.pipeline.captioner,
+            at.pipeline.tokenizer,
             image,
             templates,
             photos=None if image is None else [shown.index(one.photo) for one in rows],
             seed=seed,
-            sampling=sampling,
+            sampling=at.sampling,
         )
 
     filled: dict[str, list[Infilled]] = {}
@@ -333,37 +309,22 @@ def _answer(
     for name, work in (
         (PHOTO, lambda: fill(image)),
         (BLIND, lambda: fill(None)),
-        (MASKED, lambda: fill_masked(logits, pipeline, templates)),
+        (MASKED, lambda: fill_masked(logits, at.pipeline, templates)),
     ):
         started = time.perf_counter()
         filled[name] = work()
         seconds[name] = time.perf_counter() - started
-    return {
-        "answers": {name: [list(one.words) for one in several] for name, several in filled.items()},
-        "kept": sum(row.keeps(one.text) for row, one in zip(rows, filled[PHOTO], strict=True)),
-        "seconds": seconds,
-    }
+    return Answers(
+        {name: tuple(one.words for one in several) for name, several in filled.items()},
+        sum(row.keeps(one.text) for row, one in zip(rows, filled[PHOTO], strict=True)),
+        seconds,
+    )
 
 
-def _read_lines(file: Path | None) -> list[dict[str, Any]]:
-    """The records of the whole lines of a file. Raises InputError."""
-    try:
-        return [json.loads(line) for line in whole_lines(file)]
-    except ValueError as error:
-        raise InputError(f"{file} is damaged ({error}); delete it to fill in again") from error
-
-
-def _filling(
-    count: int, rows: Sequence[Hidden], counted: Counted, lines: Sequence[dict[str, Any]]
-) -> Filling:
-    answers = {
-        name: tuple(tuple(words) for line in lines for words in line["answers"][name]) for name in SYSTEMS
-    }
-    ms = {
-        name: float(np.median([1000 * line["seconds"][name] / len(line["answers"][name]) for line in lines]))
-        for name in SYSTEMS
-    }
-    return Filling(count, tuple(rows), counted, answers, sum(line["kept"] for line in lines), ms)
+def _filling(count: int, rows: Sequence[Hidden], counted: Counted, batches: Sequence[Answers]) -> Filling:
+    answers = {name: tuple(words for one in batches for words in one.answers[name]) for name in SYSTEMS}
+    ms = {name: float(np.median([1000 * one.seconds[name] / one.key for one in batches])) for name in SYSTEMS}
+    return Filling(count, tuple(rows), counted, answers, sum(one.kept for one in batches), ms)
 
 
 def _figures(
@@ -373,13 +334,13 @@ def _figures(
     if not asked.sum():
         return {"hidden": 0}
     shares = right.sum(0) / asked.sum()
-    drawn = resampled(right, asked, seed=seed)
+    samples = resampled(right, asked, seed=seed)
     photo, blind, masked = (names.index(name) for name in SYSTEMS)
-    ratio = drawn[:, photo] / np.maximum(drawn[:, blind], 1e-12)
+    ratio = samples[:, photo] / np.maximum(samples[:, blind], 1e-12)
     return {
         "hidden": int(asked.sum()),
         **{
-            name: {"accuracy": float(shares[i]), "interval": _interval(drawn[:, i])}
+            name: {"accuracy": float(shares[i]), "interval": _interval(samples[:, i])}
             for i, name in enumerate(names)
         },
         "photo_to_no_photo": {
@@ -388,7 +349,7 @@ def _figures(
         },
         "photo_minus_masked_lm": {
             "difference": float(shares[photo] - shares[masked]),
-            "interval": _interval(drawn[:, photo] - drawn[:, masked]),
+            "interval": _interval(samples[:, photo] - samples[:, masked]),
         },
     }
 

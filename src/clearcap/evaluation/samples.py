@@ -1,0 +1,127 @@
+"""Captions of a split under many sampling settings from one encoding of its photos, kept batch by batch on disk."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
+
+from clearcap.config import SamplingConfig
+from clearcap.evaluation.journal import Entry
+from clearcap.evaluation.session import Session
+from clearcap.pipeline import CaptionPipeline
+from clearcap.sampling.refine import turning_point
+from clearcap.sampling.selection import mean_confidences
+from clearcap.sampling.solvers import times_of
+from clearcap.text.tokenizer import DecodedCaption
+
+
+@dataclass(frozen=True)
+class Batch(Entry):
+    """What was sampled for a batch of photos at one setting.
+
+    Attributes:
+        photos: their ids.
+        alone: the caption of each, sampled alone.
+        candidates: the captions of each, sampled together; empty where only one was asked for.
+        confidence: of each candidate, the geometric mean of its words' probabilities.
+        seconds: spent on sampling alone and together.
+    """
+
+    photos: tuple[str, ...]
+    alone: tuple[str, ...]
+    candidates: tuple[tuple[str, ...], ...]
+    confidence: tuple[tuple[float, ...], ...]
+    seconds: tuple[float, float]
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        return self.photos
+
+
+def sample_all(
+    at: Session,
+    tokens: Float[Tensor, "photos tokens dim"],
+    sampling: SamplingConfig,
+    name: str,
+    *,
+    seed: int,
+    progress: Callable[[int], None] = lambda photos: None,
+) -> list[Batch]:
+    """Sample captions of every photo at one setting, going on after the batches that are kept.
+
+    Each batch is sampled twice, so that both are timed beside each other: one caption a photo, then, where
+    ``sampling.candidates`` says so, several.
+
+    Args:
+        at: whose captioner is sampled from.
+        tokens: image tokens of its photos.
+        sampling: how; nothing is chosen among the candidates.
+        name: of the file where batches are kept.
+        seed: same seed, same captions.
+        progress: told how many photos each batch added.
+
+    Raises:
+        InputError: the file holds other photos, or is damaged.
+    """
+    groups = in_groups([photo.id for photo in at.photos], at.batch_size)
+    with at.journal(name, Batch, groups) as journal:
+        progress(sum(len(batch.photos) for batch in journal.done))
+        for place in journal.left:
+            start = place * at.batch_size
+            journal.append(
+                _sample(at.pipeline, tokens[start : start + at.batch_size], groups[place], sampling, seed)
+            )
+            progress(len(groups[place]))
+    return journal.done
+
+
+def in_groups(photos: Sequence[str], size: int) -> list[tuple[str, ...]]:
+    """Photos in batches of this size."""
+    return [tuple(photos[start : start + size]) for start in range(0, len(photos), size)]
+
+
+def calls_of(sampling: SamplingConfig, levels: int) -> int:
+    """Calls of the denoiser that a setting makes, early exit aside.
+
+    Args:
+        sampling: the setting.
+        levels: noise levels of the model.
+    """
+    visited = times_of(sampling.spacing, levels, sampling.steps)
+    back = sampling.refine * turning_point(visited, levels, sampling.refine_time) if sampling.refine else 0
+    return len(visited) - 1 + back
+
+
+def _sample(
+    pipeline: CaptionPipeline,
+    tokens: Float[Tensor, "photos tokens dim"],
+    photos: tuple[str, ...],
+    sampling: SamplingConfig,
+    seed: int,
+) -> Batch:
+    def timed(candidates: int) -> tuple[list[list[DecodedCaption]], float]:
+        started = time.perf_counter()
+        how = dataclasses.replace(sampling, candidates=candidates)
+        captions = pipeline.decode(pipeline.captioner.generate(image=tokens, seed=seed, sampling=how))
+        return captions, time.perf_counter() - started
+
+    alone, seconds = timed(1)
+    together, more = timed(sampling.candidates) if sampling.candidates > 1 else ([], 0.0)
+    return Batch(
+        photos,
+        tuple(caption.text for [caption] in alone),
+        tuple(tuple(caption.text for caption in captions) for captions in together),
+        tuple(tuple(mean_confidences([one.confidence for one in captions])) for captions in together),
+        (seconds, more),
+    )
+
+
+def median_ms(batches: Sequence[Batch], together: bool) -> float:
+    """Milliseconds a photo of the middle batch, sampled alone or together."""
+    return float(np.median([1000 * batch.seconds[together] / len(batch.photos) for batch in batches]))
