@@ -176,11 +176,11 @@ def test_lengths_and_words_are_told_as_often_as_asked() -> None:
 
 
 def test_told_words_come_back_and_betray_nothing_of_the_others() -> None:
-    from clearcap.training.objectives import Objective
+    from clearcap.training.objectives import LadicObjective
 
     captioner, tokenizer = tiny_captioner()
     captioner.config.tokens["mask"] = tokenizer.mask_token_id
-    objective = Objective(captioner, captioner.noise(2.0))
+    objective = LadicObjective(captioner, captioner.noise(2.0))
     ids, mask = encode_captions(tokenizer, [CAPTIONS[0]], 10)
     other = ids.clone()
     other[0, 2] = ids[0, 3]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from clearcap.errors import InputError
 
@@ -22,6 +23,14 @@ T = TypeVar("T")
 
 REQUIRED: Any = dataclasses.MISSING
 """The default of a knob that has none."""
+
+
+RENAMED: dict[str, dict[str, str]] = {  # class -> old name of a setting -> its name; old ones go with 0.2
+    "TrainConfig": {"borrowed": "neighbour_captions", "consensus": "agreement"},
+    "StepDistillationConfig": {"taught": "samples"},
+}
+REMOVED: dict[str, dict[str, Any]] = {"TrainConfig": {"label_smoothing": 0.0}}
+"""Class -> settings that are gone -> the value with which they did nothing, which is still accepted."""
 
 
 def knob(default: Any, help: str, choices: tuple[str, ...] = ()) -> Any:
@@ -251,12 +260,13 @@ class TrainConfig:
     end: float = knob(0.0, "learning rate at the end, as a share of the peak")
     clip: float = knob(1.0, "greatest gradient norm; 0 never clips")
     ema: float = knob(0.999, "decay of the averaged weights; 0 keeps none")
-    consensus: float = knob(
-        0.0, "how much more often captions are drawn that agree with the photo's others (1: much)"
+    agreement: float = knob(
+        0.0, "how much more often captions are sampled that agree with the photo's others (1: much)"
     )
-    borrowed: int = knob(0, "captions of other photos that agree most with a photo's own, added to them")
+    neighbour_captions: int = knob(
+        0, "captions of other photos that agree most with a photo's own, added to them"
+    )
     text_only: float = knob(0.0, "share of photos in a step that are text-only captions from data.text")
-    label_smoothing: float = knob(0.0, "label smoothing of the caption loss")
     bf16: bool = knob(True, "matrix products in bf16")
     compile: bool = knob(False, "torch.compile the denoiser")
     seed: int = knob(0, "seed of every draw")
@@ -277,8 +287,8 @@ class TrainConfig:
         require(
             self.decay != "log" or self.end > 0, "train.decay=log never reaches 0; set train.end, say to 0.5"
         )
-        require(self.consensus >= 0, f"train.consensus={self.consensus} must not be negative")
-        require(self.borrowed >= 0, f"train.borrowed={self.borrowed} must not be negative")
+        for name in ("agreement", "neighbour_captions"):
+            require(getattr(self, name) >= 0, f"train.{name}={getattr(self, name)} must not be negative")
         require(0 <= self.text_only < 1, f"train.text_only={self.text_only} must lie in [0, 1)")
 
 
@@ -286,11 +296,14 @@ class TrainConfig:
 class DataConfig:
     """What is trained on and what is watched."""
 
-    name: str = knob("flickr8k", "corpus")
-    root: str = knob("", "its folder")
-    split: str = knob("train", "split that is trained on")
+    corpus: str = knob("", "what is trained on, as NAME:ROOT:SPLIT, such as flickr8k:DIR:train")
+    watch: str = knob(
+        "dev", "what the periodic evaluation captions: a split of that corpus, or another NAME:ROOT:SPLIT"
+    )
+    name: str = knob("flickr8k", "deprecated: NAME of data.corpus")
+    root: str = knob("", "deprecated: ROOT of data.corpus")
+    split: str = knob("train", "deprecated: SPLIT of data.corpus")
     expected: bool = knob(True, "insist on the published number of photos; false trains on a subset")
-    watch: str = knob("dev", "split of the periodic evaluation")
     watch_photos: int = knob(200, "photos of the periodic evaluation")
     features: str = knob("cache/features", "folder of the image-feature cache; made where missing")
     views: int = knob(4, "augmented views of each training photo in the cache, the photo itself included")
@@ -298,9 +311,25 @@ class DataConfig:
     text_exclude: str = knob("", "corpus NAME:ROOT:SPLIT whose photos' captions data.text must not give")
 
     def __post_init__(self) -> None:
-        for spec in (self.text, self.text_exclude):
-            require(spec.count(":") == 2 or not spec, f"{spec!r} is not a corpus of the form NAME:ROOT:SPLIT")
-        require(self.split != self.watch, f"data.watch={self.watch!r} is the training split; choose another")
+        for spec in (self.corpus, self.text, self.text_exclude):
+            require(spec.count(":") >= 2 or not spec, f"{spec!r} is not a corpus of the form NAME:ROOT:SPLIT")
+        if self.root and not self.corpus:
+            warnings.warn(
+                f"data.root is deprecated; pass data.corpus={self.trained}", DeprecationWarning, stacklevel=4
+            )
+        require(
+            self.trained != self.watched, f"data.watch={self.watch!r} is the training split; choose another"
+        )
+
+    @property
+    def trained(self) -> str:
+        """What is trained on, as NAME:ROOT:SPLIT."""
+        return self.corpus or f"{self.name}:{self.root}:{self.split}"
+
+    @property
+    def watched(self) -> str:
+        """What the periodic evaluation captions, as NAME:ROOT:SPLIT."""
+        return self.watch if ":" in self.watch else f"{self.trained.rpartition(':')[0]}:{self.watch}"
 
 
 @dataclass(frozen=True)
@@ -376,7 +405,7 @@ def make(kind: type[T], table: Mapping[str, Any], where: str) -> T:
     """Build a (nested) settings class from a table, strictly."""
     hints = get_type_hints(kind)
     values: dict[str, Any] = {}
-    for key, value in table.items():
+    for key, value in renamed(kind, table).items():
         if key not in hints:
             raise InputError(f"{where}: unknown setting {key!r}; choose one of {', '.join(hints)}")
         values[key] = _convert(value, hints[key], f"{where}: {key}")
@@ -397,9 +426,24 @@ def changes(kind: type, overrides: Sequence[str]) -> dict[str, Any]:
     for override in overrides:
         _apply(table, override)
     hints = get_type_hints(kind)
+    table = renamed(kind, table)
     for key in table:
         require(key in hints, f"unknown setting {key!r}; choose one of {', '.join(hints)}")
     return {key: _convert(value, hints[key], key) for key, value in table.items()}
+
+
+def renamed(kind: type, table: Mapping[str, Any]) -> dict[str, Any]:
+    """A table of settings under today's names.
+
+    Raises:
+        InputError: a setting is given under both names.
+    """
+    old, gone = RENAMED.get(kind.__name__, {}), REMOVED.get(kind.__name__, {})
+    table = {key: value for key, value in table.items() if key not in gone or value != gone[key]}
+    for key in table.keys() & old.keys():
+        require(old[key] not in table, f"{key!r} is the old name of {old[key]!r}; pass one of them")
+        warnings.warn(f"the setting {key!r} is called {old[key]!r} now", DeprecationWarning, stacklevel=2)
+    return {old.get(key, key): value for key, value in table.items()}
 
 
 def _convert(value: Any, hint: Any, where: str) -> Any:
@@ -407,6 +451,13 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
         if not isinstance(value, Mapping):
             raise InputError(f"{where} must be a table of settings, not {value!r}")
         return make(hint, value, where)  # type: ignore[arg-type]
+    if get_origin(hint) is tuple:  # of one type; several are separated by commas
+        kind = get_args(hint)[0]
+        parts = value.split(",") if isinstance(value, str) else value
+        parts = [part for part in (parts if isinstance(parts, (list, tuple)) else [parts]) if part != ""]
+        return tuple(_convert(part if kind is str else _parse(part), kind, where) for part in parts)
+    if hint is bool and isinstance(value, str):
+        value = {"true": True, "false": False}.get(value.lower(), value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
@@ -419,13 +470,17 @@ def _apply(tables: dict[str, Any], override: str) -> None:
     keys = path.strip().split(".")
     if not equals or not all(keys):
         raise InputError(f"override {override!r} is not of the form section.key=value")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text  # a bare word is a string
     table = tables
     for key in keys[:-1]:
         table = table.setdefault(key, {})
         if not isinstance(table, dict):
             raise InputError(f"override {override!r}: {key!r} is a value, not a section")
-    table[keys[-1]] = value
+    table[keys[-1]] = _parse(text)
+
+
+def _parse(text: Any) -> Any:
+    """The value that a text stands for: TOML's, or the text itself where it is a bare word."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"] if isinstance(text, str) else text
+    except tomllib.TOMLDecodeError:
+        return text

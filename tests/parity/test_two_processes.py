@@ -15,7 +15,7 @@ from tiny_captioner import photos, tiny_captioner
 from torch import Tensor
 
 from clearcap.diffusion.ladic import Draws
-from clearcap.training.objectives import Objective
+from clearcap.training.objectives import LadicObjective
 
 PHOTOS, COPIES, LENGTH = 4, 2, 10
 
@@ -40,7 +40,7 @@ def step(run: Any, backward: Any, rows: slice) -> None:
     backward(latent + 0.2 * caption)
 
 
-def gradients(objective: Objective) -> dict[str, Tensor]:
+def gradients(objective: LadicObjective) -> dict[str, Tensor]:
     return {k: p.grad.clone() for k, p in objective.named_parameters() if p.grad is not None}
 
 
@@ -54,7 +54,7 @@ def work(rank: int, port: int, out: str) -> None:
     accelerator = Accelerator(cpu=True)
     assert accelerator.num_processes == 2
     captioner, _ = tiny_captioner()
-    objective = Objective(
+    objective = LadicObjective(
         captioner.eval(), captioner.noise(2.0)
     )  # no dropout: each process would draw its own
     half = PHOTOS // 2
@@ -72,7 +72,7 @@ def test_two_processes_equal_one_with_the_joined_batch(tmp_path: Path) -> None:
         port = probe.getsockname()[1]
     processes.spawn(work, args=(port, str(tmp_path)), nprocs=2)
     captioner, _ = tiny_captioner()
-    objective = Objective(captioner.eval(), captioner.noise(2.0))
+    objective = LadicObjective(captioner.eval(), captioner.noise(2.0))
     objective.zero_grad()
     step(objective, lambda loss: loss.backward(), slice(0, PHOTOS))
     joined = gradients(objective)

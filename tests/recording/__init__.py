@@ -114,7 +114,7 @@ def trained() -> dict[str, Any]:
         lines = {"train": "", "val": ""}
         for number, picture in enumerate(photos()):
             Image.fromarray(picture).save(root / f"{number}.png")
-            said = [f"a man with {'red blue green'.split()[number % 3]} balls", "two dogs run on the grass ."]
+            said = [f"a man with {['red', 'blue', 'green'][number % 3]} balls", "two dogs run on the grass ."]
             line = json.dumps({"file_name": f"{number}.png", "captions": said})
             lines["train" if number < 4 else "val"] += line + "\n"
         for split, text in lines.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,8 +19,8 @@ from clearcap.diffusion.schedules import cosine_float32
 from clearcap.sampling.guidance import conditioned
 from clearcap.sampling.solvers import Step, plain
 from clearcap.sampling.times import times
-from clearcap.training.loop import make_optimizers
-from clearcap.training.objectives import LevelsObjective
+from clearcap.training.objectives import DiffusionLMObjective
+from clearcap.training.optimizers import make_optimizers
 from clearcap.vision.transformers import PretrainedEncoder, build_pretrained
 
 ITERATIONS = 5
@@ -148,7 +149,9 @@ def _training(
     w, weight = float(config["CLASSIFIER_FREE_WEIGHT"]), float(config["ROUNDING_WEIGHT"])
     lag = 0 if config["X_0_PREDICTION"] else config["X_T_STEP_INTERVAL"]
     noise = make_noise("cosine-float32" if config["COSIN_SCHEDULE"] else "linear", config["STEP_TOT"])
-    objective = LevelsObjective(captioner, noise, DISTANCE[config["LOSS_FUNC"]], lag, guide=w)
+    told_losses = {"distance": DISTANCE[config["LOSS_FUNC"]], "lag": lag}
+    captioner.objective = replace(captioner.objective, **told_losses)
+    objective = DiffusionLMObjective(captioner, noise, guide=w)
     (optimizer,) = make_optimizers(objective, TrainConfig(optimizer="plain-adamw", lr=LEARNING_RATE))
     ids = recorded["in/input_ids"]
     image, text = recorded["in/image_clip"], recorded["in/text_clip"]

@@ -24,8 +24,8 @@ from clearcap.sampling.refine import ladic_back_and_refine
 from clearcap.sampling.solvers import renoise
 from clearcap.sampling.times import times
 from clearcap.text.tokens import clean_caption, encode_captions
-from clearcap.training.loop import make_optimizers
-from clearcap.training.objectives import Objective
+from clearcap.training.objectives import LadicObjective
+from clearcap.training.optimizers import make_optimizers
 
 EMBEDDED_TIMES = (0, 1, 5, 500, 999)
 
@@ -249,7 +249,7 @@ def _training(
     captioner = _build(weights, recorded, about["inference"]["cls"] == "Diffuser_with_LN").train()
     compared = Comparison()
     noise = _noise(config, float(config["VAR_DILATION"]))
-    objective = Objective(captioner, noise)
+    objective = LadicObjective(captioner, noise)
     plain = TrainConfig(optimizer="plain-adamw", lr=max(told["lr"]) or 1e-3)
     (optimizer,) = make_optimizers(objective, plain)
     ids, mask = recorded["in/input_ids"], recorded["in/attention_mask"]

@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from clearcap.errors import InputError
+from clearcap.training.encoder.batches import Split
 from clearcap.training.encoder.live import LiveData, drawn, recoloured, to_unit
 from clearcap.training.encoder.targets import list_photos
 from clearcap.training.encoder.teacher import load_teacher
@@ -34,7 +35,8 @@ def live(photos, tmp_path):
 
     def build(seed=0, init=""):
         files = list_photos([photos])
-        return LiveData(files, source, 4, {"00.png"}, captions, set(captions), 5, seed, init, CPU)
+        split = Split([file.name for file in files], {"00.png"}, captions, set(captions), 5)
+        return LiveData(split, files, source, 4, seed, init, CPU)
 
     build.source = source
     return build
