@@ -30,9 +30,9 @@ class RunState:
     average: Mapping[str, Tensor]
     optimizers: Sequence[torch.optim.Optimizer]
 
-    def save(self, folder: Path, settings: Mapping[str, Any], **place: float) -> None:
+    def save(self, folder: Path, settings: Mapping[str, Any], place: Mapping[str, Any]) -> None:
         """Write a checkpoint of a run with these settings that has come to this place."""
-        tensors = dict(self._named())
+        tensors = self._named()
         for i, optimizer in enumerate(self.optimizers):
             tensors |= _optimizer_tensors(optimizer, f"optimizer{i}")
         save_checkpoint(folder, tensors, {**place, "settings": settings})

@@ -146,7 +146,7 @@ class Run:
     def save(self, folder: Path) -> None:
         """Write everything to a checkpoint."""
         place = {"step": self.step, "progress": self.progress, "rate": self.rate, "seconds": self.seconds}
-        self.state.save(folder, asdict(self.config), **place)
+        self.state.save(folder, asdict(self.config), place)
 
     def load(self, folder: Path) -> bool:
         """Continue from a checkpoint; False where there is none.
