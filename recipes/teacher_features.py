@@ -17,7 +17,9 @@ def main(targets: Path, features: Path) -> None:
     """Write ``features``, in the layout of ``clearcap.data.features``."""
     store = TargetStore(targets)
     features.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(targets / "tokens.npy", features / "tokens.npy")  # the same array [views, photos, tokens, dim]
+    shutil.copyfile(
+        targets / "tokens.npy", features / "tokens.npy"
+    )  # the same array [views, photos, tokens, dim]
     about = {"photos": [photo.name for photo in store.photos], "source": store.teacher}
     (features / "index.json").write_text(json.dumps(about))
 

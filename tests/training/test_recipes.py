@@ -35,7 +35,9 @@ def data(shared: Path, tmp_path: Path) -> Path:
     kept = [header, *(line for line in lines if line.split(",")[0] in used)]
     (root / "flickr8k" / "captions.txt").write_text("\n".join(kept) + "\n")
     (root / "coco" / "unlabelled").mkdir(parents=True)
-    (root / "coco" / "captions.jsonl").write_text((coco / "captions.jsonl").read_text().splitlines()[0] + "\n")
+    (root / "coco" / "captions.jsonl").write_text(
+        (coco / "captions.jsonl").read_text().splitlines()[0] + "\n"
+    )
     listed = json.loads((coco / "captions_val2017.json").read_text())
     photos = listed["images"][:20]
     ids = {photo["id"] for photo in photos}

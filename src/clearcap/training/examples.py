@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -44,8 +44,7 @@ class Examples:
     shares: Float[Tensor, "photos most"]
 
 
-@dataclass(frozen=True)
-class Batch:
+class Batch(NamedTuple):
     """One step's input: photos and ``copies`` captions of each, photo-major."""
 
     image: Float[Tensor, "photos tokens image_dim"]
@@ -153,6 +152,6 @@ def batches_of(
             dim=dim,
             generator=generator_at(config.seed, 2, step, rank),
         )
-        return batch.image, batch.has_image, batch.x0, batch.ids, draws
+        return *batch, draws
 
     return batch_at

@@ -18,6 +18,9 @@ from clearcap.training.objectives import Objective
 from clearcap.training.optimizers import plain_adamw
 from clearcap.training.schedules import generator_at
 
+SHARED = ("steps", "lr", "warmup", "bf16", "seed", "save_every")
+"""Settings that ``TrainConfig`` has too."""
+
 
 @dataclass(frozen=True)
 class PretrainTextConfig:
@@ -145,6 +148,8 @@ def pretrain_text(
         both = torch.cat((chosen.masked_fill(hidden, tokenizer.mask_token_id), chosen))
         return both, chosen, hidden, words, level, noise, generator.initial_seed()
 
+    shared = {name: getattr(config, name) for name in SHARED}
+
     def say(measured: StepReport) -> None:
         report(measured.step, {"masked": measured.latent, "read back": measured.caption})
 
@@ -153,19 +158,7 @@ def pretrain_text(
         TextObjective(model, config.split, tokenizer.pad_token_id),
         [plain_adamw(model.parameters(), config.lr, config.weight_decay, betas=(0.9, 0.98))],
         batch_at,
-        TrainConfig(
-            steps=config.steps,
-            lr=config.lr,
-            warmup=config.warmup,
-            decay="cosine",
-            clip=1.0,
-            ema=0.0,
-            bf16=config.bf16,
-            seed=config.seed,
-            log_every=50,
-            save_every=config.save_every,
-            sample_every=0,
-        ),
+        TrainConfig(**shared, decay="cosine", clip=1.0, ema=0.0, log_every=50, sample_every=0),
         out,
         settings={"text": asdict(config)},
         report=say,
