@@ -1,4 +1,4 @@
-# Everything runs in .venv, made on first use; only Python (>= 3.10), pip and make are needed.
+# Everything runs in .venv, made on first use; only Python (>= 3.11), pip and make are needed.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -16,6 +16,8 @@ install: $(STAMP) ## make .venv and install clearcap with everything the tests n
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@# timm's torchvision has no build beside the CPU torch: apart, for one test, or transformers would import it
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps --target $(VENV)/timm timm torchvision
 	@touch $(STAMP)
 
 caption: install ## caption IMAGE=photo (or folder); without IMAGE a public-domain photo

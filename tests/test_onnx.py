@@ -16,8 +16,7 @@ import torch
 from PIL import Image
 from tiny_captioner import tiny_captioner
 
-from clearcap.captioner.loading import load_captioner
-from clearcap.captioner.model import Captioner, CaptionerConfig
+from clearcap.captioner.model import Captioner, CaptionerConfig, load_captioner
 from clearcap.captioner.onnx import GRAPHS
 from clearcap.captioner.onnx.int8 import quantize_columns
 from clearcap.data.images import PhotoFile
@@ -93,11 +92,11 @@ def test_graphs_compute_what_the_networks_do(
     torch_pipeline: CaptionPipeline, onnx_pipeline: CaptionPipeline, pixels: torch.Tensor
 ) -> None:
     mine, theirs = torch_pipeline.captioner, onnx_pipeline.captioner
-    views = [one.see(one.encode_image(pixels)) for one in (mine, theirs)]
+    views = [one.image_context(one.encode_image(pixels)) for one in (mine, theirs)]
     assert len(views[0]) == len(views[1]) == 2
     for a, b in zip(*views, strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
-    for a, b in zip(mine.denoiser.see_nothing(), theirs.denoiser.see_nothing(), strict=True):
+    for a, b in zip(mine.denoiser.null_context(), theirs.denoiser.null_context(), strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
     x, x_self = (torch.randn(10, 10, 24, generator=torch.Generator().manual_seed(i)) for i in (1, 2))
     t = torch.arange(10) * 100
@@ -118,7 +117,7 @@ def test_guidance_runs_both_branches_in_one_batch(
     x = torch.randn(15, 10, 24, generator=torch.Generator().manual_seed(3))
     found = []
     for one in (torch_pipeline.captioner, onnx_pipeline.captioner):
-        denoise = guided(one.denoiser, one.noise(1.0), one.see(one.encode_image(pixels)), 1.5)
+        denoise = guided(one.denoiser, one.noise(1.0), one.image_context(one.encode_image(pixels)), 1.5)
         found.append(denoise(x, torch.zeros_like(x), torch.full((15,), 500)))
     torch.testing.assert_close(*found, atol=1e-4, rtol=1e-4)
 
@@ -169,8 +168,8 @@ def test_int8_is_close_and_smaller(
 ) -> None:
     captioner = CaptionPipeline.from_pretrained(int8).captioner
     assert captioner.denoiser.graph.weights == "int8"
-    wanted = torch_pipeline.captioner.see(torch_pipeline.captioner.encode_image(pixels))
-    found = captioner.see(captioner.encode_image(pixels))
+    wanted = torch_pipeline.captioner.image_context(torch_pipeline.captioner.encode_image(pixels))
+    found = captioner.image_context(captioner.encode_image(pixels))
     for a, b in zip(wanted, found, strict=True):
         for one, other in zip(a, b, strict=True):
             assert 0 < (one - other).norm() / one.norm() < 0.05

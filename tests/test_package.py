@@ -1,4 +1,4 @@
-"""The package's shape: what imports what, and what import does."""
+"""The house: what imports what, how far a photo and a training step travel, and what import does."""
 
 from __future__ import annotations
 
@@ -8,64 +8,156 @@ import sys
 from pathlib import Path
 
 import matplotlib
+import numpy as np
+import pytest
+from PIL import Image
 
 import clearcap
 from clearcap.config import load_preset, presets
 
 ROOT = Path(clearcap.__file__).parent
 
-# Lowest first; a module imports its own layer's package and lower layers only.
-LAYERS = (
-    {"errors", "config", "checkpoint", "layers", "schedule", "metrics"},
-    {"text", "vision", "levels", "fused", "denoiser", "diffusion", "data"},
-    {"guidance", "sampling", "refine", "selection"},
-    {
-        "network",
-        "captioner",
-        "assemble",
-        "loading",
-        "pipeline",
-        "infill",
-        "trajectory",
-        "hub",
-        "packed",
-        "onnx",
-    },
-    {"training", "evaluation", "convert", "bulk", "parity"},
-    {"cli", "demo", "serve", "bench", "__main__", "__init__"},
+# Lowest first; a module imports its own room and lower floors only.
+FLOORS = (
+    {"errors"},
+    {"registry", "moved"},
+    {"config"},
+    {"layers", "metrics", "data"},
+    {"text", "vision", "denoiser"},
+    {"diffusion"},
+    {"sampling"},
+    {"captioner"},
+    {"pipeline"},
+    {"training", "evaluation"},
+    {"convert"},  # replays training steps too
+    {"studies", "bulk", "serve", "demo", "bench"},
+    {"cli"},
+    {"__main__", "__init__"},
 )
+ROOT_MODULES, ROOMS_ARROWS = 8, 110
+CAPTION_FILES, STEP_FILES = 15, 10
 
 
-def layer_of(module: str) -> int:
-    for number, names in enumerate(LAYERS):
-        if module in names:
-            return number
-    raise AssertionError(f"clearcap.{module} is in no layer; give it one in tests/test_package.py")
-
-
-def imports_of(file: Path) -> set[str]:
-    """First components below clearcap that a file imports, wherever in the file."""
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("clearcap"):
-            names = [node.module] if node.module != "clearcap" else [f"clearcap.{a.name}" for a in node.names]
-        elif isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        else:
-            continue
-        found |= {name.split(".")[1] for name in names if name and name.startswith("clearcap.")}
+def modules() -> dict[str, Path]:
+    """Every module of the package by its dotted name."""
+    found = {}
+    for file in sorted(ROOT.rglob("*.py")):
+        parts = ("clearcap", *file.relative_to(ROOT).with_suffix("").parts)
+        found[".".join(parts).removesuffix(".__init__")] = file
     return found
 
 
-def test_imports_point_downwards() -> None:
-    wrong = []
-    for file in sorted(ROOT.rglob("*.py")):
-        here = file.relative_to(ROOT).parts[0].removesuffix(".py")
-        for there in imports_of(file) - {here}:
-            is_module = (ROOT / there).exists() or (ROOT / f"{there}.py").exists()
-            if is_module and layer_of(there) > layer_of(here):
-                wrong.append(f"{file.relative_to(ROOT)} imports clearcap.{there}")
+def imports_of(file: Path, known: dict[str, Path]) -> set[str]:
+    """Modules of the package that a file imports, wherever in the file, but for type checking alone."""
+    tree = ast.parse(file.read_text())
+    hidden = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+        for inner in ast.walk(node)
+    }
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if id(node) in hidden:
+            continue
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "clearcap":
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                found.add(inner if inner in known else str(node.module))
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names if alias.name in known}
+    return found
+
+
+def room_of(module: str) -> str:
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 else "__init__"
+
+
+def floor_of(room: str) -> int:
+    for number, rooms in enumerate(FLOORS):
+        if room in rooms:
+            return number
+    raise AssertionError(f"clearcap.{room} is on no floor; give it one in tests/test_package.py")
+
+
+@pytest.fixture(scope="module")
+def graph() -> dict[str, set[str]]:
+    known = modules()
+    return {name: imports_of(file, known) for name, file in known.items()}
+
+
+def test_imports_point_downwards(graph: dict[str, set[str]]) -> None:
+    wrong = [
+        f"{here} imports {there}"
+        for here, targets in graph.items()
+        for there in targets
+        if there != "clearcap"
+        and room_of(here) != room_of(there)
+        and floor_of(room_of(there)) >= floor_of(room_of(here))
+    ]
     assert not wrong
+
+
+def test_no_modules_import_each_other_in_a_circle(graph: dict[str, set[str]]) -> None:
+    reached: dict[str, set[str]] = {}
+    for start in graph:
+        seen: set[str] = set()
+        todo = list(graph[start])
+        while todo:
+            module = todo.pop()
+            if module not in seen:
+                seen.add(module)
+                todo += graph.get(module, ())
+        reached[start] = seen
+    assert not sorted(module for module, seen in reached.items() if module in seen)
+
+
+def test_few_modules_lie_at_the_root_and_few_arrows_lead_from_room_to_room(
+    graph: dict[str, set[str]],
+) -> None:
+    assert len([file for file in ROOT.glob("*.py")]) <= ROOT_MODULES
+    arrows = {
+        (room_of(here), room_of(there))
+        for here, targets in graph.items()
+        for there in targets
+        if room_of(here) != room_of(there)
+    }
+    assert len(arrows) <= ROOMS_ARROWS
+
+
+class Visits:
+    """The package's files whose functions run inside the ``with`` block."""
+
+    def __init__(self) -> None:
+        self.files: set[str] = set()
+
+    def __enter__(self) -> Visits:
+        sys.setprofile(self._note)
+        return self
+
+    def __exit__(self, *about: object) -> None:
+        sys.setprofile(None)
+
+    def _note(self, frame: object, event: str, argument: object) -> None:
+        name = frame.f_code.co_filename  # type: ignore[attr-defined]
+        if event == "call" and name.startswith(str(ROOT)):
+            self.files.add(name.removeprefix(f"{ROOT}/"))
+
+
+@pytest.mark.parametrize("model", ["default", "few-steps"])
+def test_a_warm_caption_visits_few_files(tmp_path: Path, model: str) -> None:
+    from clearcap import CaptionPipeline
+
+    photo = tmp_path / "photo.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (224, 224, 3), np.uint8)).save(photo)
+    pipeline = CaptionPipeline.from_pretrained(model, backend="fast")
+    cold = pipeline(photo)
+    with Visits() as visits:
+        warm = pipeline(photo)
+    assert warm == cold
+    assert "pipeline/pipeline.py" in visits.files
+    assert len(visits.files) <= CAPTION_FILES, sorted(visits.files)
 
 
 def test_import_loads_nothing_heavy() -> None:
@@ -118,3 +210,19 @@ def test_every_preset_loads() -> None:
     assert "compact" in presets()
     for name in presets():
         load_preset(name)
+
+
+def test_old_module_names_warn_and_give_the_same_modules() -> None:
+    code = (
+        "import warnings\n"
+        "with warnings.catch_warnings(record=True) as told:\n"
+        "    warnings.simplefilter('always')\n"
+        "    import clearcap.infill as old\n"
+        "    from clearcap.selection import diverse\n"
+        "import clearcap.pipeline.infilling as new\n"
+        "assert old is new and new.__spec__.name == 'clearcap.pipeline.infilling'\n"
+        "print([str(one.message) for one in told if 'clearcap' in str(one.message)])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "clearcap.infill is clearcap.pipeline.infilling now" in done.stdout
+    assert "clearcap.selection is clearcap.sampling.selection now" in done.stdout

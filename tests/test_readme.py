@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from test_package import FLOORS
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "clearcap"
@@ -27,16 +28,23 @@ def sentence(module: Path) -> str:
 
 
 def tree() -> str:
-    """Every module and package of clearcap with its one sentence."""
+    """Every module and room of clearcap with its one sentence, floor by floor from the ground."""
     lines = ["src/clearcap/"]
+    for floor in FLOORS:
+        for room in sorted(floor):
+            module, package = PACKAGE / f"{room}.py", PACKAGE / room / "__init__.py"
+            if module.is_file() and not room.startswith("__"):
+                lines.append(f"  {module.name:<13} {sentence(module)}")
+            elif package.is_file():
+                lines.append(f"  {room + '/':<13} {sentence(package)}")
+    rooms = {name for floor in FLOORS for name in floor}
     for entry in sorted(PACKAGE.iterdir()):
-        if entry.suffix == ".py" and not entry.name.startswith("__"):
-            lines.append(f"  {entry.name:<15} {sentence(entry)}")
-        elif (entry / "__init__.py").is_file():
-            lines.append(f"  {entry.name + '/':<15} {sentence(entry / '__init__.py')}")
-        elif entry.is_dir() and entry.name in ("configs", "model"):
-            what = {"configs": "Presets: one TOML file each", "model": "The bundled model and its card"}
-            lines.append(f"  {entry.name + '/':<15} {what[entry.name]}")
+        stem = entry.name.removesuffix(".py")
+        assert entry.name in ("py.typed", "configs", "model", "__pycache__") or stem in rooms, entry
+    lines += [
+        "  configs/      Presets: one TOML file each",
+        "  model/        The bundled models and their card",
+    ]
     return "\n".join(lines)
 
 

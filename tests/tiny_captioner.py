@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from clearcap.captioner.model import Captioner, CaptionerConfig
-from clearcap.text.tokens import train_tokenizer
+from clearcap.text.tokenizer import train_tokenizer
 
 CAPTIONS = [
     "a brown dog runs on the green grass .",

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from clearcap.moved import MovedFinder
 
 __version__ = "0.1.0"
 
@@ -19,6 +22,8 @@ __all__ = ["CaptionPipeline", "CaptionResult", "Captioner", "CaptionerConfig", "
 if TYPE_CHECKING:
     from clearcap.captioner.model import Captioner, CaptionerConfig
     from clearcap.pipeline import CaptionPipeline, CaptionResult
+
+sys.meta_path.append(MovedFinder())
 
 
 def __getattr__(name: str) -> Any:

@@ -1,9 +1,9 @@
-"""Frozen, validated settings; presets are TOML files, changed by dotted overrides."""
+"""Frozen, validated settings; presets are TOML files that may build on each other, changed by dotted overrides."""
 
 from __future__ import annotations
 
 import dataclasses
-import sys
+import tomllib
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,12 +11,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from clearcap.errors import InputError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from clearcap import registry
+from clearcap.errors import InputError, RenamedWarning
 
 T = TypeVar("T")
 
@@ -25,17 +21,39 @@ REQUIRED: Any = dataclasses.MISSING
 """The default of a knob that has none."""
 
 
-RENAMED: dict[str, dict[str, str]] = {  # class -> old name of a setting -> its name; old ones go with 0.2
+RENAMED: dict[str, dict[str, str]] = {  # section -> old name of a setting -> its name; old ones go with 0.2
+    "TextConfig": {},
+    "DiffusionConfig": {
+        "factor": "noise_factor",
+        "predicts": "prediction_type",
+        "emphasis": "timestep_exponent",
+        "given": "infilling",
+    },
+    "SamplingConfig": {
+        "factor": "noise_factor",
+        "words": "length",
+        "words_from": "min_length",
+        "words_to": "max_length",
+    },
     "TrainConfig": {"borrowed": "neighbour_captions", "consensus": "agreement"},
     "StepDistillationConfig": {"taught": "samples"},
 }
 REMOVED: dict[str, dict[str, Any]] = {"TrainConfig": {"label_smoothing": 0.0}}
-"""Class -> settings that are gone -> the value with which they did nothing, which is still accepted."""
+"""Settings that are gone -> the value with which they did nothing, which is still accepted."""
+ALIASES = {"num_inference_steps": "steps", "guidance_scale": "guidance"}
+"""diffusers' names of sampling settings -> ours."""
 
 
-def knob(default: Any, help: str, choices: tuple[str, ...] = ()) -> Any:
-    """A documented setting with a default."""
-    return field(default=default, metadata={"help": help, "choices": choices})
+def knob(default: Any, help: str, choices: tuple[str, ...] = (), *, part: str = "") -> Any:
+    """A documented setting with a default.
+
+    Args:
+        default: its default.
+        help: what it sets.
+        choices: values it may have.
+        part: kind of part whose name it is, in the registry.
+    """
+    return field(default=default, metadata={"help": help, "choices": choices, "part": part})
 
 
 def require(ok: bool, message: str) -> None:
@@ -49,7 +67,7 @@ class TextConfig:
     """The text space."""
 
     source: str = knob("", "folder or hub name of a BERT-family masked language model to start from")
-    kind: str = knob("bert-split", "how captions become latents", ("bert-split", "embedding"))
+    kind: str = knob("bert-split", "how captions become latents", part="text space")
     split: int = knob(2, "layers of the lower half, which encodes")
     decoder: str = knob("upper", "what stands before the LM head", ("upper", "identity"))
     special: str = knob("normalised", "latent of positions that are not words", ("zero", "raw", "normalised"))
@@ -70,9 +88,12 @@ class VisionConfig:
     """The image encoder."""
 
     kind: str = knob(
-        "compact", "compact (ships with clearcap) or pretrained (transformers)", ("compact", "pretrained")
+        "compact", "compact (ships with clearcap), pretrained (transformers) or timm", part="image encoder"
     )
-    source: str = knob("", "weights: a safetensors file (compact), a folder or hub name (pretrained)")
+    source: str = knob(
+        "",
+        "weights: a safetensors file (compact), a folder or hub name (pretrained), a network's name (timm)",
+    )
     tokens: int = knob(49, "image tokens the denoiser attends to")
     dim: int = knob(256, "channels of an image token")
     image_size: int = knob(224, "photos are squashed to this many pixels a side")
@@ -89,9 +110,7 @@ class VisionConfig:
 class DenoiserConfig:
     """The network that is trained."""
 
-    kind: str = knob(
-        "cross-attention", "how the photo enters: attended to, or fused", ("cross-attention", "concat", "add")
-    )
+    kind: str = knob("cross-attention", "how the photo enters: attended to, or fused", part="denoiser")
     width: int = knob(256, "channels")
     depth: int = knob(5, "layers")
     heads: int = knob(4, "attention heads")
@@ -117,21 +136,22 @@ class DenoiserConfig:
 class DiffusionConfig:
     """Corruption and objective."""
 
-    schedule: str = knob("cosine", "noise schedule", ("linear", "cosine", "cosine-float32", "sqrt"))
+    schedule: str = knob("cosine", "noise schedule", part="noise schedule")
     steps: int = knob(1000, "noise levels")
-    factor: float = knob(2.0, "noise factor k while training")
-    predicts: str = knob("x0", "what the network outputs", ("x0", "epsilon", "v"))
+    noise_factor: float = knob(2.0, "noise factor k while training")
+    prediction_type: str = knob("x0", "what the network outputs", ("x0", "epsilon", "v"))
     caption_weight: float = knob(0.2, "lambda of the caption loss")
     drop_image: float = knob(0.1, "probability of hiding the photo, for guidance")
     self_condition: float = knob(0.5, "probability of conditioning on a first prediction")
-    emphasis: float = knob(
-        1.0, "noise level drawn: T u^(1/emphasis); 1 is uniform, above 1 favours noisy ones"
+    timestep_exponent: float = knob(
+        1.0, "noise levels are drawn as T u^(1/exponent), u uniform: above 1 favours noisy ones"
     )
-    given: float = knob(
-        0.0, "share of captions whose length, and half the time also some of whose words, the network is told"
+    infilling: float = knob(
+        0.0,
+        "share of captions whose length, and half the time also some of whose words, are given in training",
     )
     objective: str = knob(
-        "ladic", "losses: LaDiC's, or CLIP-Diffusion-LM's at many levels at once", ("ladic", "diffusion-lm")
+        "ladic", "losses: LaDiC's, or CLIP-Diffusion-LM's at many levels at once", part="objective"
     )
     levels: int = knob(100, "diffusion-lm: noise levels of a caption in one step; they share one noise draw")
     distance: str = knob("l1", "diffusion-lm: distance of latents", ("l1", "frobenius"))
@@ -143,9 +163,10 @@ class DiffusionConfig:
     def __post_init__(self) -> None:
         check_choices(self)
         require(self.steps >= 2, f"diffusion.steps={self.steps} must be at least 2")
-        require(self.factor > 0, f"diffusion.factor={self.factor} must be positive")
+        require(self.noise_factor > 0, f"diffusion.noise_factor={self.noise_factor} must be positive")
         require(
-            self.emphasis > 0, f"diffusion.emphasis={self.emphasis} must be positive; 1 draws levels evenly"
+            self.timestep_exponent > 0,
+            f"diffusion.timestep_exponent={self.timestep_exponent} must be positive; 1 draws levels evenly",
         )
         require(
             self.caption_weight >= 0, f"diffusion.caption_weight={self.caption_weight} must not be negative"
@@ -159,10 +180,11 @@ class DiffusionConfig:
             self.dynamic_weight >= 0, f"diffusion.dynamic_weight={self.dynamic_weight} must not be negative"
         )
         require(
-            self.given == 0 or self.predicts == "x0",
-            f"diffusion.given={self.given} needs diffusion.predicts=x0, not {self.predicts}: words are given as x0",
+            self.infilling == 0 or self.prediction_type == "x0",
+            f"diffusion.infilling={self.infilling} needs diffusion.prediction_type=x0, not {self.prediction_type}: "
+            "words are given as x0",
         )
-        for name in ("drop_image", "self_condition", "given"):
+        for name in ("drop_image", "self_condition", "infilling"):
             require(
                 0 <= getattr(self, name) <= 1, f"diffusion.{name}={getattr(self, name)} is not a probability"
             )
@@ -172,15 +194,13 @@ class DiffusionConfig:
 class SamplingConfig:
     """How captions are drawn by default."""
 
-    solver: str = knob("ddim", "solver", ("ddim", "ddpm", "dpm-solver", "renoise", "plain"))
+    solver: str = knob("ddim", "solver", part="solver")
     steps: int = knob(8, "calls of the denoiser (the stride, where spacing is stride)")
-    spacing: str = knob(
-        "uniform", "which noise levels are visited", ("uniform", "quadratic", "trailing", "stride", "log-snr")
-    )
+    spacing: str = knob("uniform", "which noise levels are visited", part="spacing")
     guidance: float = knob(1.0, "classifier-free guidance scale")
     guidance_low: float = knob(0.0, "lowest noise level that is guided, as a share of T")
     guidance_high: float = knob(1.0, "highest noise level that is guided, as a share of T")
-    factor: float = knob(2.0, "noise factor k while sampling")
+    noise_factor: float = knob(2.0, "noise factor k while sampling")
     start: float = knob(2.0, "standard deviation of the pure noise a caption starts from")
     eta: float = knob(0.0, "DDIM's share of fresh noise")
     time_offset: int = knob(0, "added to the time the network is told")
@@ -193,11 +213,11 @@ class SamplingConfig:
     refine_level: float = knob(
         0.0, "noise level that kept words restart from, as a share of T; 0 keeps them clean"
     )
-    words: int = knob(0, "words a caption is told to have; 0 leaves its length to the model")
-    words_from: int = knob(0, "further candidates are told so many words or more, in turn; 0: ``words``")
-    words_to: int = knob(0, "and at most so many; 0: ``words``")
+    length: int = knob(0, "words of a caption, which the denoiser is given; 0 leaves its length to the model")
+    min_length: int = knob(0, "further candidates have every length from this, in turn; 0: ``length``")
+    max_length: int = knob(0, "and at most this; 0: ``length``")
     candidates: int = knob(1, "captions drawn per photo")
-    select: str = knob("mbr", "choice among candidates", ("mbr", "confidence", "similarity"))
+    select: str = knob("mbr", "choice among candidates", part="selection rule")
     utility: str = knob("bleu", "what minimum Bayes risk compares candidates by", ("bleu", "cider"))
 
     def __post_init__(self) -> None:
@@ -205,12 +225,12 @@ class SamplingConfig:
         require(self.steps >= 1, f"sampling.steps={self.steps} must be at least 1")
         require(self.guidance >= 0, f"sampling.guidance={self.guidance} must not be negative")
         require(self.candidates >= 1, f"sampling.candidates={self.candidates} must be at least 1")
-        require(self.words >= 0, f"sampling.words={self.words} must not be negative")
-        low, high = self._fewest_and_most
+        require(self.length >= 0, f"sampling.length={self.length} must not be negative")
+        low, high = self._shortest_and_longest
         require(
-            0 <= low <= self.words <= high and (self.words > 0 or high == 0),
-            f"sampling.words={self.words} must lie between words_from={low} and words_to={high}; set those to 0 to "
-            "tell all candidates the same",
+            0 <= low <= self.length <= high and (self.length > 0 or high == 0),
+            f"sampling.length={self.length} must lie between min_length={low} and max_length={high}; set those to 0 "
+            "for the same length in all candidates",
         )
         require(self.early_exit >= 0, f"sampling.early_exit={self.early_exit} must not be negative")
         require(self.refine >= 0, f"sampling.refine={self.refine} must not be negative")
@@ -229,14 +249,19 @@ class SamplingConfig:
             )
 
     @property
-    def _fewest_and_most(self) -> tuple[int, int]:
-        return self.words_from or self.words, self.words_to or self.words
+    def _shortest_and_longest(self) -> tuple[int, int]:
+        return self.min_length or self.length, self.max_length or self.length
 
-    def told_words(self, candidate: int) -> int:
-        """Words that a candidate is told to have: the first one ``words``, the others every length in turn."""
-        low, high = self._fewest_and_most
-        lengths = [self.words, *(length for length in range(low, high + 1) if length != self.words)]
+    def length_of(self, candidate: int) -> int:
+        """Words of a candidate: the first one has ``length``, the others every length in turn; 0 is any."""
+        low, high = self._shortest_and_longest
+        lengths = [self.length, *(length for length in range(low, high + 1) if length != self.length)]
         return lengths[candidate % len(lengths)]
+
+    @property
+    def one_length(self) -> SamplingConfig:
+        """The same settings with ``length`` for every candidate."""
+        return dataclasses.replace(self, min_length=0, max_length=0)
 
 
 @dataclass(frozen=True)
@@ -315,7 +340,7 @@ class DataConfig:
             require(spec.count(":") >= 2 or not spec, f"{spec!r} is not a corpus of the form NAME:ROOT:SPLIT")
         if self.root and not self.corpus:
             warnings.warn(
-                f"data.root is deprecated; pass data.corpus={self.trained}", DeprecationWarning, stacklevel=4
+                f"data.root is deprecated; pass data.corpus={self.trained}", RenamedWarning, stacklevel=4
             )
         require(
             self.trained != self.watched, f"data.watch={self.watch!r} is the training split; choose another"
@@ -353,8 +378,10 @@ class Preset:
 def check_choices(config: Any) -> None:
     """Raise InputError where a field holds a value outside its declared choices."""
     for f in dataclasses.fields(config):
-        choices = f.metadata.get("choices") or ()
+        choices, part = f.metadata.get("choices"), f.metadata.get("part")
         value = getattr(config, f.name)
+        if part:
+            registry.check(part, value)
         if choices and value not in choices:
             raise InputError(f"{f.name}={value!r} is not known; choose one of {', '.join(choices)}")
 
@@ -371,11 +398,21 @@ def load_preset(name: str, overrides: Sequence[str] = ()) -> Preset:
     Raises:
         InputError: unknown preset, section or key, a value of the wrong type, or an invalid combination.
     """
-    path = (
-        Path(name)
-        if name.endswith(".toml")
-        else Path(str(resources.files("clearcap"))) / "configs" / f"{name}.toml"
-    )
+    tables = _read_preset(name)
+    for override in overrides:
+        _apply(Preset, tables, override)
+    return make(Preset, tables, where=name)
+
+
+def _read_preset(name: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The sections of a preset under today's names, on top of those of the preset that its ``base`` names.
+
+    Args:
+        name: the preset.
+        above: the presets that build on it.
+    """
+    folder = Path(str(resources.files("clearcap"))) / "configs"
+    path = Path(name) if name.endswith(".toml") else folder / f"{name}.toml"
     try:
         tables: dict[str, Any] = tomllib.loads(path.read_text())
     except FileNotFoundError as fault:
@@ -384,9 +421,20 @@ def load_preset(name: str, overrides: Sequence[str] = ()) -> Preset:
         ) from fault
     except tomllib.TOMLDecodeError as fault:
         raise InputError(f"{path}: not valid TOML ({fault}); mend that line") from fault
-    for override in overrides:
-        _apply(tables, override)
-    return make(Preset, tables, where=str(path.name))
+    base, kinds = tables.pop("base", None), get_type_hints(Preset)
+    tables = {
+        section: renamed(kinds[section], table) if section in kinds and isinstance(table, dict) else table
+        for section, table in tables.items()
+    }
+    if base is None:
+        return tables
+    require(isinstance(base, str), f"{path}: base={base!r} names no preset; pass its name or its file")
+    require(base not in (*above, name), f"{path}: is its own base; name another preset")
+    below = _read_preset(base, (*above, name))
+    return below | {
+        section: below.get(section, {}) | table if isinstance(table, dict) else table
+        for section, table in tables.items()
+    }
 
 
 def override(config: T, overrides: Sequence[str]) -> T:
@@ -397,7 +445,7 @@ def override(config: T, overrides: Sequence[str]) -> T:
     """
     tables: dict[str, Any] = dataclasses.asdict(config)  # type: ignore[call-overload]
     for text in overrides:
-        _apply(tables, text)
+        _apply(type(config), tables, text)
     return make(type(config), tables, where="settings")
 
 
@@ -417,32 +465,40 @@ def changes(kind: type, overrides: Sequence[str]) -> dict[str, Any]:
 
     Args:
         kind: the settings class.
-        overrides: such as ``steps=5`` or ``solver=ddim``.
+        overrides: such as ``steps=5`` or ``sampling.solver=ddim``.
 
     Raises:
         InputError: no such field, or a value of the wrong type.
     """
+    section = kind.__name__.removesuffix("Config").lower() + "."
     table: dict[str, Any] = {}
     for override in overrides:
-        _apply(table, override)
+        _apply(kind, table, override.removeprefix(section))
     hints = get_type_hints(kind)
-    table = renamed(kind, table)
     for key in table:
         require(key in hints, f"unknown setting {key!r}; choose one of {', '.join(hints)}")
     return {key: _convert(value, hints[key], key) for key, value in table.items()}
 
 
-def renamed(kind: type, table: Mapping[str, Any]) -> dict[str, Any]:
+def renamed(kind: type, table: Mapping[str, Any], *, warn: bool = True) -> dict[str, Any]:
     """A table of settings under today's names.
+
+    Args:
+        kind: the settings class.
+        table: names -> values.
+        warn: whether somebody wrote the names just now, and may be told; saved files keep theirs.
 
     Raises:
         InputError: a setting is given under both names.
     """
     old, gone = RENAMED.get(kind.__name__, {}), REMOVED.get(kind.__name__, {})
     table = {key: value for key, value in table.items() if key not in gone or value != gone[key]}
-    for key in table.keys() & old.keys():
+    for key in table:
+        if key not in old:
+            continue
         require(old[key] not in table, f"{key!r} is the old name of {old[key]!r}; pass one of them")
-        warnings.warn(f"the setting {key!r} is called {old[key]!r} now", DeprecationWarning, stacklevel=2)
+        if warn:
+            warnings.warn(f"the setting {key!r} is called {old[key]!r} now", RenamedWarning, stacklevel=2)
     return {old.get(key, key): value for key, value in table.items()}
 
 
@@ -465,17 +521,19 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
     return value
 
 
-def _apply(tables: dict[str, Any], override: str) -> None:
+def _apply(kind: type, tables: dict[str, Any], override: str) -> None:
+    """Set one ``section.key=value`` in the tables of a settings class, under today's names."""
     path, equals, text = override.partition("=")
     keys = path.strip().split(".")
     if not equals or not all(keys):
         raise InputError(f"override {override!r} is not of the form section.key=value")
-    table = tables
+    table, last = tables, keys[-1]
     for key in keys[:-1]:
         table = table.setdefault(key, {})
+        kind = get_type_hints(kind).get(key, kind)
         if not isinstance(table, dict):
             raise InputError(f"override {override!r}: {key!r} is a value, not a section")
-    table[keys[-1]] = _parse(text)
+    table |= renamed(kind, {last: _parse(text)})
 
 
 def _parse(text: Any) -> Any:

@@ -1,16 +1,18 @@
-"""Attention, feed-forward and time-embedding layers of the denoiser."""
+"""Attention, feed-forward and time-embedding layers, and the image contexts that attention reads."""
 
 from __future__ import annotations
 
 import math
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 KeysValues = tuple[Tensor, Tensor]
 """Keys and values of one layer, each [photos, heads, image tokens, head dim]."""
+Context = list[tuple[Tensor, ...]]
+"""An image context: what a denoiser keeps of photos for all its calls. The first axis of every tensor is photos."""
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
@@ -28,6 +30,33 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float)
     ):
         return ((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)).softmax(-1) @ v
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+
+
+def select_photos(context: Context, photos: Int[Tensor, " rows"]) -> Context:
+    """The context of one caption per row, each about the given photo."""
+    return [tuple(part[photos] for part in layer) for layer in context]
+
+
+def join_contexts(*contexts: Context, photos: int) -> Context:
+    """Contexts stacked along the batch, each expanded to ``photos``: the branches of guidance run as one batch."""
+    return [
+        tuple(
+            torch.cat([part.expand(photos, *part.shape[1:]) for part in parts])
+            for parts in zip(*layers, strict=True)
+        )
+        for layers in zip(*contexts, strict=True)
+    ]
+
+
+def hide_photos(context: Context, null: Context, keep: Bool[Tensor, " photos"]) -> Context:
+    """The null context where a photo is not kept."""
+    return [
+        tuple(
+            torch.where(keep.view(-1, *[1] * (part.ndim - 1)), part, nothing)
+            for part, nothing in zip(layer, none, strict=True)
+        )
+        for layer, none in zip(context, null, strict=True)
+    ]
 
 
 class SelfAttention(nn.Module):
@@ -113,7 +142,7 @@ class Block(nn.Module):
 
 
 def sinusoids(
-    t: Int[Tensor, "..."], width: int, precision: torch.dtype = torch.float64
+    t: Int[Tensor, ...], width: int, precision: torch.dtype = torch.float64
 ) -> Float[Tensor, "... width"]:
     """Sinusoidal features of an integer time: sine on even channels, cosine on odd ones (Vaswani et al. 2017).
 

@@ -20,10 +20,10 @@ Part = TypeVar("Part")
 
 BUILT_IN: dict[str, dict[str, str]] = {  # kind -> name -> where it is defined
     "solver": {
-        "ddim": "clearcap.sampling.solvers:ddim",
-        "ddpm": "clearcap.sampling.solvers:ddpm",
-        "dpm-solver": "clearcap.sampling.solvers:dpm_solver",
         "renoise": "clearcap.sampling.solvers:renoise",
+        "ddpm": "clearcap.sampling.solvers:ddpm",
+        "ddim": "clearcap.sampling.solvers:ddim",
+        "dpm-solver": "clearcap.sampling.solvers:dpm_solver",
         "plain": "clearcap.sampling.solvers:plain",
     },
     "spacing": {
@@ -45,13 +45,13 @@ BUILT_IN: dict[str, dict[str, str]] = {  # kind -> name -> where it is defined
         "similarity": "clearcap.sampling.selection:by_similarity",
     },
     "text space": {
-        "bert-split": "clearcap.text.split_bert:SPLIT_BERT",
-        "embedding": "clearcap.text.embedding:EMBEDDING",
+        "bert-split": "clearcap.text.split_bert:SplitBertSpace",
+        "embedding": "clearcap.text.embedding:EmbeddingSpace",
     },
     "image encoder": {
-        "compact": "clearcap.vision.compact:COMPACT",
-        "pretrained": "clearcap.vision.transformers:TRANSFORMERS",
-        "timm": "clearcap.vision.timm:TIMM",
+        "compact": "clearcap.vision.compact:CompactEncoder",
+        "pretrained": "clearcap.vision.transformers:TransformersEncoder",
+        "timm": "clearcap.vision.timm:TimmEncoder",
     },
     "denoiser": {
         "cross-attention": "clearcap.denoiser.cross_attention:build_cross_attention",
@@ -151,11 +151,16 @@ def load_plugin(source: str) -> None:
             raise InputError(f"plug-in {source} is no Python file; pass a .py file or a module's name")
         module = importlib.util.module_from_spec(spec)
         sys.modules[path.stem] = module
-        spec.loader.exec_module(module)
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[path.stem]  # or it would pass for loaded
+            raise
     except InputError:
         raise
     except Exception as fault:  # whatever somebody else's code raises is one line
-        raise InputError(f"plug-in {source} cannot be loaded ({type(fault).__name__}: {fault})") from fault
+        reason = " ".join(f"{type(fault).__name__}: {fault}".split())
+        raise InputError(f"plug-in {source} cannot be loaded ({reason})") from fault
 
 
 def _load_installed_plugins() -> None:

@@ -75,7 +75,7 @@ def test_the_folder_gives_the_recorded_prediction(
     recorded = load_file(fixture / "io.safetensors")
     captioner = Captioner.from_pretrained(tmp_path / "out")
     with torch.no_grad():
-        view = captioner.see(captioner.vision.encode(recorded["in/image"]))
+        view = captioner.image_context(captioner.vision.encode(recorded["in/image"]))
         x0 = captioner.denoiser(recorded["comp/x_t"], recorded["comp/self_cond"], recorded["comp/t"], view)
     torch.testing.assert_close(x0, recorded["comp/diffuser_out"], atol=2e-5, rtol=0)
     settings = json.loads((tmp_path / "out" / "config.json").read_text())

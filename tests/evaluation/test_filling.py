@@ -27,7 +27,7 @@ from clearcap.evaluation.filling import (
 from clearcap.evaluation.hiding import Counted, Hidden, hide_words
 from clearcap.metrics.infilling import resampled
 from clearcap.pipeline import CaptionPipeline
-from clearcap.pipeline.infilling import describe, fill_captions, gives_most, length_template, parse_template
+from clearcap.pipeline.infilling import describe, infill_captions, gives_most, length_template, parse_template
 
 
 @pytest.fixture(scope="module")
@@ -72,13 +72,13 @@ def test_a_filling_that_loses_a_fixed_word_is_noticed() -> None:
 def test_without_a_photo_the_photo_makes_no_difference() -> None:
     captioner, tokenizer = tiny_captioner(length=14)
     templates = ["a ___ dog ___ .", "two ___ ride ___"]
-    blind = fill_captions(captioner, tokenizer, None, templates)
+    blind = infill_captions(captioner, tokenizer, None, templates)
     null = captioner.denoiser.null_image[None].expand(2, -1, -1)
     unguided = replace(captioner.defaults, guidance=0.0)
-    same = fill_captions(captioner, tokenizer, null, templates, sampling=unguided)
+    same = infill_captions(captioner, tokenizer, null, templates, sampling=unguided)
     assert [one.text for one in blind] == [one.text for one in same]
     assert np.allclose([one.confidence for one in blind], [one.confidence for one in same], rtol=1e-4)
-    seen = fill_captions(captioner, tokenizer, photos(2), templates, sampling=unguided)
+    seen = infill_captions(captioner, tokenizer, photos(2), templates, sampling=unguided)
     assert [one.confidence for one in seen] != [one.confidence for one in blind]
 
 
@@ -87,12 +87,12 @@ def test_several_templates_share_a_photo() -> None:
     image = photos(2)
     templates = ["a ___ dog", "two ___ ride ___", "___ river", "the ___ ."]
     where = [0, 1, 1, 0]
-    together = fill_captions(captioner, tokenizer, image, templates, photos=where, seed=4)
+    together = infill_captions(captioner, tokenizer, image, templates, photos=where, seed=4)
     for template, photo, filled in zip(templates, where, together, strict=True):
-        alone = fill_captions(captioner, tokenizer, image[photo : photo + 1], [template], seed=4)[0]
+        alone = infill_captions(captioner, tokenizer, image[photo : photo + 1], [template], seed=4)[0]
         assert alone.text == filled.text
     with pytest.raises(InputError, match="2 templates for 1 photos"):
-        fill_captions(captioner, tokenizer, image, templates[:2], photos=[0])
+        infill_captions(captioner, tokenizer, image, templates[:2], photos=[0])
 
 
 def test_the_masked_language_model_is_the_whole_bert(pipeline: CaptionPipeline) -> None:

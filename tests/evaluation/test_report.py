@@ -20,7 +20,7 @@ from clearcap.errors import InputError
 from clearcap.evaluation import Evaluation, evaluate
 from clearcap.evaluation.charts import ticks
 from clearcap.evaluation.contact import HEAD, MARGIN, SIDE
-from clearcap.evaluation.report import by_confidence, by_length, ranked, render, write_report
+from clearcap.evaluation.report import by_length, ranked, render, write_report
 from clearcap.evaluation.training import draw_training, read_run, smoothed
 
 BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
@@ -103,7 +103,7 @@ def test_captions_cannot_break_the_page(found: Evaluation, corpus: Corpus) -> No
 
 def test_curves_stand_for_every_photo_once(found: Evaluation) -> None:
     mean = found.scored.scores.corpus["CIDEr-D"]
-    for points in (by_length(found), by_confidence(found)):
+    for points in (by_length(found), mean_confidences(found)):
         assert sum(point.photos for point in points) == len(found.captions)
         assert sum(point.photos * point.mean for point in points) / len(found.captions) == pytest.approx(mean)
         assert [point.x for point in points] == sorted(point.x for point in points)

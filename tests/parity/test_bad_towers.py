@@ -10,13 +10,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from towers import write_bert, write_blip, write_clip, write_distilbert
 
-from clearcap.captioner.towers import load_masked_lm
+from clearcap.captioner.towers import load_language_model
 from clearcap.errors import InputError
 from clearcap.vision.transformers import load_pretrained
 
 TOWERS: dict[str, tuple[Callable[[Path], Path], Callable[[Path], object]]] = {
-    "bert": (write_bert, lambda folder: load_masked_lm(str(folder))),
-    "distilbert": (write_distilbert, lambda folder: load_masked_lm(str(folder), "embedding")),
+    "bert": (write_bert, lambda folder: load_language_model(str(folder), "BertForMaskedLM")),
+    "distilbert": (write_distilbert, lambda folder: load_language_model(str(folder), "AutoModelForMaskedLM")),
     "blip": (write_blip, load_pretrained),
     "clip": (write_clip, lambda folder: load_pretrained(folder, "global")),
 }

@@ -17,7 +17,7 @@ from towers import (
 )
 
 from clearcap.captioner.model import Captioner
-from clearcap.captioner.towers import assemble, settle_text, tokenize_for
+from clearcap.captioner.towers import settle_text, tokenize_for
 from clearcap.config import load_preset
 from clearcap.data.features import Features
 from clearcap.errors import InputError
@@ -52,7 +52,7 @@ def test_a_preset_trains_and_captions(name: str, towers: dict[str, Path], tmp_pa
     training += ["train.log_every=1", "train.bf16=false", "train.sample_every=0"]
     training += ["sampling.steps=300"] if name == "ladic-base-authors" else []  # a stride there
     preset = load_preset(name, overrides(name, towers) + training)
-    captioner, tokenizer = assemble(preset)
+    captioner, tokenizer = build_captioner(preset)
     tokenize = tokenize_for(preset.text, tokenizer)
     settle_text(captioner.text, preset.text, tokenizer, *tokenize([c for group in CAPTIONS for c in group]))
     examples = prepare_examples(captioner, tokenize, CAPTIONS, torch.arange(2))
@@ -83,7 +83,7 @@ def test_a_preset_trains_and_captions(name: str, towers: dict[str, Path], tmp_pa
 
 
 def test_null_photo_is_the_encoder_s_view_of_the_mean_colour(towers: dict[str, Path]) -> None:
-    captioner, _ = assemble(load_preset("ladic-base", overrides("ladic-base", towers)))
+    captioner, _ = build_captioner(load_preset("ladic-base", overrides("ladic-base", towers)))
     mean = torch.tensor(captioner.vision.mean).view(1, 3, 1, 1).expand(1, 3, 16, 16)
     torch.testing.assert_close(
         captioner.denoiser.null_image, captioner.encode_image(mean)[0], atol=1e-6, rtol=0
@@ -105,12 +105,12 @@ def test_towers_that_do_not_fit_are_named(
     name: str, override: str, said: str, towers: dict[str, Path]
 ) -> None:
     with pytest.raises(ValueError, match=said):
-        assemble(load_preset(name, [*overrides(name, towers), override]))
+        build_captioner(load_preset(name, [*overrides(name, towers), override]))
 
 
 def test_a_tower_of_another_kind_is_refused(towers: dict[str, Path]) -> None:
     with pytest.raises(InputError, match=r"missing|unexpected|cannot be loaded"):
-        assemble(
+        build_captioner(
             load_preset("ladic-base", [*overrides("ladic-base", towers), f"text.source={towers['clip']}"])
         )
 
@@ -119,4 +119,8 @@ def test_published_sizes_are_the_paper_s() -> None:
     ladic = load_preset("ladic-base-authors")
     assert (ladic.denoiser.width, ladic.denoiser.depth, ladic.denoiser.heads) == (1536, 12, 16)
     assert (ladic.text.split, ladic.text.length, ladic.vision.tokens) == (6, 24, 197)
-    assert (ladic.diffusion.factor, ladic.sampling.factor, ladic.sampling.time_offset) == (4.0, 1.0, 5)
+    assert (ladic.diffusion.noise_factor, ladic.sampling.noise_factor, ladic.sampling.time_offset) == (
+        4.0,
+        1.0,
+        5,
+    )

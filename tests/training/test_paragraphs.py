@@ -16,8 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from clearcap.captioner.loading import load_captioner
-from clearcap.captioner.model import Captioner
+from clearcap.captioner.model import Captioner, load_captioner
 from clearcap.captioner.network import make_denoiser
 from clearcap.captioner.towers import tokenize_for
 from clearcap.config import DenoiserConfig, TextConfig, VisionConfig, load_preset

@@ -23,16 +23,15 @@ from tiny_captioner import photos as random_photos
 from tiny_captioner import tiny_captioner
 
 from clearcap.captioner.model import Captioner
-from clearcap.captioner.network import Caption
+from clearcap.captioner.network import CaptionRequest
 from clearcap.config import SamplingConfig, TrainConfig, override
 from clearcap.data.features import Features
 from clearcap.data.images import PhotoFile
 from clearcap.data.records import CaptionedPhoto
 from clearcap.errors import InputError
 from clearcap.pipeline import CaptionPipeline
-from clearcap.sampling.guidance import guided
-from clearcap.sampling.solvers import Step, randn_rows, row_generators
-from clearcap.sampling.times import times
+from clearcap.sampling.guidance import Step, guided
+from clearcap.sampling.solvers import randn_rows, row_generators, times_of
 from clearcap.training.step_distillation.objective import StepDistillationObjective
 from clearcap.training.step_distillation.run import distill_steps, photos_in, settings_for
 from clearcap.training.step_distillation.teacher_samples import (
@@ -65,8 +64,8 @@ def test_a_draw_starts_from_the_noise_that_its_student_is_given(tmp_path: Path) 
     config = TrainConfig(photos=4, copies=2)
     image, x0, ids, noise = take_targets(samples, None, cache, config, 3, 0, 1, calls=2)
     with torch.inference_mode():
-        denoise = guided(captioner.denoiser, captioner.noise(1.0), captioner.see(image), 1.0)
-        x, said, levels = noise[0], torch.zeros_like(noise[0]), times("uniform", 1000, 6)
+        denoise = guided(captioner.denoiser, captioner.noise(1.0), captioner.image_context(image), 1.0)
+        x, said, levels = noise[0], torch.zeros_like(noise[0]), times_of("uniform", 1000, 6)
         for t, s in pairwise(levels):  # DDIM written out
             said = denoise(x, said, torch.full((8,), t))
             a_t, a_s = captioner.noise(1.0).alpha_bar[[t, s]]
@@ -127,9 +126,9 @@ def test_the_student_is_trained_on_what_it_will_see_when_it_samples(words: tuple
     """The losses, from the very predictions of the sampler that users call, told the lengths they are told."""
     captioner = copy.deepcopy(tiny_captioner()[0]).eval()
     student = dataclasses.replace(TEACHER, steps=3, guidance=0.0, words=max(words))
-    image, captions = random_photos(4), [Caption(i, 7 + i, n) for i, n in enumerate(words)]
+    image, captions = random_photos(4), [CaptionRequest(i, 7 + i, n) for i, n in enumerate(words)]
     seen: list[Step] = []
-    captioner.draw(image, captions, seed=2, sampling=student, watch=seen.append)
+    captioner.sample(image, captions, seed=2, sampling=student, watch=seen.append)
     assert [step.t for step in seen] == [999, 666, 333]
     x0 = torch.randn(4, 10, 24, generator=torch.Generator().manual_seed(1))
     tokens, special = captioner.config.tokens, captioner.text.special_ids
@@ -177,7 +176,7 @@ def test_one_step_says_what_the_teacher_says_in_six(tmp_path: Path) -> None:
     assert float((before.ids[:, 0].numpy() == samples).mean()) < 0.7
     student = Captioner.from_pretrained(tmp_path / "run" / "model")
     assert (student.defaults.steps, student.defaults.guidance) == (2, 0.0)
-    assert (student.defaults.solver, student.defaults.factor) == (TEACHER.solver, TEACHER.factor)
+    assert (student.defaults.solver, student.defaults.noise_factor) == (TEACHER.solver, TEACHER.factor)
     assert agree(student) > 0.97
     assert agree(student, sampling=dataclasses.replace(student.defaults, steps=1)) > 0.97
     lines = [json.loads(line) for line in (tmp_path / "run" / "curves.jsonl").read_text().splitlines()]

@@ -160,18 +160,18 @@ def test_preset_of_the_wrong_shape_names_the_setting(workshop: Path) -> None:
 
 
 def test_training_goes_on_from_a_saved_captioner(workshop: Path) -> None:
-    from clearcap.captioner.loading import load_folder
-    from clearcap.captioner.towers import continued
+    from clearcap.captioner.model import load_folder
+    from clearcap.captioner.towers import continue_captioner
 
     saved = workshop / "whole" / "model"
     if not saved.is_dir():
         assert run_train(workshop, "whole").wait(300) == 0, (workshop / "whole.log").read_text()
-    asked = [f"train.init={saved}", "diffusion.factor=3.0"]
-    captioner, tokenizer = continued(load_preset(str(workshop / "tiny.toml"), asked))
-    assert captioner.objective.factor == captioner.config.diffusion["factor"] == 3.0
+    asked = [f"train.init={saved}", "diffusion.noise_factor=3.0"]
+    captioner, tokenizer = continue_captioner(load_preset(str(workshop / "tiny.toml"), asked))
+    assert captioner.objective.noise_factor == captioner.config.diffusion["factor"] == 3.0
     before = load_folder(saved).state_dict()
     for name, tensor in captioner.state_dict().items():
         assert torch.equal(tensor, before[name]), name
     assert tokenizer("a dog")["input_ids"]
     with pytest.raises(InputError, match=r"denoiser\.depth=2, not 3; pass denoiser\.depth=2"):
-        continued(load_preset(str(workshop / "tiny.toml"), [*asked, "denoiser.depth=3"]))
+        continue_captioner(load_preset(str(workshop / "tiny.toml"), [*asked, "denoiser.depth=3"]))

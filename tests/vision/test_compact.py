@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from clearcap.errors import InputError
-from clearcap.vision.compact import CompactEncoder, fold, load_compact
+from clearcap.vision.compact import CompactEncoder, load_compact
 from clearcap.vision.interface import ImageEncoder
 
 TINY = {
@@ -54,7 +54,7 @@ def test_shapes(encoder, generator):
 
 def test_folding_changes_nothing_but_removes_every_batch_norm(encoder, generator):
     images = torch.rand(2, 3, 64, 64, generator=generator)
-    folded = fold(encoder)
+    folded = encoder.folded()
     with torch.no_grad():
         torch.testing.assert_close(folded(images), encoder.eval()(images), rtol=1e-4, atol=1e-4)
     assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in folded.modules())
@@ -63,7 +63,7 @@ def test_folding_changes_nothing_but_removes_every_batch_norm(encoder, generator
 
 def test_a_photo_alone_equals_its_row_in_a_batch(encoder, generator):
     images = torch.rand(3, 3, 64, 64, generator=generator)
-    model = fold(encoder)
+    model = encoder.folded()
     torch.testing.assert_close(model(images)[1:2], model(images[1:2]), rtol=1e-5, atol=1e-5)
 
 

@@ -20,7 +20,7 @@ from clearcap.evaluation.scores import score_captions
 from clearcap.metrics.scoring import Scores
 from clearcap.metrics.significance import compare
 from clearcap.pipeline import CaptionPipeline
-from clearcap.text.tokens import join_words, words_of
+from clearcap.text.tokenizer import decode_caption
 
 FIRST = "torch float32"  # what the others are compared with
 
@@ -156,10 +156,7 @@ def compare_backends(
 
 def read(pipeline: CaptionPipeline, ids: Tensor) -> str:
     """The caption that token ids stand for."""
-    tokens = ids.tolist()
-    return join_words(
-        words_of(pipeline.tokenizer, tokens, [1.0] * len(tokens), pipeline.captioner.text.special_ids)[0]
-    )
+    return decode_caption(pipeline.tokenizer, ids.tolist(), pipeline.captioner.text.special_ids).text
 
 
 def _in_turn(backends: Mapping[str, Backend], round_: int) -> list[Backend]:

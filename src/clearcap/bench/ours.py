@@ -15,7 +15,7 @@ from clearcap.captioner.loading import bundled_model
 from clearcap.captioner.model import Captioner, CaptionerConfig
 from clearcap.config import load_preset
 from clearcap.errors import InputError
-from clearcap.vision.compact import CompactEncoder, fold
+from clearcap.vision.compact import CompactEncoder
 
 ENDS = 2  # [CLS] and [SEP], positions of ours that hold no word
 DISTILLED = (2, 0.0)  # steps and guidance of a distilled captioner
@@ -46,7 +46,7 @@ def captioner_of_size(size: str, longest: int) -> Captioner:
     else:
         raise InputError(f"unknown size {size!r}; choose among {', '.join(WAYS)}")
     if isinstance(captioner.vision, CompactEncoder):
-        captioner.vision = fold(captioner.vision)  # as the pipeline does
+        captioner.vision = captioner.vision.folded()  # as the pipeline does
     return captioner.eval().requires_grad_(False)
 
 
@@ -77,9 +77,9 @@ def write(
         candidates=candidates,
         refine=0,
         early_exit=0,
-        words=tokens if captioner.defaults.words else 0,
-        words_from=0,
-        words_to=0,
+        length=tokens if captioner.defaults.length else 0,
+        min_length=0,
+        max_length=0,
     )
     return captioner.generate(photos, sampling=how).ids.flatten(0, 1)[:, 1:-1]
 

@@ -19,7 +19,7 @@ from clearcap.captioner.model import Captioner, CaptionerConfig
 from clearcap.captioner.prepacked import PackedLinear, packable, prepare_for_inference
 from clearcap.config import Preset, SamplingConfig, load_preset
 from clearcap.diffusion.noise import Noise
-from clearcap.sampling.times import uniform_times
+from clearcap.sampling.solvers import uniform_times
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 BERT_BASE = {
@@ -210,7 +210,7 @@ def naive_loop(
         lap: called after each step and after decoding.
     """
     how: SamplingConfig = captioner.defaults
-    noise: Noise = captioner.noise(how.factor)
+    noise: Noise = captioner.noise(how.noise_factor)
     generator = torch.Generator().manual_seed(0)
     shape = (len(pixels), captioner.length, captioner.text.dim)
     x = torch.randn(shape, generator=generator).to(pixels.dtype)
@@ -219,8 +219,8 @@ def naive_loop(
     times = uniform_times(noise.steps, steps)
     for level, following in pairwise(times):
         t = torch.full((len(pixels),), level)
-        with_photo = captioner.denoiser(x, x0, t, captioner.see(captioner.encode_image(pixels)))
-        without = captioner.denoiser(x, x0, t, captioner.see(captioner.encode_image(empty)))
+        with_photo = captioner.denoiser(x, x0, t, captioner.image_context(captioner.encode_image(pixels)))
+        without = captioner.denoiser(x, x0, t, captioner.image_context(captioner.encode_image(empty)))
         x0 = (1 + how.guidance) * with_photo - how.guidance * without
         if following:
             fresh = torch.randn(shape, generator=generator).to(x.dtype)

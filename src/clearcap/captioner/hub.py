@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,11 +15,20 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoProcessor, BatchFeature, BertTokenizer
 from transformers.processing_utils import ProcessorMixin
 
-from clearcap.captioner.model import Captioner, CaptionerConfig
+from clearcap.captioner.loading import (
+    FREQUENCY,
+    SAMPLES,
+    SHARES,
+    find_folder,
+    load_frequency,
+    rename_0_1,
+    training_curves,
+)
+from clearcap.captioner.model import Captioner, CaptionerConfig, load_captioner
 from clearcap.config import SamplingConfig, TextConfig, VisionConfig, make
 from clearcap.data.images import open_image, to_square
 from clearcap.errors import InputError
-from clearcap.text.tokens import clean_caption, encode_captions, join_words, words_of
+from clearcap.text.tokenizer import clean_caption, decode_caption, encode_captions
 
 PROCESSOR_FILE = "processor_config.json"
 
@@ -91,7 +101,7 @@ class CaptionerProcessor(ProcessorMixin):
         """Captions of predicted tokens [captions, length]; special tokens and repeated words are dropped."""
         hidden = {*self.tokenizer.all_special_ids, *special_ids}
         rows = torch.as_tensor(ids).tolist()
-        return [join_words(words_of(self.tokenizer, row, [1.0] * len(row), hidden)[0]) for row in rows]
+        return [decode_caption(self.tokenizer, row, hidden).text for row in rows]
 
     def save_pretrained(
         self, save_directory: str | Path, push_to_hub: bool = False, **unused: Any
@@ -260,6 +270,43 @@ def push(folder: Path, name: str, *, private: bool = False, token: str | None = 
     api = HfApi(token=token)
     api.create_repo(name, private=private, exist_ok=True)
     return str(api.upload_folder(repo_id=name, folder_path=folder, commit_message="Upload a clearcap model"))
+
+
+def export(source: str, out: Path, shares: Path | None = None) -> None:
+    """Write a captioner for distribution: weights in float16 (computed with in float32), statistics in float32.
+
+    The curves of its training run go with it, for the reports of ``clearcap evaluate``.
+
+    Args:
+        source: folder or hub name of a captioner.
+        out: folder to write.
+        shares: folder of an exported captioner to which ``out`` will keep its place; weights equal to its are left out.
+
+    Raises:
+        InputError: there is no such captioner.
+    """
+    from safetensors.torch import load_file, save_file
+
+    captioner, tokenizer = load_captioner(source)
+    trained = {name for name, _ in captioner.named_parameters()}
+    state = {
+        name: (tensor.half() if name in trained and tensor.ndim > 1 else tensor).contiguous()
+        for name, tensor in captioner.state_dict().items()
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    if shares is not None:
+        theirs = rename_0_1(load_file(find_folder(str(shares)) / "model.safetensors"))
+        state = {k: v for k, v in state.items() if k not in theirs or not torch.equal(v, theirs[k])}
+        setattr(captioner.config, SHARES, os.path.relpath(shares, out))
+    captioner.config.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    save_file(state, out / "model.safetensors", metadata={"format": "pt"})
+    if frequency := load_frequency(source):
+        frequency.save(out / FREQUENCY)
+    if curves := training_curves(source):
+        for file in (curves, curves.with_name(SAMPLES)):
+            if file.is_file():
+                (out / file.name).write_bytes(file.read_bytes())
 
 
 def sha256(file: Path) -> str:

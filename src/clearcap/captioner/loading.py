@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
-import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from clearcap.captioner.network import Network, Settings
+from clearcap.captioner.building import Settings
+from clearcap.captioner.network import Network
 from clearcap.captioner.onnx import is_exported
+from clearcap.config import Preset, renamed
 from clearcap.errors import InputError
 from clearcap.metrics.cider import DocumentFrequency
-from clearcap.text.pieces import WordPieces
-
-if TYPE_CHECKING:  # at run time this is imported where it is used: transformers' models are slow to import
-    from clearcap.captioner.model import Captioner
+from clearcap.text.tokenizer import WordPieces
 
 MODEL_TYPE = "clearcap"
 FREQUENCY = "document_frequency.json.gz"  # beside the weights, where the training captions were counted
@@ -36,8 +33,8 @@ DRAWING = {nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_}
 Part = TypeVar("Part", bound=nn.Module)
 
 
-def load_captioner(source: str) -> tuple[Captioner, Any]:
-    """A captioner and its tokenizer.
+def load_network(source: str) -> tuple[Network, WordPieces]:
+    """A captioner and its tokenizer without transformers: what captioning needs, in a third of the time.
 
     Args:
         source: folder or hub name; weights are read from safetensors only.
@@ -45,22 +42,10 @@ def load_captioner(source: str) -> tuple[Captioner, Any]:
     Raises:
         InputError: nothing there, not a captioner, or tensors missing, unexpected or of other shapes.
     """
-    from transformers import BertTokenizer
-
-    folder = find_folder(source)
-    return load_folder(folder), BertTokenizer.from_pretrained(folder)
-
-
-def load_network(source: str) -> tuple[Network, WordPieces]:
-    """As ``load_captioner``, without transformers: what captioning needs, in a third of the time.
-
-    Raises:
-        InputError: as there.
-    """
     folder = find_folder(source)
     with Unfilled():
         network = Network(settings_of(folder))
-    return fill(network, folder), WordPieces.read(folder)
+    return load_weights(network, folder), WordPieces.read(folder)
 
 
 def settings_of(folder: Path) -> Settings:
@@ -74,7 +59,13 @@ def settings_of(folder: Path) -> Settings:
     missing = [name for name in known if name not in found]
     if missing:
         raise InputError(f"{folder / 'config.json'}: has no {missing[0]!r}; save the captioner again")
-    return Settings(**{name: found[name] for name in known})
+    kinds = get_type_hints(Preset)
+    return Settings(
+        **{
+            name: renamed(kinds[name], found[name], warn=False) if name in kinds else found[name]
+            for name in known
+        }
+    )
 
 
 def load_frequency(source: str) -> DocumentFrequency | None:
@@ -146,16 +137,6 @@ def weight_files(folder: Path) -> list[Path]:
     return [folder / shared / "model.safetensors", own] if shared else [own]
 
 
-def load_folder(folder: Path) -> Captioner:
-    """The captioner saved in a folder, in float32, with every tensor accounted for."""
-    from clearcap.captioner.model import Captioner, CaptionerConfig
-
-    settings = {name: value for name, value in read_settings(folder).items() if name != SHARES}
-    with Unfilled():
-        captioner = Captioner(CaptionerConfig.from_dict(settings))
-    return fill(captioner, folder)
-
-
 def read_settings(folder: Path) -> dict[str, Any]:
     """What ``config.json`` of a saved captioner says.
 
@@ -184,7 +165,7 @@ class Unfilled(TorchFunctionMode):
         return function(*args, **named)
 
 
-def fill(model: Part, folder: Path) -> Part:
+def load_weights(model: Part, folder: Path) -> Part:
     """The model with the weights of a folder, each accounted for, in evaluation mode.
 
     Raises:
@@ -204,10 +185,15 @@ def fill(model: Part, folder: Path) -> Part:
             state |= load_file(weights)
         except (OSError, SafetensorError) as fault:
             raise InputError(f"{weights}: cannot be read ({fault}); fetch the file again") from fault
-    mine = model.state_dict()
+    mine, state = model.state_dict(), rename_0_1(state)
     same = {name: v.to(mine[name].dtype) if name in mine else v for name, v in state.items()}
     load_strictly(model, same, str(weights), "config.json and weights do not belong together")
     return model.eval()
+
+
+def rename_0_1(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of a captioner that 0.1 saved, under today's names."""
+    return {name.replace("denoiser.look.", "denoiser.adapter."): tensor for name, tensor in state.items()}
 
 
 def load_strictly(model: nn.Module, state: Mapping[str, Tensor], source: str, remedy: str) -> None:
@@ -240,40 +226,3 @@ def training_curves(source: str) -> Path | None:
     except InputError:
         return None
     return next((file for file in (folder / CURVES, folder.parent / CURVES) if file.is_file()), None)
-
-
-def export(source: str, out: Path, shares: Path | None = None) -> None:
-    """Write a captioner for distribution: weights in float16 (computed with in float32), statistics in float32.
-
-    The curves of its training run go with it, for the reports of ``clearcap evaluate``.
-
-    Args:
-        source: folder or hub name of a captioner.
-        out: folder to write.
-        shares: folder of an exported captioner to which ``out`` will keep its place; weights equal to its are left out.
-
-    Raises:
-        InputError: there is no such captioner.
-    """
-    from safetensors.torch import load_file, save_file
-
-    captioner, tokenizer = load_captioner(source)
-    trained = {name for name, _ in captioner.named_parameters()}
-    state = {
-        name: (tensor.half() if name in trained and tensor.ndim > 1 else tensor).contiguous()
-        for name, tensor in captioner.state_dict().items()
-    }
-    out.mkdir(parents=True, exist_ok=True)
-    if shares is not None:
-        theirs = load_file(find_folder(str(shares)) / "model.safetensors")
-        state = {k: v for k, v in state.items() if k not in theirs or not torch.equal(v, theirs[k])}
-        setattr(captioner.config, SHARES, os.path.relpath(shares, out))
-    captioner.config.save_pretrained(out)
-    tokenizer.save_pretrained(out)
-    save_file(state, out / "model.safetensors", metadata={"format": "pt"})
-    if frequency := load_frequency(source):
-        frequency.save(out / FREQUENCY)
-    if curves := training_curves(source):
-        for file in (curves, curves.with_name(SAMPLES)):
-            if file.is_file():
-                (out / file.name).write_bytes(file.read_bytes())

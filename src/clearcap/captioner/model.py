@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from clearcap.captioner.network import Network, build_parts
-from clearcap.config import DenoiserConfig, DiffusionConfig, SamplingConfig, TextConfig, VisionConfig
+from clearcap.captioner.building import build_parts
+from clearcap.captioner.loading import SHARES, Unfilled, find_folder, load_weights, read_settings
+from clearcap.captioner.network import Network
+from clearcap.config import DenoiserConfig, DiffusionConfig, SamplingConfig, TextConfig, VisionConfig, renamed
 
 
 class CaptionerConfig(PretrainedConfig):
@@ -31,15 +34,20 @@ class CaptionerConfig(PretrainedConfig):
         **kwargs: Any,
     ) -> None:
         """Sections as in a preset; ``bert`` and ``tower`` are the towers' own settings, ``tokens`` special ids."""
-        self.text = text or dataclasses.asdict(TextConfig())
-        self.vision = vision or dataclasses.asdict(VisionConfig())
-        self.denoiser = denoiser or dataclasses.asdict(DenoiserConfig())
-        self.diffusion = diffusion or dataclasses.asdict(DiffusionConfig())
-        self.sampling = sampling or dataclasses.asdict(SamplingConfig())
+        self.text = section(TextConfig, text)
+        self.vision = section(VisionConfig, vision)
+        self.denoiser = section(DenoiserConfig, denoiser)
+        self.diffusion = section(DiffusionConfig, diffusion)
+        self.sampling = section(SamplingConfig, sampling)
         self.bert = bert or {}
         self.tower = tower or {}
         self.tokens = tokens or {"pad": 0, "cls": 2, "sep": 3, "filler": 0}
         super().__init__(**kwargs)
+
+
+def section(kind: type, table: dict[str, Any] | None) -> dict[str, Any]:
+    """A section of saved settings under today's names; default is that of the settings class."""
+    return renamed(kind, table, warn=False) if table else dataclasses.asdict(kind())
 
 
 class Captioner(Network, PreTrainedModel):
@@ -52,7 +60,7 @@ class Captioner(Network, PreTrainedModel):
 
     def __init__(self, config: CaptionerConfig) -> None:
         PreTrainedModel.__init__(self, config)
-        self.assemble(config, build_parts(config))
+        self.take(config, build_parts(config))
         self.post_init()
 
     @classmethod
@@ -71,10 +79,31 @@ class Captioner(Network, PreTrainedModel):
         Raises:
             InputError: nothing there, or tensors missing, unexpected or of other shapes.
         """
-        from clearcap.captioner.loading import find_folder, load_folder
-
         captioner: Any = load_folder(find_folder(str(pretrained_model_name_or_path)))
         return captioner.to(dtype) if isinstance(dtype, torch.dtype) else captioner
 
     def _init_weights(self, module: nn.Module) -> None:
         """Every part initialises itself."""
+
+
+def load_captioner(source: str) -> tuple[Captioner, Any]:
+    """A captioner and its tokenizer.
+
+    Args:
+        source: folder or hub name; weights are read from safetensors only.
+
+    Raises:
+        InputError: nothing there, not a captioner, or tensors missing, unexpected or of other shapes.
+    """
+    from transformers import BertTokenizer
+
+    folder = find_folder(source)
+    return load_folder(folder), BertTokenizer.from_pretrained(folder)
+
+
+def load_folder(folder: Path) -> Captioner:
+    """The captioner saved in a folder, in float32, with every tensor accounted for."""
+    settings = {name: value for name, value in read_settings(folder).items() if name != SHARES}
+    with Unfilled():
+        captioner = Captioner(CaptionerConfig.from_dict(settings))
+    return load_weights(captioner, folder)

@@ -1,4 +1,4 @@
-"""A captioner made ready for inference on a CPU: what its weights alone decide is computed once, not at every call."""
+"""Prepacked weights: what depends on a captioner's weights alone is computed once, and not at every call."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from clearcap.captioner.network import Network
 from clearcap.errors import InputError
-from clearcap.layers import KeysValues
+from clearcap.layers import Context
 
 Prepared = TypeVar("Prepared", bound=Network)
 ROWS = 384  # the layout's hint; the layout for it is within noise of the best from 20 to 1,576 rows
@@ -44,32 +44,32 @@ class PackedLinear(nn.Module):
 
 
 class KeptNull(nn.Module):
-    """A denoiser that looks at the null image once, whose keys and values depend on the weights alone."""
+    """A denoiser whose null context is computed once: it depends on the weights alone."""
 
     def __init__(self, denoiser: Any) -> None:
-        """Wrap a ``Denoiser`` or a ``FusedDenoiser``, whose weights must not change any more."""
+        """Wrap a denoiser, whose weights must not change any more."""
         super().__init__()
         self.denoiser = denoiser
-        self._nothing: list[KeysValues] = denoiser.see_nothing()
+        self._null: Context = denoiser.null_context()
 
-    def see(self, image: Float[Tensor, "photos tokens image_dim"]) -> list[KeysValues]:
+    def image_context(self, image: Float[Tensor, "photos tokens image_dim"]) -> Context:
         """As the denoiser's own."""
-        view: list[KeysValues] = self.denoiser.see(image)
-        return view
+        context: Context = self.denoiser.image_context(image)
+        return context
 
-    def see_nothing(self) -> list[KeysValues]:
+    def null_context(self) -> Context:
         """What the denoiser's own gave when it was wrapped."""
-        return self._nothing
+        return self._null
 
     def forward(
         self,
         x: Float[Tensor, "batch length dim"],
         x_self: Float[Tensor, "batch length dim"],
         t: Int[Tensor, " batch"],
-        view: list[KeysValues],
+        context: Context,
     ) -> Float[Tensor, "batch length dim"]:
         """As the denoiser's own."""
-        output: Tensor = self.denoiser(x, x_self, t, view)
+        output: Tensor = self.denoiser(x, x_self, t, context)
         return output
 
 
@@ -93,10 +93,10 @@ def prepare_for_inference(captioner: Prepared) -> Prepared:
     """Make a captioner faster in place; its captions stay the same up to rounding.
 
     Linear layers are packed one by one, so memory never holds all weights twice. Off the CPU only the null
-    image's view is kept.
+    context is kept.
 
     Args:
-        captioner: in its final place and dtype. Afterwards it can only draw captions.
+        captioner: in its final place and dtype. Afterwards it can only generate captions.
 
     Returns:
         The same captioner.

@@ -1,40 +1,24 @@
-"""A new, untrained captioner from a preset and pretrained text and image towers."""
+"""A captioner ready to be trained, from a preset and pretrained text and image towers, or from another captioner."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from clearcap.captioner.loading import load_captioner
-from clearcap.captioner.model import Captioner, CaptionerConfig
-from clearcap.config import Preset, TextConfig, VisionConfig
+from clearcap import registry
+from clearcap.captioner.building import check_tokens
+from clearcap.captioner.model import Captioner, CaptionerConfig, load_captioner
+from clearcap.config import Preset, TextConfig
 from clearcap.errors import InputError
-from clearcap.text.interface import TextSpace
-from clearcap.text.split_bert import SplitBertSpace, copy_from_masked_lm, word_positions
-from clearcap.text.tokens import clean_caption, encode_captions
-from clearcap.vision.transformers import PretrainedEncoder, load_pretrained
-
-BERT_FIELDS = (
-    "vocab_size",
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "intermediate_size",
-    "hidden_act",
-    "max_position_embeddings",
-    "type_vocab_size",
-    "layer_norm_eps",
-    "pad_token_id",
-)
+from clearcap.text.tokenizer import clean_caption, encode_captions
 
 
-def assemble(preset: Preset, *, seed: int = 0) -> tuple[Captioner, Any]:
+def build_captioner(preset: Preset, *, seed: int = 0) -> tuple[Captioner, Any]:
     """A captioner with pretrained towers and a new denoiser, and its tokenizer.
 
     Args:
@@ -44,17 +28,19 @@ def assemble(preset: Preset, *, seed: int = 0) -> tuple[Captioner, Any]:
     Raises:
         InputError: a tower is missing or does not fit.
     """
-    masked_lm, tokenizer = load_masked_lm(preset.text.source, preset.text.kind)
-    tower = load_tower(preset.vision) if preset.vision.kind == "pretrained" else None
+    kind = registry.find("text space", preset.text.kind)
+    pretrained, tokenizer = load_language_model(preset.text.source, kind.pretrained_class)
     filler = tokenizer.convert_tokens_to_ids(preset.text.filler)
     if filler == tokenizer.unk_token_id:
         raise InputError(
             f"text.filler={preset.text.filler!r} is not in the vocabulary of {preset.text.source}"
         )
+    encoder = registry.find("image encoder", preset.vision.kind).load(preset.vision)
+    check_tokens(preset.vision, encoder)
     config = CaptionerConfig(
         **preset.of_the_model(),
-        bert=text_sizes(masked_lm, preset.text.kind),
-        tower={} if tower is None else tower.settings(),
+        bert=kind.sizes_of(pretrained),
+        tower={} if preset.vision.kind == "compact" else encoder.settings(),
         tokens={
             "pad": tokenizer.pad_token_id,
             "cls": tokenizer.cls_token_id,
@@ -65,20 +51,14 @@ def assemble(preset: Preset, *, seed: int = 0) -> tuple[Captioner, Any]:
     )
     torch.manual_seed(seed)
     captioner = Captioner(config)
-    if preset.text.kind == "embedding":
-        captioner.text.set_words(masked_lm.get_input_embeddings().weight)
-    else:
-        copy_from_masked_lm(captioner.text, masked_lm)
-    if tower is not None:
-        captioner.vision.load_state_dict(tower.state_dict(), strict=True)
-        if preset.denoiser.null == "mean-colour":
-            set_null_photo(captioner)
-    elif preset.vision.source:
-        load_compact_encoder(captioner, Path(preset.vision.source))
+    captioner.text.copy_weights(pretrained)
+    captioner.vision.load_state_dict(encoder.state_dict(), strict=True)
+    if preset.denoiser.null == "mean-colour":
+        set_null_image(captioner)
     return captioner, tokenizer
 
 
-def continued(preset: Preset) -> tuple[Captioner, Any]:
+def continue_captioner(preset: Preset) -> tuple[Captioner, Any]:
     """The captioner that ``train.init`` names, to go on with, and its tokenizer.
 
     Its parts and its text statistics are kept; dropout, corruption, sampling and, where ``vision.source`` is given,
@@ -105,71 +85,43 @@ def continued(preset: Preset) -> tuple[Captioner, Any]:
     captioner = Captioner(config)
     captioner.load_state_dict(start.state_dict(), strict=True)
     if preset.vision.kind == "compact" and preset.vision.source:
-        load_compact_encoder(captioner, Path(preset.vision.source))
+        encoder = registry.find("image encoder", "compact").load(preset.vision)
+        captioner.vision.load_state_dict(encoder.state_dict(), strict=True)
     return captioner, tokenizer
 
 
-def text_sizes(masked_lm: Any, kind: str) -> dict[str, Any]:
-    """What rebuilds the text space's tower without its weights."""
-    if kind == "embedding":
-        vocab, dim = masked_lm.get_input_embeddings().weight.shape
-        return {"vocab_size": vocab, "dim": dim}
-    return {field: getattr(masked_lm.config, field) for field in BERT_FIELDS}
-
-
-def load_tower(vision: VisionConfig) -> PretrainedEncoder:
-    """A pretrained image encoder that fits the settings.
-
-    Raises:
-        InputError: it is missing, or gives other tokens than the settings say.
-    """
-    if not vision.source:
-        raise InputError("vision.source is empty; pass vision.source=<folder or hub name of a vision model>")
-    tower = load_pretrained(
-        vision.source, "global" if vision.mode == "global" else "patches", vision.image_size
-    )
-    if (tower.tokens, tower.dim) != (vision.tokens, vision.dim):
-        raise InputError(
-            f"{vision.source} gives {tower.tokens} tokens of {tower.dim} channels, not {vision.tokens} of "
-            f"{vision.dim}; pass vision.tokens={tower.tokens} vision.dim={tower.dim}"
-        )
-    return tower
-
-
 @torch.no_grad()
-def set_null_photo(captioner: Captioner) -> None:
-    """A photo of the mean colour stands for no photo: the authors' normalised photo of zeros (LaDiC's code)."""
-    side = captioner.vision.image_size
-    captioner.denoiser.null_image.copy_(captioner.vision.encode(torch.zeros(1, 3, side, side))[0])
+def set_null_image(captioner: Any) -> None:
+    """A photo of the mean colour stands for no photo (LaDiC's code)."""
+    captioner.denoiser.null_image.copy_(captioner.vision.null_image())
 
 
-def load_masked_lm(source: str, kind: str = "bert-split") -> tuple[Any, Any]:
-    """A masked language model and its tokenizer, by hub name or folder, safetensors only.
+def load_language_model(source: str, class_name: str) -> tuple[Any, Any]:
+    """A pretrained language model and its tokenizer, by hub name or folder, safetensors only.
 
     Args:
-        source: a BERT for kind "bert-split", any with a word embedding (DistilBERT) for kind "embedding".
-        kind: the text space it is for.
+        source: folder or hub name.
+        class_name: the transformers class that it is loaded as.
 
     Raises:
         InputError: nothing loadable there, or tensors missing or unexpected.
     """
+    import transformers
     from safetensors import SafetensorError
-    from transformers import AutoModelForMaskedLM, AutoTokenizer, BertForMaskedLM
 
     if not source:
         raise InputError(
             "text.source is empty; pass text.source=<folder or hub name> (see clearcap pretrain-text)"
         )
-    loader: Any = BertForMaskedLM if kind == "bert-split" else AutoModelForMaskedLM
     try:
-        masked_lm, loading = loader.from_pretrained(
+        model, loading = getattr(transformers, class_name).from_pretrained(
             source,
             use_safetensors=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # refused below, by name
             attn_implementation="sdpa",
         )
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError, SafetensorError) as fault:
         raise InputError(f"text.source={source!r} cannot be loaded ({str(fault).splitlines()[0]})") from fault
     unneeded = (
@@ -187,16 +139,7 @@ def load_masked_lm(source: str, kind: str = "bert-split") -> tuple[Any, Any]:
             raise InputError(
                 f"{source}: {keys[0]} is {fault_}; is it a masked language model of BERT's kind?"
             )
-    return masked_lm.eval(), tokenizer
-
-
-def load_compact_encoder(captioner: Captioner, file: Path) -> None:
-    """Strictly load a distilled encoder's weights."""
-    from safetensors.torch import load_file
-
-    if not file.is_file():
-        raise InputError(f"vision.source={str(file)!r} does not exist; make it with clearcap distill")
-    captioner.vision.load_state_dict(load_file(file), strict=True)
+    return model.eval(), tokenizer
 
 
 def tokenize_for(text: TextConfig, tokenizer: Any) -> Callable[[Sequence[str]], tuple[Tensor, Tensor]]:
@@ -207,43 +150,3 @@ def tokenize_for(text: TextConfig, tokenizer: Any) -> Callable[[Sequence[str]], 
         return encode_captions(tokenizer, cleaned, text.length)
 
     return tokenize
-
-
-@torch.no_grad()
-def compute_statistics(
-    space: SplitBertSpace, ids: Tensor, mask: Tensor, *, words_only: bool, batch: int = 512
-) -> tuple[Tensor, Tensor]:
-    """Mean and unbiased standard deviation of each latent channel over a corpus (LaDiC, section 3.2).
-
-    Args:
-        space: its lower half encodes.
-        ids, mask: tokenised captions.
-        words_only: over words (which are all that gets normalised) or over every position, as the authors did.
-
-    Returns:
-        Two vectors [dim], float32; accumulated in float64.
-    """
-    total, square, count = torch.zeros(space.dim).double(), torch.zeros(space.dim).double(), 0
-    for i, m in zip(ids.split(batch), mask.split(batch), strict=True):
-        z = space.contextual(i, m)
-        z = (z[word_positions(m)] if words_only else z.flatten(0, 1)).double().cpu()
-        total, square, count = total + z.sum(0), square + (z * z).sum(0), count + len(z)
-    mean = total / count
-    return mean.float(), ((square - count * mean * mean) / (count - 1)).clamp_min(0).sqrt().float()
-
-
-def settle_text(space: TextSpace, text: TextConfig, tokenizer: Any, ids: Tensor, mask: Tensor) -> None:
-    """What a text space learns from its corpus before training: nothing, where latents are word embeddings.
-
-    Args:
-        space: gets its statistics and its special latent.
-        text: the preset's settings.
-        tokenizer: the space's.
-        ids, mask: the corpus, tokenised.
-    """
-    if not isinstance(space, SplitBertSpace):
-        return
-    # The authors' statistics cover every position; words are all that is normalised otherwise.
-    space.set_statistics(*compute_statistics(space, ids, mask, words_only=text.special != "raw"))
-    period = [tokenizer.cls_token_id, tokenizer.convert_tokens_to_ids("."), tokenizer.sep_token_id]
-    space.set_special_latent(text.special, torch.tensor([period]))

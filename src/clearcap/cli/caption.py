@@ -16,8 +16,8 @@ def caption(
     model: Annotated[str, typer.Option(help="folder or hub name; default is the bundled model")] = "default",
     steps: Annotated[int | None, typer.Option(help="calls of the denoiser")] = None,
     guidance: Annotated[float | None, typer.Option(help="classifier-free guidance scale")] = None,
-    words: Annotated[int | None, typer.Option(help="words to write; 0: as the model sees fit")] = None,
-    candidates: Annotated[int | None, typer.Option(help="captions drawn per photo")] = None,
+    length: Annotated[int | None, typer.Option(help="words to write; 0: as the model sees fit")] = None,
+    candidates: Annotated[int | None, typer.Option(help="captions sampled for each photo")] = None,
     select: Annotated[
         str | None, typer.Option(help="choice among candidates: mbr, confidence or similarity")
     ] = None,
@@ -53,7 +53,7 @@ def caption(
         setting,
         steps=steps,
         guidance=guidance,
-        words=words,
+        length=length,
         candidates=candidates,
         select=select,
         utility=utility,
@@ -93,15 +93,15 @@ def info(
     from rich.console import Console
     from rich.table import Table
 
-    from clearcap.captioner.onnx.runtime import numbers
+    from clearcap.captioner.onnx.runtime import count_parameters
     from clearcap.pipeline import CaptionPipeline
 
     captioner = CaptionPipeline.from_pretrained(model).captioner
     config = captioner.config
     parts = {
-        "text space": numbers(captioner.text),
-        "image encoder": numbers(captioner.vision),
-        "denoiser": numbers(captioner.denoiser),
+        "text space": count_parameters(captioner.text),
+        "image encoder": count_parameters(captioner.vision),
+        "denoiser": count_parameters(captioner.denoiser),
     }
     about = {
         "parameters": parts,

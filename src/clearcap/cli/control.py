@@ -20,14 +20,14 @@ def fill(
         list[str] | None, typer.Option(help="word the caption must contain; may be repeated")
     ] = None,
     prefix: Annotated[str, typer.Option(help="how the caption begins")] = "",
-    words: Annotated[str, typer.Option(help="length in words: 8, or 6-10")] = "",
+    length: Annotated[str, typer.Option(help="words: 8, or 6-10")] = "",
     edit: Annotated[str, typer.Option(help="caption to redo but for the words of --keep")] = "",
     keep: Annotated[list[str] | None, typer.Option(help="word of it to keep; may be repeated")] = None,
     slack: Annotated[int, typer.Option(help="words more or fewer that a redone run may have")] = 0,
     model: Annotated[str, typer.Option(help="folder or hub name; default is the bundled model")] = "default",
     steps: Annotated[int | None, typer.Option(help="calls of the denoiser")] = None,
     guidance: Annotated[float | None, typer.Option(help="classifier-free guidance scale")] = None,
-    candidates: Annotated[int | None, typer.Option(help="draws per placement; the surest wins")] = None,
+    candidates: Annotated[int | None, typer.Option(help="samples of each placement; the surest wins")] = None,
     setting: Settings = None,
     seed: Annotated[int, typer.Option(help="same seed, same words")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object")] = False,
@@ -38,14 +38,14 @@ def fill(
     from clearcap.pipeline.infilling import edit_template, keyword_templates, length_template
 
     asked = [bool(template), bool(contain), bool(prefix), bool(edit)]
-    if sum(asked) > 1 or ((template or edit) and words) or not (any(asked) or words):
+    if sum(asked) > 1 or ((template or edit) and length) or not (any(asked) or length):
         raise InputError(
             "ask for one thing: a template with ___, --contain WORD, --prefix TEXT, --edit CAPTION with --keep WORD, "
-            "or --words N alone"
+            "or --length N alone"
         )
     if (keep or slack) and not edit:
         raise InputError("--keep and --slack say what to leave of --edit CAPTION; pass that too")
-    low, high = _range(words or "6-10")
+    low, high = _range(length or "6-10")
     wanted = (
         template
         or (keyword_templates(contain, low, high) if contain else None)
@@ -99,4 +99,4 @@ def _range(text: str) -> tuple[int, int]:
     try:
         return int(low), int(high) if dash else int(low)
     except ValueError as fault:
-        raise InputError(f"--words {text!r} is neither a number nor a range such as 6-10") from fault
+        raise InputError(f"--length {text!r} is neither a number nor a range such as 6-10") from fault

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+import warnings
+from typing import Annotated
 
 import typer
 
-from clearcap.errors import InputError
+from clearcap.errors import InputError, RenamedWarning
 
 app = typer.Typer(
     name="clearcap",
@@ -15,6 +17,24 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+RENAMED_OPTIONS = {
+    "caption": {"--words": "--length"},
+    "fill": {"--words": "--length"},
+}  # old ones go with 0.2
+
+
+@app.callback()
+def plugins(
+    plugin: Annotated[
+        list[str] | None,
+        typer.Option(help="Python file or module that registers parts of your own; may be repeated"),
+    ] = None,
+) -> None:
+    """Image captions from diffusion: all words at once, refined from noise."""
+    from clearcap.registry import load_plugin
+
+    for source in plugin or []:
+        load_plugin(source)
 
 
 def _register() -> None:
@@ -31,7 +51,6 @@ def _register() -> None:
     app.command()(table.table)
     app.command()(filling.evaluate_fill)
     app.command()(score.score)
-    app.add_typer(bench.app, name="bench")
     app.command()(published.parity)
     app.add_typer(bench.app, name="bench")
     app.add_typer(published.convert, name="convert")
@@ -41,8 +60,28 @@ def _register() -> None:
 def main() -> None:
     """Entry point: a bad input is one line on standard error and exit status 1."""
     _register()
+    warnings.simplefilter("always", RenamedWarning)
+    warnings.showwarning = _one_line
     try:
-        app()
+        app(args=renamed(sys.argv[1:]))
     except InputError as fault:
         print(f"clearcap: {fault}", file=sys.stderr)
         sys.exit(1)
+
+
+def renamed(words: list[str]) -> list[str]:
+    """The command line with options under today's names."""
+    command = next((word for word in words if word in RENAMED_OPTIONS), "")
+    found = []
+    for word in words:
+        option, equals, value = word.partition("=")
+        new = RENAMED_OPTIONS.get(command, {}).get(option)
+        if new:
+            warnings.warn(f"the option {option} is called {new} now", RenamedWarning, stacklevel=2)
+        found.append(f"{new}{equals}{value}" if new else word)
+    return found
+
+
+def _one_line(message: Warning | str, *about: object, **more: object) -> None:
+    """A warning as a user reads it."""
+    print(f"clearcap: {message}", file=sys.stderr)

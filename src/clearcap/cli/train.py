@@ -89,7 +89,7 @@ def distill_steps(
     settings: ShowSettings = False,
 ) -> None:
     """Distil a captioner into one that needs one or two steps and no guidance."""
-    from clearcap.captioner.loading import load_captioner
+    from clearcap.captioner.model import load_captioner
     from clearcap.data.corpus import open_spec
     from clearcap.training.step_distillation.run import distill_steps as run
     from clearcap.training.step_distillation.run import photos_in, settings_for
@@ -145,15 +145,15 @@ def compute_stats(
     ] = True,
 ) -> None:
     """Compute the text space's mean and deviation on a new corpus and store them in the model."""
-    from clearcap.captioner.loading import load_captioner
-    from clearcap.captioner.towers import compute_statistics, tokenize_for
+    from clearcap.captioner.model import load_captioner
+    from clearcap.captioner.towers import tokenize_for
     from clearcap.config import TextConfig, make
     from clearcap.training.run import captions_of
 
     captioner, tokenizer = load_captioner(str(model))
     tokenize = tokenize_for(make(TextConfig, captioner.config.text, "text"), tokenizer)
     ids, mask = tokenize(captions_of([data]))
-    mean, std = compute_statistics(captioner.text, ids, mask, words_only=words_only)
+    mean, std = captioner.text.statistics(ids, mask, words_only=words_only)
     captioner.text.set_statistics(mean, std)
     captioner.save_pretrained(model)
     print(f"{len(ids)} captions: mean {mean.mean():.4f}, deviation {std.min():.4f} .. {std.max():.4f}")
@@ -178,6 +178,6 @@ def export(
         return
     if int8:
         raise InputError("--int8 is for graphs; pass --onnx with it")
-    from clearcap.captioner.loading import export as run
+    from clearcap.captioner.hub import export as run
 
     run(model, out, shares)

@@ -16,7 +16,7 @@ from clearcap.convert.folder import load_tokenizer, write_folder
 from clearcap.convert.reading import read_module
 from clearcap.convert.renaming import ConversionReport, Renaming
 from clearcap.errors import InputError
-from clearcap.vision.transformers import PretrainedEncoder, load_pretrained
+from clearcap.vision.transformers import TransformersEncoder, load_pretrained
 
 BLOCK: tuple[tuple[tuple[str, ...], str], ...] = (  # a DistilBERT layer: their parts, joined, are ours
     (("attention.q_lin", "attention.k_lin", "attention.v_lin"), "attend_self.qkv"),
@@ -90,7 +90,7 @@ def convert_clip_diffusion_lm(
 def build_clip_diffusion_lm(
     state: dict[str, Tensor],
     *,
-    vision: PretrainedEncoder,
+    vision: TransformersEncoder,
     tokens: dict[str, int],
     heads: int = 12,
     length: int = 16,
@@ -137,7 +137,7 @@ def build_clip_diffusion_lm(
 
 def _config(
     renaming: Renaming,
-    vision: PretrainedEncoder,
+    vision: TransformersEncoder,
     tokens: dict[str, int],
     heads: int,
     length: int,

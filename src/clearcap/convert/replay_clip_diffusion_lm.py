@@ -16,12 +16,11 @@ from clearcap.convert.published_captions import drop_repeated_columns
 from clearcap.diffusion.diffusion_lm import DISTANCES, LevelDraws
 from clearcap.diffusion.noise import make_noise
 from clearcap.diffusion.schedules import cosine_float32
-from clearcap.sampling.guidance import conditioned
-from clearcap.sampling.solvers import Step, plain
-from clearcap.sampling.times import times
+from clearcap.sampling.guidance import called_back, conditioned, self_conditioned
+from clearcap.sampling.solvers import plain, times_of
 from clearcap.training.objectives import DiffusionLMObjective
 from clearcap.training.optimizers import make_optimizers
-from clearcap.vision.transformers import PretrainedEncoder, build_pretrained
+from clearcap.vision.transformers import TransformersEncoder, build_pretrained
 
 ITERATIONS = 5
 LEARNING_RATE = 1e-3  # of the recorded steps
@@ -59,7 +58,7 @@ def _build(weights: dict[str, Tensor], config: dict[str, Any]) -> Captioner:
     return captioner
 
 
-def _untrained_clip(dim: int) -> PretrainedEncoder:
+def _untrained_clip(dim: int) -> TransformersEncoder:
     """An image encoder that gives vectors of the recorded size; the fixture brings the vectors themselves."""
     tiny = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
     tiny |= {"image_size": 8, "patch_size": 8}
@@ -98,9 +97,9 @@ def _forward(
     asked = recorded["fwd/concat_mask"][:, 1].bool()
     rows = asked & (w > 0)
     with Spy(denoiser.head) as hidden:
-        denoiser(x, None, None, denoiser.see(image, torch.zeros_like(asked)), words=words)
+        denoiser(x, None, None, denoiser.image_context(image, torch.zeros_like(asked)), words=words)
         if bool(rows.any()):
-            denoiser(x[rows], None, None, denoiser.see(image[rows]), words=words[rows])
+            denoiser(x[rows], None, None, denoiser.image_context(image[rows]), words=words[rows])
     without, led = hidden.outputs[0], hidden.outputs[0].clone()
     compared.close("unguided", without, recorded[f"{variant}/fwd_unguided/hidden"])
     if bool(rows.any()):
@@ -118,20 +117,24 @@ def _iterations(
     compared, captioner = Comparison(), _build(weights, told["config"])
     image = torch.stack((recorded["in/image_clip"], torch.zeros_like(recorded["in/text_clip"])), 1)
     noise = captioner.noise(1.0)
-    view = captioner.denoiser.see(image, torch.zeros(len(image), dtype=torch.bool))
+    context = captioner.denoiser.image_context(image, torch.zeros(len(image), dtype=torch.bool))
     start = recorded["inf/init_noise"][:, : captioner.length]
-    steps: list[Step] = []
+    predicted: list[Tensor] = []
+
+    def keep(step: int, t: int, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        predicted.append(tensors["latents"])
+        return {}
+
     with Spy(captioner.denoiser.head) as hidden:
         x0 = plain(
-            conditioned(captioner.denoiser, noise, view),
+            self_conditioned(called_back(conditioned(captioner.denoiser, noise, context), keep)),
             start,
-            times("uniform", noise.steps, ITERATIONS),
+            times_of("uniform", noise.steps, ITERATIONS),
             noise,
             Injected([]),
-            watch=steps.append,
         )
     compared.close("hidden", torch.stack(hidden.outputs), recorded[f"{variant}/inf/hidden_per_iter"])
-    ids = torch.stack([captioner.logits(step.x0).argmax(-1) for step in steps])
+    ids = torch.stack([captioner.logits(x0_).argmax(-1) for x0_ in predicted])
     compared.same("ids of each iteration", ids, recorded[f"{variant}/inf/per_iter_ids"])
     logits = captioner.logits(x0)
     compared.close("logits", logits, recorded[f"{variant}/inf/logits"])
@@ -149,8 +152,8 @@ def _training(
     w, weight = float(config["CLASSIFIER_FREE_WEIGHT"]), float(config["ROUNDING_WEIGHT"])
     lag = 0 if config["X_0_PREDICTION"] else config["X_T_STEP_INTERVAL"]
     noise = make_noise("cosine-float32" if config["COSIN_SCHEDULE"] else "linear", config["STEP_TOT"])
-    told_losses = {"distance": DISTANCE[config["LOSS_FUNC"]], "lag": lag}
-    captioner.objective = replace(captioner.objective, **told_losses)
+    losses_of = {"distance": DISTANCE[config["LOSS_FUNC"]], "lag": lag}
+    captioner.objective = replace(captioner.objective, **losses_of)
     objective = DiffusionLMObjective(captioner, noise, guide=w)
     (optimizer,) = make_optimizers(objective, TrainConfig(optimizer="plain-adamw", lr=LEARNING_RATE))
     ids = recorded["in/input_ids"]

@@ -14,16 +14,23 @@ from clearcap.convert.comparing import STEPS_TOLERANCE, Comparison, Injected, Re
 from clearcap.convert.folder import load_tokenizer
 from clearcap.convert.ladic import Heads, TokenIds, authors_names, build_ladic
 from clearcap.convert.published_captions import drop_repeated_columns, ladic_captions
-from clearcap.denoiser.cross_attention import join_views
 from clearcap.diffusion.ladic import Draws
 from clearcap.diffusion.noise import Noise, make_noise
 from clearcap.diffusion.schedules import cosine_float32, linear
-from clearcap.layers import KeysValues, sinusoids
-from clearcap.sampling.guidance import Denoise, conditioned, guided, without_memory
+from clearcap.layers import Context, join_contexts, sinusoids
+from clearcap.sampling.guidance import (
+    Denoise,
+    Step,
+    conditioned,
+    guide,
+    guided,
+    self_conditioned,
+    shifted,
+    without_self_conditioning,
+)
 from clearcap.sampling.refine import ladic_back_and_refine
-from clearcap.sampling.solvers import renoise
-from clearcap.sampling.times import times
-from clearcap.text.tokens import clean_caption, encode_captions
+from clearcap.sampling.solvers import renoise, times_of
+from clearcap.text.tokenizer import clean_caption, encode_captions
 from clearcap.training.objectives import LadicObjective
 from clearcap.training.optimizers import make_optimizers
 
@@ -116,14 +123,14 @@ def _components(weights: dict[str, Tensor], recorded: Recorded, vocab: Path) -> 
 def _denoiser_calls(captioner: Captioner, recorded: Recorded, group: str) -> Comparison:
     compared, denoiser = Comparison(), captioner.denoiser
     x, p, t = (recorded[f"comp/{name}"] for name in ("x_t", "self_cond", "t"))
-    view = denoiser.see(captioner.vision.encode(recorded["in/image"]))
+    view = denoiser.image_context(captioner.vision.encode(recorded["in/image"]))
     with Spy(denoiser.blocks[-1]) as last:
         compared.close("denoiser", denoiser(x, p, t, view), recorded[f"{group}/diffuser_out"])
     compared.close("denoiser, all channels", last.outputs[0], recorded[f"{group}/diffuser_full_hidden"])
     together = denoiser(x, p, torch.full_like(t, 417), view)
     compared.close("denoiser, one time", together, recorded[f"{group}/diffuser_out_scalar_t"])
     nothing = [
-        (k.expand(len(x), -1, -1, -1), v.expand(len(x), -1, -1, -1)) for k, v in denoiser.see_nothing()
+        (k.expand(len(x), -1, -1, -1), v.expand(len(x), -1, -1, -1)) for k, v in denoiser.null_context()
     ]
     alone = denoiser(x, torch.zeros_like(p), t, nothing)
     compared.close("denoiser, null image", alone, recorded[f"{group}/diffuser_out_nocond"])
@@ -154,32 +161,31 @@ def _sampling(
     captioner = _build(weights, recorded, run["cls"] == "Diffuser_with_LN")
     compared, text = Comparison(), captioner.text
     noise = _noise(config, float(config["VAR_DILATION_VAL"]))
-    view = captioner.see(captioner.vision.encode(recorded["in/image"]))
-    denoise = _branch_by_branch(captioner, noise, view, float(config["CLASSIFIER_FREE_WEIGHT"]))
+    context = captioner.image_context(captioner.vision.encode(recorded["in/image"]))
+    denoise = _branch_by_branch(captioner, noise, context, float(config["CLASSIFIER_FREE_WEIGHT"]))
     if not config["SELF_COND"]:
-        denoise = without_memory(denoise)
+        denoise = without_self_conditioning(denoise)
     draws = list(recorded[f"{variant}/inf/renoise_draws"])
-    visited = times("stride", noise.steps, run["STEP"])
-    start, offset = recorded[f"{variant}/inf/init_noise"], run["time_difference"]
+    visited = times_of("stride", noise.steps, run["STEP"])
+    start = recorded[f"{variant}/inf/init_noise"]
+    step = self_conditioned(shifted(denoise, run["time_difference"], noise.steps - 1))
     with Spy(captioner.denoiser) as calls:
         if run["flag"]:
-            x0 = _back_and_refine(
-                compared, recorded, variant, captioner, denoise, start, visited, noise, draws, offset
-            )
+            x0 = _back_and_refine(compared, recorded, variant, captioner, step, start, visited, noise, draws)
         else:
             randn = Injected(draws)
-            x0 = renoise(denoise, start, visited, noise, randn, time_offset=offset)
+            x0 = renoise(step, start, visited, noise, randn)
             compared.same("draws spent", randn.spent, True)
     compared.same("times", [int(given[2][0]) for given in calls.inputs[::2]], run["t_given_to_model"])
-    for row, step in enumerate(run["recorded_steps"]):
-        with_photo, without = calls.outputs[2 * step : 2 * step + 2]
+    for row, call in enumerate(run["recorded_steps"]):
+        with_photo, without = calls.outputs[2 * call : 2 * call + 2]
         for name, mine in (
-            ("x_t_per_step", calls.inputs[2 * step][0]),
-            ("selfcond_per_step", calls.inputs[2 * step][1]),
+            ("x_t_per_step", calls.inputs[2 * call][0]),
+            ("selfcond_per_step", calls.inputs[2 * call][1]),
             ("cond_pred", with_photo),
             ("uncond_pred", without),
         ):
-            compared.close(f"{name} {step}", mine, recorded[f"{variant}/inf/{name}"][row])
+            compared.close(f"{name} {call}", mine, recorded[f"{variant}/inf/{name}"][row])
     compared.close("x0", x0, recorded[f"{variant}/inf/x_pred_final"])
     compared.close("de-normalised", x0 * text.std + text.mean, recorded[f"{variant}/inf/decoder_in"])
     logits = text.decode(x0)
@@ -189,23 +195,23 @@ def _sampling(
     compared.same("ids", ids, recorded[f"{variant}/inf/argmax_ids"])
     compared.same("ids without repeats", drop_repeated_columns(ids), recorded[f"{variant}/inf/decoded_ids"])
     compared.same("captions", ladic_captions(load_tokenizer(vocab), ids), run["captions"])
-    together = guided(captioner.denoiser, noise, view, float(config["CLASSIFIER_FREE_WEIGHT"]))
+    together = guided(captioner.denoiser, noise, context, float(config["CLASSIFIER_FREE_WEIGHT"]))
     x, p, t = calls.inputs[0][:3]
     compared.close("both branches in one batch", together(x, p, t), denoise(x, p, t))
     return compared
 
 
-def _branch_by_branch(captioner: Captioner, noise: Noise, view: list[KeysValues], scale: float) -> Denoise:
+def _branch_by_branch(captioner: Captioner, noise: Noise, context: Context, scale: float) -> Denoise:
     """Guidance as the authors ran it, each branch a batch of its own: a batch twice as large sums in another order,
     and 34 steps would carry that rounding on."""
-    photos = view[0][0].shape[0]
-    with_photo = conditioned(captioner.denoiser, noise, view)
+    photos = context[0][0].shape[0]
+    with_photo = conditioned(captioner.denoiser, noise, context)
     without = conditioned(
-        captioner.denoiser, noise, join_views(captioner.denoiser.see_nothing(), photos=photos)
+        captioner.denoiser, noise, join_contexts(captioner.denoiser.null_context(), photos=photos)
     )
 
     def denoise(x_t: Tensor, x_self: Tensor, t: Tensor) -> Tensor:
-        return (1 + scale) * with_photo(x_t, x_self, t) - scale * without(x_t, x_self, t)
+        return guide(with_photo(x_t, x_self, t), without(x_t, x_self, t), scale)
 
     return denoise
 
@@ -215,12 +221,11 @@ def _back_and_refine(
     recorded: Recorded,
     variant: str,
     captioner: Captioner,
-    denoise: Any,
+    step: Step,
     start: Tensor,
     visited: list[int],
     noise: Noise,
     draws: list[Tensor],
-    offset: int,
 ) -> Tensor:
     """The authors' Back&Refine with their draws; compares what it judged by."""
     judged: list[Tensor] = []
@@ -231,9 +236,7 @@ def _back_and_refine(
 
     turn = next(i for i, t in enumerate(visited) if 0.3 * noise.steps < t < 0.6 * noise.steps)
     randn = Injected([*draws[:turn], *recorded[f"{variant}/inf/backrefine_gaussian"], *draws[turn:]])
-    x0 = ladic_back_and_refine(
-        renoise, denoise, start, visited, noise, randn, confidence=confidence, time_offset=offset
-    )
+    x0 = ladic_back_and_refine(renoise, step, start, visited, noise, randn, confidence=confidence)
     compared.same("draws spent", randn.spent, True)
     compared.close("confidence", judged[0], recorded[f"{variant}/inf/backrefine_confidence"])
     lowest = recorded[f"{variant}/inf/backrefine_lowest_idx"]

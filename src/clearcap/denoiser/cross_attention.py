@@ -1,4 +1,4 @@
-"""The trained transformer that predicts a clean caption latent from a noisy one and a photo."""
+"""The denoiser that attends to a photo's tokens (LaDiC)."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from clearcap.layers import Block, ImageAdapter, KeysValues, TimeEmbedding, init_bert
+from clearcap.config import DenoiserConfig
+from clearcap.errors import InputError
+from clearcap.layers import Block, Context, ImageAdapter, TimeEmbedding, init_bert
 
 
-class Denoiser(nn.Module):
+class CrossAttentionDenoiser(nn.Module):
     """Noisy latent + previous prediction + time, attending to image tokens -> prediction (LaDiC, section 3.3).
 
     Args:
         embed: channel-joined ``[x_t, x_self]`` (2 * dim channels) -> width. Identity where width is 2 * dim.
-        look: image tokens -> image tokens, run once per photo. Identity in LaDiC.
+        adapter: image tokens -> image tokens, run once per photo. Identity in LaDiC.
         time: time embedding, added at every position.
         blocks: transformer layers with cross-attention to the photo.
         head: width -> dim.
@@ -30,7 +32,7 @@ class Denoiser(nn.Module):
     def __init__(
         self,
         *,
-        look: nn.Module,
+        adapter: nn.Module,
         embed: nn.Module,
         time: TimeEmbedding,
         blocks: list[Block],
@@ -43,7 +45,7 @@ class Denoiser(nn.Module):
         learned_null: bool = True,
     ) -> None:
         super().__init__()
-        self.look = look
+        self.adapter = adapter
         self.embed = embed
         self.time = time
         self.position = nn.Parameter(torch.empty(length, width))
@@ -55,23 +57,23 @@ class Denoiser(nn.Module):
         self.apply(init_bert)
         nn.init.normal_(self.position, std=0.02)
 
-    def see(self, image: Float[Tensor, "photos tokens image_dim"]) -> list[KeysValues]:
+    def image_context(self, image: Float[Tensor, "photos tokens image_dim"]) -> Context:
         """Each layer's keys and values of the photos: computed once, used at every step and by every copy."""
-        image = self.look(image)
+        image = self.adapter(image)
         return [block.attend_image.keys_values(image) for block in self.blocks]
 
-    def see_nothing(self) -> list[KeysValues]:
-        """The keys and values of the null image, for one photo (see ``join_views`` to batch them)."""
-        return self.see(self.null_image[None])
+    def null_context(self) -> Context:
+        """The keys and values of the null image, for one photo."""
+        return self.image_context(self.null_image[None])
 
     def forward(
         self,
         x: Float[Tensor, "batch length dim"],
         x_self: Float[Tensor, "batch length dim"],
         t: Int[Tensor, " batch"],
-        view: list[KeysValues],
+        context: Context,
     ) -> Float[Tensor, "batch length dim"]:
-        """``batch`` is photos * copies, photo-major; ``view`` holds one entry a layer for the photos."""
+        """``batch`` is photos * copies, photo-major; ``context`` holds keys and values of each layer."""
         h = self.embed(torch.cat((x, x_self), dim=-1))
         h = (
             h
@@ -79,8 +81,8 @@ class Denoiser(nn.Module):
             + self.position[: h.shape[1]].to(h.dtype)
         )
         h = self.drop(self.norm(h))
-        for block, keys_values in zip(self.blocks, view, strict=True):
-            h = block(h, keys_values)
+        for block, (keys, values) in zip(self.blocks, context, strict=True):
+            h = block(h, (keys, values))
         return self.head(h)
 
 
@@ -95,71 +97,57 @@ class FirstChannels(nn.Module):
         return h[..., : self.dim]
 
 
-def join_views(*views: list[KeysValues], photos: int) -> list[KeysValues]:
-    """Stack views along the batch, each expanded to ``photos`` rows: the branches of guidance run as one batch."""
-    return [
-        (
-            torch.cat([k.expand(photos, -1, -1, -1) for k, _ in layer]),
-            torch.cat([v.expand(photos, -1, -1, -1) for _, v in layer]),
-        )
-        for layer in zip(*views, strict=True)
-    ]
+def build_cross_attention(
+    sizes: DenoiserConfig, *, dim: int, length: int, image_dim: int, image_tokens: int
+) -> CrossAttentionDenoiser:
+    """An untrained denoiser; arguments as for ``clearcap.denoiser.interface.BuildDenoiser``.
 
+    With ``sizes.projected`` it has learned projections in and out and an image adapter (the compact preset); without,
+    LaDiC's channel joining, for which the width is twice the latent's.
 
-def repeat_view(view: list[KeysValues], copies: int) -> list[KeysValues]:
-    """Photo-major copies of a view, for callers that need one row of keys and values per caption."""
-    return [(k.repeat_interleave(copies, 0), v.repeat_interleave(copies, 0)) for k, v in view]
-
-
-def build_denoiser(
-    *,
-    dim: int,
-    width: int,
-    depth: int,
-    heads: int,
-    hidden: int,
-    image_dim: int,
-    image_tokens: int,
-    length: int,
-    projected: bool,
-    time_head: str,
-    adapter_depth: int = 0,
-    image_dropout: float = 0.0,
-    dropout: float = 0.0,
-    learned_null: bool = True,
-) -> Denoiser:
-    """A denoiser from plain sizes.
-
-    Args:
-        dim: latent channels; ``width`` must be 2 * dim unless ``projected``.
-        projected: learned input and output projections and an image adapter (compact) instead of LaDiC's
-            channel joining.
-        adapter_depth: layers of the image adapter, whose dropout is ``image_dropout``.
-        time_head: "none" (plain sinusoids), "norm" (the class with time LayerNorm) or "mlp".
+    Raises:
+        InputError: sizes that do not fit each other.
     """
-    if width % heads:
-        raise ValueError(f"width={width} is not a multiple of heads={heads}")
-    if not projected and width != 2 * dim:
-        raise ValueError(f"without projections width must be 2 * dim = {2 * dim}, not {width}")
+    width, heads = sizes.width, sizes.heads
+    if not sizes.projected and width != 2 * dim:
+        raise InputError(
+            f"denoiser.width={width}: without projections it must be twice the latent's {dim} channels; "
+            f"set denoiser.width={2 * dim} or denoiser.projected=true"
+        )
     heads_of_time: dict[str, nn.Module] = {
         "none": nn.Identity(),
         "norm": nn.LayerNorm(width, eps=1e-12),
         "mlp": nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width)),
     }
     adapter = (
-        ImageAdapter(image_dim, image_tokens, adapter_depth, heads, image_dropout)
-        if projected
+        ImageAdapter(image_dim, image_tokens, sizes.adapter_depth, heads, sizes.image_dropout)
+        if sizes.projected
         else nn.Identity()
     )
-    return Denoiser(
-        look=adapter,
-        embed=nn.Linear(2 * dim, width) if projected else nn.Identity(),
-        time=TimeEmbedding(width, heads_of_time[time_head], torch.float64 if projected else torch.float32),
-        blocks=[Block(width, heads, hidden, image_dim, dropout) for _ in range(depth)],
-        head=nn.Linear(width, dim) if projected else FirstChannels(dim),
+    precision = torch.float64 if sizes.projected else torch.float32
+    return CrossAttentionDenoiser(
+        adapter=adapter,
+        embed=nn.Linear(2 * dim, width) if sizes.projected else nn.Identity(),
+        time=TimeEmbedding(width, heads_of_time[sizes.time_head], precision),
+        blocks=[Block(width, heads, sizes.hidden, image_dim, sizes.dropout) for _ in range(sizes.depth)],
+        head=nn.Linear(width, dim) if sizes.projected else FirstChannels(dim),
         null_image=torch.zeros(image_tokens, image_dim),
         width=width,
-        length=length,
-        dropout=dropout,
-        learned_null=learned_null,
+        length=position_rows(sizes, length),
+        dropout=sizes.dropout,
+        learned_null=sizes.null == "learned",
     )
+
+
+def position_rows(sizes: DenoiserConfig, needed: int) -> int:
+    """Rows of the position table.
+
+    Raises:
+        InputError: the settings ask for fewer than are needed.
+    """
+    if 0 < sizes.positions < needed:
+        raise InputError(
+            f"denoiser.positions={sizes.positions} is too few for the {needed} positions of a caption; "
+            f"set denoiser.positions to {needed} or more, or to 0"
+        )
+    return sizes.positions or needed

@@ -6,8 +6,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from clearcap.diffusion.noise import Noise
-from clearcap.layers import Block, KeysValues
+from clearcap.config import DenoiserConfig
+from clearcap.denoiser.cross_attention import position_rows
+from clearcap.errors import InputError
+from clearcap.layers import Block, Context
 
 FEATURES = 2  # a photo's vector and a caption's
 
@@ -89,36 +91,35 @@ class FusedDenoiser(nn.Module):
                 nn.init.normal_(linear.weight, std=0.02)
                 nn.init.zeros_(linear.bias)
 
-    def see(
+    def image_context(
         self,
         image: Float[Tensor, "photos vectors feature_dim"],
         guided: Bool[Tensor, " photos"] | None = None,
-    ) -> list[KeysValues]:
-        """The projected vectors and which of them show, each with the four axes that views have.
+    ) -> Context:
+        """The projected vectors [photos, vectors, width] and which of them show, 1 or 0 [photos, vectors].
 
         Args:
             image: the photo's vector and, where a second one is given, a caption's.
             guided: whether the caption's vector shows; default wherever there is one.
         """
-        photos, vectors, _ = image.shape
         features = [self.image(image[:, :1])]
-        shown = [torch.ones(photos, 1, device=image.device)]
-        if vectors == FEATURES:
+        shown = [torch.ones(len(image), 1, device=image.device)]
+        if image.shape[1] == FEATURES:
             features.append(self.text(image[:, 1:]))
             shown.append(torch.ones_like(shown[0]) if guided is None else guided[:, None].to(shown[0].dtype))
-        return [(torch.cat(features, 1)[:, None], torch.cat(shown, 1)[:, None, None])]
+        return [(torch.cat(features, 1), torch.cat(shown, 1))]
 
-    def see_nothing(self) -> list[KeysValues]:
+    def null_context(self) -> Context:
         """A photo whose vector does not show."""
-        zeros = self.position.new_zeros(1, 1, 1, self.image.in_features)
-        return [(self.image(zeros), torch.zeros(1, 1, 1, 1, device=zeros.device))]
+        zeros = self.position.new_zeros(1, 1, self.image.in_features)
+        return [(self.image(zeros), torch.zeros(1, 1, device=zeros.device))]
 
     def forward(
         self,
         x: Float[Tensor, "batch length width"],
         x_self: Float[Tensor, "batch length width"] | None,
         t: Int[Tensor, " batch"] | None,
-        view: list[KeysValues],
+        context: Context,
         words: Bool[Tensor, "batch length"] | None = None,
     ) -> Float[Tensor, "batch length width"]:
         """``batch`` is photos * copies, photo-major; ``x_self`` and ``t`` are not looked at.
@@ -126,63 +127,48 @@ class FusedDenoiser(nn.Module):
         Args:
             x: noisy latent.
             x_self, t: taken so that any sampler can call this denoiser.
-            view: what ``see`` gave.
+            context: what ``image_context`` gave.
             words: positions that are attended to (the caption's true length, known in training); default all.
         """
-        ((features, shown),) = view
+        ((features, shown),) = context
         copies = x.shape[0] // features.shape[0]
-        features = features[:, 0].repeat_interleave(copies, 0)
-        visible = shown[:, 0, 0].repeat_interleave(copies, 0) > 0.5
         words = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if words is None else words
-        h, attended = self.fuse(x, features, visible, words)
+        visible = shown.repeat_interleave(copies, 0) > 0.5
+        h, attended = self.fuse(x, features.repeat_interleave(copies, 0), visible, words)
         h = self.drop(self.norm(h + self.position[: h.shape[1]].to(h.dtype)))
         for block in self.blocks:
             h = block(h, mask=attended[:, None, None])
         return self.head(h)[:, : x.shape[1]]
 
 
-def guided_by_text(
-    denoiser: FusedDenoiser, noise: Noise, image: Float[Tensor, "photos 2 feature_dim"], scale: float
-) -> object:
-    """(1 + scale) * with the caption's vector - scale * without, both in one batch (paper, section 5.1).
-
-    Args:
-        denoiser: the network.
-        noise: its parameterisation.
-        image: photos' vectors and their captions'.
-        scale: guidance weight w.
-    """
-    none = torch.zeros(len(image), dtype=torch.bool, device=image.device)
-    (with_text, shown), (without, hidden) = denoiser.see(image)[0], denoiser.see(image, none)[0]
-    both = [(torch.cat((with_text, without)), torch.cat((shown, hidden)))]
-
-    def denoise(x_t: Tensor, x_self: Tensor, t: Tensor) -> Tensor:
-        output = denoiser(torch.cat((x_t, x_t)), None, None, both)
-        guided, plain = noise.x0(output, torch.cat((x_t, x_t)), torch.cat((t, t))).chunk(2)
-        return (1 + scale) * guided - scale * plain
-
-    return denoise
-
-
-def build_fused(
-    kind: str,
-    *,
-    width: int,
-    depth: int,
-    heads: int,
-    hidden: int,
-    feature_dim: int,
-    length: int,
-    dropout: float = 0.0,
+def build_concat(
+    sizes: DenoiserConfig, *, dim: int, length: int, image_dim: int, image_tokens: int
 ) -> FusedDenoiser:
-    """A denoiser from plain sizes; ``kind`` is "concat" or "add", ``length`` the rows of the position table."""
-    if width % heads:
-        raise ValueError(f"width={width} is not a multiple of heads={heads}")
+    """An untrained denoiser that concatenates; arguments as for ``clearcap.denoiser.interface.BuildDenoiser``."""
+    return _build(ConcatFusion(sizes.width), sizes, dim, length, image_dim, image_tokens)
+
+
+def build_add(
+    sizes: DenoiserConfig, *, dim: int, length: int, image_dim: int, image_tokens: int
+) -> FusedDenoiser:
+    """An untrained denoiser that adds; arguments as for ``clearcap.denoiser.interface.BuildDenoiser``."""
+    return _build(AddFusion(), sizes, dim, length, image_dim, image_tokens)
+
+
+def _build(
+    fuse: nn.Module, sizes: DenoiserConfig, dim: int, length: int, image_dim: int, image_tokens: int
+) -> FusedDenoiser:
+    if sizes.width != dim or image_tokens != 1:
+        raise InputError(
+            f"a denoiser of kind {sizes.kind} needs denoiser.width={dim} (the latent's) and vision.tokens=1 (one "
+            f"vector a photo), not {sizes.width} and {image_tokens}; set vision.mode='global' and those sizes"
+        )
+    blocks = [Block(sizes.width, sizes.heads, sizes.hidden, None, sizes.dropout) for _ in range(sizes.depth)]
     return FusedDenoiser(
-        fuse=ConcatFusion(width) if kind == "concat" else AddFusion(),
-        blocks=[Block(width, heads, hidden, None, dropout) for _ in range(depth)],
-        feature_dim=feature_dim,
-        width=width,
-        length=length,
-        dropout=dropout,
+        fuse=fuse,
+        blocks=blocks,
+        feature_dim=image_dim,
+        width=sizes.width,
+        length=position_rows(sizes, length + FEATURES),
+        dropout=sizes.dropout,
     )

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from clearcap.errors import InputError
+from clearcap import registry
 
 
 def linear(steps: int) -> Float[Tensor, " steps"]:
@@ -38,20 +37,11 @@ def sqrt(steps: int, shift: float = 1e-4) -> Float[Tensor, " steps"]:
     return (1 - torch.sqrt(t + shift)).clamp_min(1e-5).float()
 
 
-SCHEDULES: dict[str, Callable[[int], Tensor]] = {
-    "linear": linear,
-    "cosine": cosine,
-    "cosine-float32": cosine_float32,
-    "sqrt": sqrt,
-}
-
-
 def alpha_bars(name: str, steps: int) -> Float[Tensor, " steps"]:
     """The named schedule's cumulative signal share at t = 0 .. steps - 1.
 
     Raises:
         InputError: the name is unknown.
     """
-    if name not in SCHEDULES:
-        raise InputError(f"unknown noise schedule {name!r}; choose one of {', '.join(SCHEDULES)}")
-    return SCHEDULES[name](steps)
+    alpha_bar: Tensor = registry.find("noise schedule", name)(steps)
+    return alpha_bar

@@ -14,16 +14,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clearcap.captioner.network import Drawn
+from clearcap.captioner.network import Generated
 from clearcap.config import SamplingConfig
 from clearcap.data.records import CaptionedPhoto
 from clearcap.errors import InputError
 from clearcap.evaluation.journal import whole_lines
 from clearcap.pipeline import CaptionPipeline
 from clearcap.sampling.refine import turning_point
-from clearcap.sampling.selection import by_confidence
-from clearcap.sampling.times import times
-from clearcap.text.tokens import join_words, words_of
+from clearcap.sampling.selection import mean_confidences
+from clearcap.sampling.solvers import times_of
+from clearcap.text.tokenizer import join_words
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ def calls_of(sampling: SamplingConfig, levels: int) -> int:
         sampling: the setting.
         levels: noise levels of the model.
     """
-    visited = times(sampling.spacing, levels, sampling.steps)
+    visited = times_of(sampling.spacing, levels, sampling.steps)
     back = sampling.refine * turning_point(visited, levels, sampling.refine_time) if sampling.refine else 0
     return len(visited) - 1 + back
 
@@ -200,18 +200,14 @@ def _draw(
         tuple(photos),
         tuple(join_words(words) for [(words, _)] in alone),
         tuple(tuple(join_words(words) for words, _ in drawn) for drawn in together),
-        tuple(tuple(by_confidence([trust for _, trust in drawn])) for drawn in together),
+        tuple(tuple(mean_confidences([trust for _, trust in drawn])) for drawn in together),
         (seconds, more),
     )
 
 
-def read_drawn(pipeline: CaptionPipeline, drawn: Drawn) -> list[list[tuple[list[str], list[float]]]]:
+def read_drawn(pipeline: CaptionPipeline, drawn: Generated) -> list[list[tuple[list[str], list[float]]]]:
     """Words and their probabilities of each photo's candidates."""
-    special = pipeline.captioner.text.special_ids
-    return [
-        [words_of(pipeline.tokenizer, i, c, special) for i, c in zip(ids, trust, strict=True)]
-        for ids, trust in zip(drawn.ids.tolist(), drawn.confidence.tolist(), strict=True)
-    ]
+    return [[(list(one.words), list(one.confidence)) for one in photo] for photo in pipeline.decode(drawn)]
 
 
 def median_ms(batches: Sequence[Batch], together: bool) -> float:

@@ -26,12 +26,12 @@ from clearcap.evaluation.run import begun_with, claim, computing_threads, subjec
 from clearcap.metrics.infilling import accuracy, resampled
 from clearcap.pipeline import CaptionPipeline
 from clearcap.pipeline.infilling import (
-    Filled,
+    Infilled,
     Template,
-    fill_captions,
+    infill_captions,
     layout_tensors,
     layouts_of,
-    read_filled,
+    read_infilled,
     word_ids,
 )
 from clearcap.text.split_bert import SplitBertSpace
@@ -236,9 +236,9 @@ def masked_language_model(pipeline: CaptionPipeline, source: str | Path | None) 
                 "this captioner's text space is no masked language model; pass one of its vocabulary (masked_lm)"
             )
         return space.masked_logits, "the captioner's own BERT, its LM head as trained with the denoiser"
-    from clearcap.captioner.towers import load_masked_lm
+    from clearcap.captioner.towers import load_language_model
 
-    masked_lm, tokenizer = load_masked_lm(str(source))
+    masked_lm, tokenizer = load_language_model(str(source), "BertForMaskedLM")
     if tokenizer.get_vocab() != pipeline.tokenizer.get_vocab():
         raise InputError(f"{source} has another vocabulary than the captioner; pass the one it was made from")
     placed = masked_lm.to(pipeline.captioner.device)
@@ -250,7 +250,7 @@ def masked_language_model(pipeline: CaptionPipeline, source: str | Path | None) 
 
 
 @torch.inference_mode()
-def fill_masked(logits: Logits, pipeline: CaptionPipeline, templates: Sequence[Template]) -> list[Filled]:
+def fill_masked(logits: Logits, pipeline: CaptionPipeline, templates: Sequence[Template]) -> list[Infilled]:
     """Fill templates of one placement each by a masked language model, every blank at once.
 
     Args:
@@ -269,7 +269,7 @@ def fill_masked(logits: Logits, pipeline: CaptionPipeline, templates: Sequence[T
     allowed = word_ids(pipeline.tokenizer, captioner.text.special_ids, probabilities.shape[-1])
     allowed = allowed.to(captioner.device)
     return [
-        read_filled(template, layout, row, allowed, pipeline.tokenizer)
+        read_infilled(template, layout, row, allowed, pipeline.tokenizer)
         for template, layout, row in zip(templates, layouts, probabilities, strict=True)
     ]
 
@@ -317,8 +317,8 @@ def _answer(
     shown = sorted({one.photo for one in rows})
     image = tokens[shown]
 
-    def fill(image: Tensor | None) -> list[Filled]:
-        return fill_captions(
+    def fill(image: Tensor | None) -> list[Infilled]:
+        return infill_captions(
             pipeline.captioner,
             pipeline.tokenizer,
             image,
@@ -328,7 +328,7 @@ def _answer(
             sampling=sampling,
         )
 
-    filled: dict[str, list[Filled]] = {}
+    filled: dict[str, list[Infilled]] = {}
     seconds: dict[str, float] = {}
     for name, work in (
         (PHOTO, lambda: fill(image)),

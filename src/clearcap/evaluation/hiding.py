@@ -10,7 +10,7 @@ from typing import Any
 
 from clearcap.data.records import CaptionedPhoto
 from clearcap.pipeline.infilling import Blank, Template
-from clearcap.text.tokens import clean_caption
+from clearcap.text.tokenizer import clean_caption
 
 _WORD = re.compile(r"\w+")
 FUNCTION_WORDS = frozenset(

@@ -90,14 +90,14 @@ def render(found: Evaluation, corpus: Corpus) -> str:
             _row(
                 (
                     curve(by_length(found), x_title="words in the caption", y_title="CIDEr-D", whole_x=True),
-                    curve(by_confidence(found), x_title="the model's confidence", y_title="CIDEr-D"),
+                    curve(mean_confidences(found), x_title="the model's confidence", y_title="CIDEr-D"),
                 )
             ),
         ),
         _section("Best photos", "Highest CIDEr-D.", _photos(found, corpus, best)),
         _section("Worst photos", "Lowest CIDEr-D.", _photos(found, corpus, worst)),
         _section(
-            "Photos at random", "Drawn with the seed of the evaluation.", _photos(found, corpus, chance)
+            "Photos at random", "Generated with the seed of the evaluation.", _photos(found, corpus, chance)
         ),
         _section("How it was made", "The same manifest and seed give the same figures.", _manifest(found)),
     ]
@@ -122,7 +122,7 @@ def by_length(found: Evaluation) -> list[Point]:
     )
 
 
-def by_confidence(found: Evaluation, groups: int = 10) -> list[Point]:
+def mean_confidences(found: Evaluation, groups: int = 10) -> list[Point]:
     """Mean CIDEr-D of tenths of the captions, from the least to the most confident."""
     confidence = np.array([one.confidence for one in found.captions])
     order = np.argsort(confidence, kind="stable")

@@ -142,7 +142,7 @@ def weights_of(counted: Counted, frequency: DocumentFrequency | None) -> list[Fl
     return [np.log(frequency.photos) - np.log(np.maximum(1, df)) for df in _looked_up(counted, frequency)]
 
 
-def _length_penalty(a: Int[np.ndarray, "..."], b: Int[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+def _length_penalty(a: Int[np.ndarray, ...], b: Int[np.ndarray, ...]) -> Float[np.ndarray, ...]:
     return np.exp(-((a - b) ** 2) / (2 * SIGMA**2))
 
 

@@ -17,11 +17,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from clearcap.captioner.network import Caption, Network
+from clearcap.captioner.network import CaptionRequest, Network
 from clearcap.config import SamplingConfig, TextConfig, make
 from clearcap.errors import InputError
-from clearcap.sampling.guidance import Known
-from clearcap.text.tokens import clean_caption, join_words
+from clearcap.sampling.guidance import FixedLatents
+from clearcap.text.tokenizer import clean_caption, join_words
 
 _BLANK = re.compile(r"_{3,}(?:\{(\d*)(,?)(\d*)\})?")
 MAX_LAYOUTS = 64
@@ -56,8 +56,8 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class Filled:
-    """A filled template.
+class Infilled:
+    """A template with its blanks filled in.
 
     Attributes:
         text: the template with its blanks filled in; its own text as it was given.
@@ -215,7 +215,7 @@ def layouts_of(
 
 
 @torch.inference_mode()
-def fill_captions(
+def infill_captions(
     captioner: Network,
     tokenizer: Any,
     image: Float[Tensor, "photos tokens image_dim"] | None,
@@ -224,7 +224,7 @@ def fill_captions(
     photos: Sequence[int] | None = None,
     seed: int = 0,
     sampling: SamplingConfig | None = None,
-) -> list[Filled]:
+) -> list[Infilled]:
     """Fill templates, each about one photo.
 
     Args:
@@ -251,7 +251,7 @@ def fill_captions(
     how = sampling or captioner.defaults
     keep_period = make(TextConfig, captioner.config.text, "text").keep_period
     rows: list[tuple[Template, Layout]] = []
-    captions: list[Caption] = []
+    requests: list[CaptionRequest] = []
     owners: list[int] = []
     for owner, given in enumerate(templates):
         for number, (template, layout) in enumerate(
@@ -259,27 +259,32 @@ def fill_captions(
         ):
             for copy in range(how.candidates):
                 rows.append((template, layout))
-                captions.append(Caption(photos[owner], copy * 1000 + number))
+                requests.append(CaptionRequest(photos[owner], copy * 1000 + number))
                 owners.append(owner)
-    known = known_words(captioner, [layout for _, layout in rows])
-    x0 = captioner.draw(image, captions, seed=seed, sampling=how, known=known)
+    x0 = captioner.sample(
+        image,
+        requests,
+        seed=seed,
+        sampler=captioner.sampler(how),
+        fixed=fixed_words(captioner, [layout for _, layout in rows]),
+    )
     probabilities = captioner.logits(x0).softmax(-1)
     allowed = word_ids(tokenizer, captioner.text.special_ids, probabilities.shape[-1]).to(x0.device)
-    best: list[Filled | None] = [None] * len(templates)
+    best: list[Infilled | None] = [None] * len(templates)
     for owner, (template, layout), row in zip(owners, rows, probabilities, strict=True):
-        filled = read_filled(template, layout, row, allowed, tokenizer)
+        filled = read_infilled(template, layout, row, allowed, tokenizer)
         champion = best[owner]
         if champion is None or filled.confidence > champion.confidence:
             best[owner] = filled
     return [filled for filled in best if filled is not None]
 
 
-def known_words(captioner: Network, layouts: Sequence[Layout]) -> Known:
+def fixed_words(captioner: Network, layouts: Sequence[Layout]) -> FixedLatents:
     """The latents of layouts' fixed words, their blanks encoded as the mask token."""
     ids, mask, fixed = layout_tensors(layouts, captioner.length, captioner.config.tokens["pad"])
     device = captioner.device
     latent = captioner.text.encode(ids.to(device), mask.to(device)).float()
-    return Known(latent, fixed.to(device))
+    return FixedLatents(latent, fixed.to(device))
 
 
 def word_ids(tokenizer: Any, special_ids: Sequence[int], vocab: int) -> Bool[Tensor, " vocab"]:
@@ -378,13 +383,13 @@ def layout_tensors(
     return ids, mask, fixed
 
 
-def read_filled(
+def read_infilled(
     template: Template,
     layout: Layout,
     probabilities: Float[Tensor, "length vocab"],
     allowed: Bool[Tensor, " vocab"],
     tokenizer: Any,
-) -> Filled:
+) -> Infilled:
     """The most probable whole words in the blanks, none equal to its neighbour, put into the template's text."""
     ids = list(layout.ids)
     trust: list[float] = []
@@ -405,4 +410,4 @@ def read_filled(
         else:
             text += ("" if not text or part[0].isspace() or part[0] in ".,?!'-" else " ") + part
     mean = float(torch.tensor(trust).clamp_min(1e-12).log().mean().exp())
-    return Filled(text.strip(), tuple(fillings), mean, tuple(trust))
+    return Infilled(text.strip(), tuple(fillings), mean, tuple(trust))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -17,18 +18,17 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from clearcap.captioner.network import Network
+from clearcap.captioner.network import Generated, Network
 from clearcap.captioner.onnx import is_exported
-from clearcap.config import SamplingConfig
+from clearcap.config import ALIASES, SamplingConfig, renamed
 from clearcap.data.images import open_image, to_square
-from clearcap.errors import InputError
+from clearcap.errors import InputError, RenamedWarning
 from clearcap.metrics.cider import DocumentFrequency
 from clearcap.metrics.learned import ClipScorer
-from clearcap.pipeline.infilling import Filled, Template, fill_captions, gives_most
+from clearcap.pipeline.infilling import Infilled, Template, gives_most, infill_captions
 from clearcap.pipeline.trajectory import Frame, trajectory
 from clearcap.sampling.selection import choose, diverse
-from clearcap.text.tokens import join_words, words_of
-from clearcap.vision.compact import CompactEncoder, fold
+from clearcap.text.tokenizer import DecodedCaption, decode_caption
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class CaptionResult:
         caption: the chosen caption.
         confidence: mean probability of its words.
         words: each word and its probability.
-        candidates: all captions drawn, in drawing order.
+        candidates: all captions sampled, in sampling order.
     """
 
     image: str
@@ -63,9 +63,12 @@ class CaptionResult:
         """A few candidates that are good and unlike each other, best first (``clearcap.sampling.selection.diverse``).
 
         Raises:
-            InputError: more than were drawn.
+            InputError: more than were sampled.
         """
         return [self.candidates[i] for i in diverse(self.candidates, count, novelty=novelty)]
+
+
+BACKENDS = ("torch", "prepacked", "compiled", "onnx", "fast")
 
 
 class CaptionPipeline:
@@ -100,18 +103,18 @@ class CaptionPipeline:
         backend: str | None = None,
         clip: str | Path | None = None,
     ) -> CaptionPipeline:
-        """Load a captioner, for inference: a ``Network``, not its transformers coat (``Captioner``).
+        """Load a captioner, for inference: a ``Network``, not the transformers model (``Captioner``).
 
         Args:
             model: a folder, hub name, or one of those that ship: "default" (also None), "few-steps".
             device: where it runs; None is a GPU if there is one, else the CPU.
             dtype: of weights and activations.
-            backend: "torch"; "packed", torch with weights laid out for the CPU's matrix products
-                (``clearcap.captioner.prepacked``): a paper-size model is up to 1.5 times faster, captions are the same up to
-                rounding, and the captioner cannot be saved; or "onnx" for a folder that ``clearcap export --onnx``
-                wrote, which runs on the CPU with the weights it was written with. None is what the folder holds,
-                torch where it holds both; "fast" is the same with packed for torch; "compiled" is torch.compile's
-                denoiser, which takes a minute at its first call of a shape.
+            backend: "torch"; "prepacked", torch with weights laid out for the CPU's matrix products
+                (``clearcap.captioner.prepacked``): a paper-size model is up to 1.5 times faster, captions are the
+                same up to rounding, and the captioner cannot be saved; or "onnx" for a folder that
+                ``clearcap export --onnx`` wrote, which runs on the CPU with the weights it was written with. None is
+                what the folder holds, torch where it holds both; "fast" is the same with prepacked for torch;
+                "compiled" is torch.compile's denoiser, which takes a minute at its first call of a shape.
             clip: folder or hub name of a CLIP that candidates may be chosen by (``select="similarity"``).
 
         Raises:
@@ -122,10 +125,13 @@ class CaptionPipeline:
         scorer = None if clip is None else ClipScorer.load(clip)
         source = str(model or "default")
         folder = find_folder(source)
-        if backend not in (None, "torch", "packed", "compiled", "onnx", "fast"):
-            raise InputError(f"unknown backend {backend!r}; choose torch, packed, compiled, onnx or fast")
+        if backend == "packed":
+            warnings.warn("the backend 'packed' is called 'prepacked' now", RenamedWarning, stacklevel=2)
+            backend = "prepacked"
+        if backend is not None and backend not in BACKENDS:
+            raise InputError(f"unknown backend {backend!r}; choose one of {', '.join(BACKENDS)}")
         if backend == "fast":
-            backend = "onnx" if is_exported(folder) else "packed"
+            backend = "onnx" if is_exported(folder) else "prepacked"
         if backend == "onnx" or (backend is None and is_exported(folder)):
             from clearcap.captioner.onnx.runtime import load_graphs
 
@@ -136,11 +142,9 @@ class CaptionPipeline:
                 )
             return cls(*load_graphs(folder), load_frequency(source), scorer)
         captioner, tokenizer = load_network(source)
-        if isinstance(captioner.vision, CompactEncoder):
-            captioner.vision = fold(captioner.vision)  # inference only: batch norms merged into convolutions
-        place = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        captioner = captioner.to(place, dtype)
-        if backend == "packed":
+        captioner.vision = captioner.vision.folded()
+        captioner = captioner.to(device or ("cuda" if torch.cuda.is_available() else "cpu"), dtype)
+        if backend == "prepacked":
             from clearcap.captioner.prepacked import prepare_for_inference
 
             captioner = prepare_for_inference(captioner)
@@ -155,7 +159,9 @@ class CaptionPipeline:
             images: a path, URL, PIL image, array or tensor, or a list of them.
             batch_size: photos per forward pass.
             seed: same seed, same captions, whatever the batch size.
-            how: fields of ``SamplingConfig``: ``steps``, ``guidance``, ``candidates``, ``select`` ...
+            how: fields of ``SamplingConfig`` (``steps``, ``guidance``, ``candidates``, ``select`` ...), or diffusers'
+                names: ``num_inference_steps`` and ``guidance_scale`` for ``steps`` and ``guidance``, and a
+                ``generator`` whose initial seed is the seed.
 
         Returns:
             A ``CaptionResult``, or a list of them for a list of photos.
@@ -178,8 +184,10 @@ class CaptionPipeline:
 
         The next batches are decoded by threads while the current one is captioned.
         """
+        generator: torch.Generator | None = how.pop("generator", None)
+        seed = seed if generator is None else generator.initial_seed()
         sampling = self.sampling(**how)
-        for batch in _decoded(images, batch_size, int(self.captioner.config.vision["image_size"])):
+        for batch in _decoded(images, batch_size, self.image_size):
             good = [(name, pixels) for name, pixels in batch if not isinstance(pixels, InputError)]
             captioned = iter(self._caption(good, sampling, seed) if good else [])
             for _, pixels in batch:
@@ -187,7 +195,7 @@ class CaptionPipeline:
 
     def fill(
         self, image: Any, template: str | Template | Sequence[Template], *, seed: int = 0, **how: Any
-    ) -> Filled:
+    ) -> Infilled:
         """Fill the blanks of a caption of one photo: ``pipeline.fill(photo, "two ___ on a ___").text``.
 
         Args:
@@ -202,8 +210,8 @@ class CaptionPipeline:
             InputError: the photo cannot be read or the template cannot be met.
         """
         if gives_most(template):
-            how = {"guidance": 0.0} | {name: value for name, value in how.items() if value is not None}
-        return fill_captions(
+            how = {"guidance": 0.0} | own_names(how)
+        return infill_captions(
             self.captioner,
             self.tokenizer,
             self.encode(image),
@@ -230,6 +238,11 @@ class CaptionPipeline:
             show=show,
         )
 
+    @property
+    def image_size(self) -> int:
+        """Pixels a side that photos are squashed to."""
+        return int(self.captioner.config.vision["image_size"])
+
     @torch.inference_mode()
     def encode(self, image: Any) -> Tensor:
         """One photo's image tokens [1, tokens, dim].
@@ -237,8 +250,7 @@ class CaptionPipeline:
         Raises:
             InputError: the photo cannot be read.
         """
-        size = int(self.captioner.config.vision["image_size"])
-        _, pixels = _read(0, image, size)
+        _, pixels = _read(0, image, self.image_size)
         if isinstance(pixels, InputError):
             raise pixels
         return self.captioner.encode_image(self.pixels([pixels]))
@@ -262,7 +274,7 @@ class CaptionPipeline:
             InputError: a photo cannot be read, or there are none.
         """
         encoded = []
-        for batch in _decoded(images, batch_size, int(self.captioner.config.vision["image_size"])):
+        for batch in _decoded(images, batch_size, self.image_size):
             squares = []
             for _, pixels in batch:
                 if isinstance(pixels, InputError):
@@ -273,6 +285,14 @@ class CaptionPipeline:
         if not encoded:
             raise InputError("no photos to encode; pass at least one")
         return torch.cat(encoded)
+
+    def decode(self, generated: Generated) -> list[list[DecodedCaption]]:
+        """The candidates of each photo as words."""
+        special = self.captioner.text.special_ids
+        return [
+            [decode_caption(self.tokenizer, ids, special, trust) for ids, trust in zip(*photo, strict=True)]
+            for photo in zip(generated.ids.tolist(), generated.confidence.tolist(), strict=True)
+        ]
 
     def choose(
         self,
@@ -314,57 +334,60 @@ class CaptionPipeline:
     def sampling(self, **how: Any) -> SamplingConfig:
         """The model's sampling settings with some of them changed (None leaves one as it is).
 
-        ``words`` without ``words_from`` or ``words_to`` is the length of every candidate.
+        ``length`` without ``min_length`` or ``max_length`` is that of every candidate.
         """
-        how = {name: value for name, value in how.items() if value is not None}
-        if "words" in how:
-            how = {"words_from": 0, "words_to": 0} | how
+        how = renamed(SamplingConfig, own_names(how))
+        if "length" in how:
+            how = {"min_length": 0, "max_length": 0} | how
         known = {field.name for field in dataclasses.fields(SamplingConfig)}
         unknown = sorted(set(how) - known)
         if unknown:
             raise InputError(
                 f"unknown sampling setting {unknown[0]!r}; choose among {', '.join(sorted(known))}"
             )
-        return dataclasses.replace(self.captioner.defaults, **how)
-
-    def _caption(
-        self, photos: Sequence[tuple[str, np.ndarray]], sampling: SamplingConfig, seed: int
-    ) -> list[CaptionResult]:
-        drawn = self.captioner.generate(self.pixels([p for _, p in photos]), seed=seed, sampling=sampling)
-        return [
-            self._result(name, photo, ids, confidence, sampling)
-            for (name, photo), ids, confidence in zip(
-                photos, drawn.ids.cpu(), drawn.confidence.cpu(), strict=True
-            )
-        ]
+        return dataclasses.replace(self.captioner.defaults, **how) if how else self.captioner.defaults
 
     def pixels(self, photos: Sequence[np.ndarray]) -> Tensor:
         """Square uint8 photos as the captioner's input [photos, 3, size, size] in 0..1."""
         batch = torch.from_numpy(np.stack(photos)).to(self.captioner.device)
         return batch.permute(0, 3, 1, 2).to(self.captioner.dtype) / 255
 
-    def _result(
-        self, name: str, photo: np.ndarray, ids: Tensor, confidence: Tensor, sampling: SamplingConfig
-    ) -> CaptionResult:
-        special = self.captioner.text.special_ids
-        read = [
-            words_of(self.tokenizer, i, c, special)
-            for i, c in zip(ids.tolist(), confidence.tolist(), strict=True)
+    def _caption(
+        self, photos: Sequence[tuple[str, np.ndarray]], sampling: SamplingConfig, seed: int
+    ) -> list[CaptionResult]:
+        pixels = self.pixels([photo for _, photo in photos])
+        generated = self.captioner.generate(pixels, seed=seed, sampling=sampling)
+        return [
+            self._result(name, photo, candidates, sampling)
+            for (name, photo), candidates in zip(photos, self.decode(generated), strict=True)
         ]
-        captions = [join_words(words) for words, _ in read]
-        confidences = [trust for _, trust in read]
-        best = self.choose(captions, confidences, sampling, photo)
-        words, trust = read[best]
+
+    def _result(
+        self, name: str, photo: np.ndarray, candidates: Sequence[DecodedCaption], sampling: SamplingConfig
+    ) -> CaptionResult:
+        captions = tuple(one.text for one in candidates)
+        best = self.choose(captions, [one.confidence for one in candidates], sampling, photo)
+        words, trust = candidates[best].words, candidates[best].confidence
         mean = float(np.mean(trust)) if trust else 0.0
-        return CaptionResult(
-            name, captions[best], mean, tuple(zip(words, trust, strict=True)), tuple(captions)
-        )
+        return CaptionResult(name, captions[best], mean, tuple(zip(words, trust, strict=True)), captions)
+
+
+def own_names(how: Mapping[str, Any]) -> dict[str, Any]:
+    """The sampling settings that are given (not None), diffusers' names among them replaced by ours.
+
+    Raises:
+        InputError: a setting is given under both names.
+    """
+    for alias, name in ALIASES.items():
+        if how.get(alias) is not None and how.get(name) is not None:
+            raise InputError(f"{alias!r} is diffusers' name of {name!r}; pass one of them")
+    return {ALIASES.get(name, name): value for name, value in how.items() if value is not None}
 
 
 def _decoded(
     images: Iterable[Any], batch_size: int, size: int
 ) -> Iterator[list[tuple[str, np.ndarray | InputError]]]:
-    """Batches of squashed photos, decoded two batches ahead; a single photo here and now, which is sooner."""
+    """Batches of squashed photos, decoded two batches ahead by threads; a single photo without them."""
     coming = iter(enumerate(images))
     first = list(islice(coming, 2))
     if len(first) == 1:

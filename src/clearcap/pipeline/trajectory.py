@@ -1,4 +1,4 @@
-"""Watching a caption appear: what it says after each step and how sure of each word, as data, picture or GIF."""
+"""Watching a caption appear: its words and their probabilities after each step, as data, picture or GIF."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from torch import Tensor
 from clearcap.captioner.network import Network
 from clearcap.config import SamplingConfig
 from clearcap.errors import InputError
-from clearcap.sampling.solvers import Step
-from clearcap.text.tokens import join_words, words_of
+from clearcap.text.tokenizer import decode_caption
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -60,33 +59,36 @@ def trajectory(
         tokenizer: its tokenizer.
         image: the photo's image tokens.
         seed: as for ``generate``.
-        sampling: as for ``generate``; one candidate is drawn, the first.
-        show: given all frames so far after each step, to draw while it runs.
+        sampling: as for ``generate``; the first candidate alone is sampled.
+        show: given all frames so far after each step, to show them while it runs.
     """
     frames: list[Frame] = []
 
-    def watch(step: Step) -> None:
-        frames.append(read_step(captioner, tokenizer, step))
+    def watch(step: int, t: int, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        frames.append(read_step(captioner, tokenizer, step, t, tensors["latents"]))
         show(frames)
+        return {}
 
     how = dataclasses.replace(sampling or captioner.defaults, candidates=1)
-    captioner.generate(image=image, seed=seed, sampling=how, watch=watch)
+    captioner.generate(image=image, seed=seed, sampling=how, callback_on_step_end=watch)
     return frames
 
 
 @torch.inference_mode()
-def read_step(captioner: Network, tokenizer: Any, step: Step) -> Frame:
+def read_step(
+    captioner: Network, tokenizer: Any, index: int, t: int, x0: Float[Tensor, "captions length dim"]
+) -> Frame:
     """What the first caption of the batch says at a step."""
-    confidence, ids = captioner.logits(step.x0[:1])[0].softmax(-1).max(-1)
+    confidence, ids = captioner.logits(x0[:1])[0].softmax(-1).max(-1)
     special = captioner.text.special_ids
-    words, trust = words_of(tokenizer, ids.tolist(), confidence.tolist(), special)
+    decoded = decode_caption(tokenizer, ids.tolist(), special, confidence.tolist())
     pieces = tokenizer.convert_ids_to_tokens(ids.tolist())
     shown = ["" if i in special else piece for i, piece in zip(ids.tolist(), pieces, strict=True)]
     return Frame(
-        index=step.index,
-        t=step.t,
-        text=join_words(words),
-        words=tuple(zip(words, trust, strict=True)),
+        index=index,
+        t=t,
+        text=decoded.text,
+        words=tuple(zip(decoded.words, decoded.confidence, strict=True)),
         tokens=tuple(zip(shown, confidence.tolist(), strict=True)),
     )
 
@@ -122,13 +124,13 @@ def table(frames: Sequence[Frame], rows: int = 0) -> Table:
     return shown
 
 
-def draw(frames: Sequence[Frame], photo: Image | None = None, shown: int | None = None) -> Figure:
+def plot(frames: Sequence[Frame], photo: Image | None = None, shown: int | None = None) -> Figure:
     """The frames as a figure: a line a step, a column a position, beside the photo if there is one.
 
     Args:
         frames: all steps; they set the size.
-        photo: drawn on the left.
-        shown: steps whose words are drawn; default all.
+        photo: shown on the left.
+        shown: steps whose words are shown; default all.
 
     Raises:
         InputError: there are no frames.
@@ -136,7 +138,7 @@ def draw(frames: Sequence[Frame], photo: Image | None = None, shown: int | None 
     from matplotlib.figure import Figure
 
     if not frames:
-        raise InputError("no steps to draw; pass what trajectory() returned")
+        raise InputError("no steps to plot; pass what trajectory() returned")
     used = max((i + 1 for f in frames for i, (token, _) in enumerate(f.tokens) if token), default=1)
     height = 0.32 * len(frames) + 0.9
     figure = Figure(figsize=(1.0 * used + 0.9 + (height if photo else 0), height), layout="constrained")
@@ -160,7 +162,7 @@ def draw(frames: Sequence[Frame], photo: Image | None = None, shown: int | None 
 
 
 def save_picture(frames: Sequence[Frame], path: str | Path, photo: Image | None = None) -> None:
-    """Write ``draw`` as a picture (``.png``, ``.svg``, ``.pdf``), or as an animation (``.gif``).
+    """Write ``plot`` as a picture (``.png``, ``.svg``, ``.pdf``), or as an animation (``.gif``).
 
     Raises:
         InputError: the suffix names no format that can be written, or there are no frames.
@@ -169,7 +171,7 @@ def save_picture(frames: Sequence[Frame], path: str | Path, photo: Image | None 
     if path.suffix.lower() not in (".png", ".svg", ".pdf", ".gif"):
         raise InputError(f"{path}: trajectories are written as .png, .svg, .pdf or .gif; rename the file")
     if path.suffix.lower() != ".gif":
-        draw(frames, photo).savefig(path, dpi=150)
+        plot(frames, photo).savefig(path, dpi=150)
         return
     pictures = animate(frames, photo)
     pauses = [500] * (len(pictures) - 1) + [3000]  # ms
@@ -183,7 +185,7 @@ def animate(frames: Sequence[Frame], photo: Image | None = None) -> list[Image]:
 
     pictures = []
     for shown in range(1, len(frames) + 1):
-        canvas = FigureCanvasAgg(draw(frames, photo, shown))
+        canvas = FigureCanvasAgg(plot(frames, photo, shown))
         canvas.draw()
         pictures.append(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"))
     return pictures

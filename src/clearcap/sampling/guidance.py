@@ -1,132 +1,154 @@
-"""Wrappers of the denoiser, classifier-free guidance first: the photo's and the null branch run as one batch."""
+"""Wrappers of the denoiser, each adding one behaviour: a photo, guidance, fixed latents, self-conditioning, a callback."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from clearcap.denoiser.cross_attention import join_views
-from clearcap.diffusion.noise import Noise, clamped
-from clearcap.layers import KeysValues
-
-
-@runtime_checkable
-class DenoiserLike(Protocol):
-    """A denoiser: ``Denoiser``, ``FusedDenoiser``, or a graph that computes the same."""
-
-    def see_nothing(self) -> list[KeysValues]:
-        """The keys and values of no photo."""
-
-    def __call__(self, x: Tensor, x_self: Tensor, t: Tensor, view: list[KeysValues]) -> Tensor:
-        """The network's output for noisy latents, previous predictions and times, looking at photos."""
-
+from clearcap.denoiser.interface import Denoiser
+from clearcap.diffusion.noise import Noise, infilled
+from clearcap.errors import InputError
+from clearcap.layers import Context, join_contexts
 
 Denoise = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(x_t, x_self, t [batch]) -> predicted x0."""
+Step = Callable[[Tensor, int], Tensor]
+"""(x_t, t) -> predicted x0: what solvers call."""
+Callback = Callable[[int, int, dict[str, Tensor]], dict[str, Tensor]]
+"""(step, time, {"latents": predicted x0, "noisy": x_t}) -> what to change: {} or {"latents": another x0}."""
 
 
 @dataclass(frozen=True)
-class Known:
-    """Latents known before a caption is drawn: fixed words, or what follows a caption of a told length.
+class FixedLatents:
+    """Latents known before a caption is sampled: given words, or what follows a caption of a given length.
 
-    They replace what the network sees, what it is conditioned on, and what it predicts, so solvers lead the other
-    positions only. They are clean, as LaDiC re-inserts fixed words.
+    They are clean, as LaDiC re-inserts fixed words.
 
     Attributes:
         latent: known latents; anything elsewhere.
-        fixed: where they are known.
+        mask: where they are known.
     """
 
     latent: Float[Tensor, "captions length dim"]
-    fixed: Bool[Tensor, "captions length"]
+    mask: Bool[Tensor, "captions length"]
 
-    def clamp(self, denoise: Denoise, rows: Tensor | None = None) -> Denoise:
-        """The denoiser of some rows of the batch (``None``: of all), clamped."""
+    def wrap(self, denoise: Denoise, rows: Tensor | None = None) -> Denoise:
+        """The denoiser of some rows of the batch (``None``: of all), which fills in the other positions only."""
         if rows is None:
-            return clamped(denoise, self.latent, self.fixed)
-        return clamped(denoise, self.latent[rows], self.fixed[rows])
+            return infilled(denoise, self.latent, self.mask)
+        return infilled(denoise, self.latent[rows], self.mask[rows])
 
 
-def view_rows(view: list[KeysValues], photos: Int[Tensor, " rows"]) -> list[KeysValues]:
-    """The view of one caption per row, each looking at the given photo."""
-    return [(k[photos], v[photos]) for k, v in view]
-
-
-def conditioned(denoiser: DenoiserLike, noise: Noise, view: list[KeysValues]) -> Denoise:
-    """The denoiser looking at its photos; latents stay in float32, whatever the network computes in."""
-    dtype = view[0][0].dtype
+def conditioned(denoiser: Denoiser, noise: Noise, context: Context) -> Denoise:
+    """The denoiser with its photos bound; latents stay in float32, whatever the network computes in."""
+    dtype = context[0][0].dtype
 
     def denoise(x_t: Tensor, x_self: Tensor, t: Tensor) -> Tensor:
-        output = denoiser(x_t.to(dtype), x_self.to(dtype), t, view)
+        output = denoiser(x_t.to(dtype), x_self.to(dtype), t, context)
         return noise.x0(output.to(x_t.dtype), x_t, t)
 
     return denoise
 
 
-def guided(denoiser: DenoiserLike, noise: Noise, view: list[KeysValues], scale: float) -> Denoise:
-    """(1 + scale) * with photo - scale * without (Ho & Salimans 2021; LaDiC, eq. 5), both in one batch.
+def guide(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
+    """(1 + scale) * conditional - scale * unconditional (Ho & Salimans 2021; LaDiC, eq. 5)."""
+    return conditional + scale * (conditional - unconditional)
+
+
+def guided(denoiser: Denoiser, noise: Noise, context: Context, scale: float) -> Denoise:
+    """Classifier-free guidance: the photo's and the null branch run as one batch.
 
     Args:
         denoiser: the network.
         noise: its parameterisation.
-        view: keys and values of the photos.
+        context: of the photos.
         scale: guidance scale w; 0 costs no second branch.
     """
     if scale == 0:
-        return conditioned(denoiser, noise, view)
-    photos = view[0][0].shape[0]
-    twice = conditioned(denoiser, noise, join_views(view, denoiser.see_nothing(), photos=photos))
+        return conditioned(denoiser, noise, context)
+    photos = context[0][0].shape[0]
+    twice = conditioned(denoiser, noise, join_contexts(context, denoiser.null_context(), photos=photos))
 
     def denoise(x_t: Tensor, x_self: Tensor, t: Tensor) -> Tensor:
         both = twice(torch.cat((x_t, x_t)), torch.cat((x_self, x_self)), torch.cat((t, t)))
         with_photo, without = both.chunk(2)
-        return with_photo + scale * (with_photo - without)
+        return guide(with_photo, without, scale)
 
     return denoise
 
 
-def guided_in_part(
-    denoiser: DenoiserLike,
-    noise: Noise,
-    view: list[KeysValues],
-    scale: float,
-    low: float,
-    high: float,
-) -> Denoise:
-    """``guided`` at levels from ``low`` to ``high``, given as shares of T; elsewhere one branch runs."""
-    everywhere = guided(denoiser, noise, view, scale)
-    if scale == 0 or (low <= 0 and high >= 1):
-        return everywhere
-    last = noise.steps - 1
-    return guided_between(
-        everywhere, conditioned(denoiser, noise, view), round(low * last), round(high * last)
-    )
+def between(inside: Denoise, outside: Denoise, low: int, high: int) -> Denoise:
+    """One denoiser at noise levels ``low <= t <= high``, another elsewhere.
 
-
-def guided_between(guided: Denoise, plain: Denoise, low: int, high: int) -> Denoise:
-    """Guidance at noise levels ``low <= t <= high`` only (Kynkäänniemi et al. 2024); elsewhere one branch runs.
-
-    Args:
-        guided: the denoiser with guidance.
-        plain: the same without.
-        low, high: levels; all captions of a call are at the same one.
+    With guidance inside only, elsewhere one branch runs (Kynkäänniemi et al. 2024). All captions of a call are at
+    the same level.
     """
 
     def denoise(x_t: Tensor, x_self: Tensor, t: Tensor) -> Tensor:
-        return (guided if low <= int(t[0]) <= high else plain)(x_t, x_self, t)
+        return (inside if low <= int(t[0]) <= high else outside)(x_t, x_self, t)
 
     return denoise
 
 
-def without_memory(denoise: Denoise) -> Denoise:
+def without_self_conditioning(denoise: Denoise) -> Denoise:
     """The same denoiser, never shown its previous prediction."""
 
     def forgetful(x_t: Tensor, x_self: Tensor, t: Tensor) -> Tensor:
         return denoise(x_t, torch.zeros_like(x_self), t)
 
     return forgetful
+
+
+def shifted(denoise: Denoise, offset: int, last: int) -> Denoise:
+    """The denoiser told a time later by ``offset``, at most ``last`` (Chen et al. 2022's asymmetric intervals)."""
+
+    def told_later(x_t: Tensor, x_self: Tensor, t: Tensor) -> Tensor:
+        return denoise(x_t, x_self, (t + offset).clamp_max(last))
+
+    return told_later
+
+
+def called_back(denoise: Denoise, callback: Callback) -> Denoise:
+    """Shows every prediction to ``callback``, which may change it (diffusers' ``callback_on_step_end``).
+
+    Raises:
+        InputError: the callback returns something else than a dictionary, or latents of another shape.
+    """
+    steps = itertools.count()
+
+    def denoise_and_call(x_t: Tensor, x_self: Tensor, t: Tensor) -> Tensor:
+        x0 = denoise(x_t, x_self, t)
+        changed = callback(next(steps), int(t[0]), {"latents": x0, "noisy": x_t})
+        if not isinstance(changed, dict):
+            raise InputError("callback_on_step_end returned no dictionary; return {} to change nothing")
+        latents = changed.get("latents", x0)
+        if latents.shape != x0.shape:
+            raise InputError(
+                f"callback_on_step_end returned latents of shape {tuple(latents.shape)}, not {tuple(x0.shape)}"
+            )
+        return latents
+
+    return denoise_and_call
+
+
+def self_conditioned(denoise: Denoise, x0: Tensor | None = None) -> Step:
+    """What solvers call: the denoiser shown its own previous prediction at every step (Chen et al. 2022).
+
+    Args:
+        denoise: any denoiser.
+        x0: prediction that the first call is shown; default none (zeros).
+    """
+    last = [x0] if x0 is not None else []
+
+    def step(x_t: Tensor, t: int) -> Tensor:
+        x_self = last.pop() if last else torch.zeros_like(x_t)
+        level = torch.full((len(x_t),), t, dtype=torch.int64, device=x_t.device)
+        last.append(denoise(x_t, x_self, level))
+        return last[0]
+
+    return step

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -12,15 +11,15 @@ from torch import Tensor
 
 from clearcap.diffusion.noise import Noise
 from clearcap.errors import InputError
-from clearcap.sampling.guidance import Denoise
-from clearcap.sampling.solvers import Randn, Solver, Step, Watch, ignore
+from clearcap.sampling.guidance import Step
+from clearcap.sampling.solvers import Randn, Solver
 
 Confidence = Callable[[Tensor], Tensor]
 """Predicted x0 [batch, length, dim] -> probability of each position's most probable token [batch, length]."""
 
 
 @dataclass(frozen=True)
-class Back:
+class BackAndRefine:
     """When and how far Back&Refine goes back.
 
     Attributes:
@@ -48,7 +47,7 @@ class Back:
 def refined(
     solve: Solver,
     confidence: Confidence,
-    back: Back,
+    back: BackAndRefine,
     start: float = 1.0,
     known: Bool[Tensor, "batch length"] | None = None,
 ) -> Solver:
@@ -56,8 +55,7 @@ def refined(
 
     Each round runs ``solve`` from the noisiest level to ``back.time``, keeps the most confident positions of the
     prediction, and puts pure noise at the others; the last run then starts at the noisiest level again. Kept
-    words are noised and predicted like all others from there on, so they may still change (appendix A.5), and
-    the prediction is handed on as self-conditioning.
+    words are noised and predicted like all others from there on, so they may still change (appendix A.5).
 
     Args:
         solve: any solver.
@@ -67,27 +65,14 @@ def refined(
         known: positions known beforehand, which the share does not count.
     """
 
-    def solve_with_back(
-        denoise: Denoise,
-        x: Tensor,
-        times: Sequence[int],
-        noise: Noise,
-        randn: Randn,
-        *,
-        x0: Tensor | None = None,
-        watch: Watch = ignore,
-        **options: int,
-    ) -> Tensor:
+    def solve_with_back(denoise: Step, x: Tensor, times: Sequence[int], noise: Noise, randn: Randn) -> Tensor:
         down = turning_point(times, noise.steps, back.time)
-        calls = 0
+        level = round(back.level * (noise.steps - 1))
         for _ in range(back.rounds):
-            x0 = solve(
-                denoise, x, [*times[:down], 0], noise, randn, x0=x0, watch=later(watch, calls), **options
-            )
-            calls += down
-            keep = kept(confidence(x0), known, share=back.share, threshold=back.threshold)
-            x = go_back(x0, keep, noise, round(back.level * (noise.steps - 1)), start * randn(), randn)
-        return solve(denoise, x, times, noise, randn, x0=x0, watch=later(watch, calls), **options)
+            x0 = solve(denoise, x, [*times[:down], 0], noise, randn)
+            keep = keep_mask(confidence(x0), known, share=back.share, threshold=back.threshold)
+            x = restart(x0, keep, noise, level, start * randn(), randn)
+        return solve(denoise, x, times, noise, randn)
 
     return solve_with_back if back.rounds else solve
 
@@ -98,7 +83,7 @@ def turning_point(times: Sequence[int], train_steps: int, share: float) -> int:
     return min(calls, key=lambda i: abs(times[i] - share * (train_steps - 1))) + 1
 
 
-def kept(
+def keep_mask(
     confidence: Float[Tensor, "batch length"],
     known: Bool[Tensor, "batch length"] | None = None,
     *,
@@ -107,8 +92,8 @@ def kept(
 ) -> Bool[Tensor, "batch length"]:
     """The positions that stay: the given share of the most confident, or all at or above the threshold.
 
-    Known positions stay whatever the others do, and the share is one of the others: sure of themselves as they are,
-    they would else leave it none.
+    Known positions always stay, and the share counts the others alone: the model is surest of known positions, so
+    they would otherwise use up the whole share.
     """
     if known is None:
         known = torch.zeros_like(confidence, dtype=torch.bool)
@@ -119,7 +104,7 @@ def kept(
     return known | (rank < count)
 
 
-def go_back(
+def restart(
     x0: Float[Tensor, "batch length dim"],
     keep: Bool[Tensor, "batch length"],
     noise: Noise,
@@ -129,21 +114,19 @@ def go_back(
 ) -> Float[Tensor, "batch length dim"]:
     """The latent to restart from: kept words noised to ``level`` (0: clean, nothing drawn), ``fresh`` elsewhere."""
     if level > 0:
-        x0 = noise.add(x0, torch.full((len(x0),), level, dtype=torch.int64, device=x0.device), randn())
+        x0 = noise.add(x0, level, randn())
     return torch.where(keep[..., None], x0, fresh)
 
 
 def ladic_back_and_refine(
     solve: Solver,
-    denoise: Denoise,
+    denoise: Step,
     x: Float[Tensor, "batch length dim"],
     times: Sequence[int],
     noise: Noise,
     randn: Randn,
     *,
     confidence: Confidence,
-    time_offset: int = 0,
-    watch: Watch = ignore,
 ) -> Float[Tensor, "batch length dim"]:
     """Back&Refine as the authors' code has it, behind a flag that is off there.
 
@@ -160,20 +143,9 @@ def ladic_back_and_refine(
     down = next((i for i, t in enumerate(times) if low < t < high), None)
     if down is None:
         raise InputError(f"no level of {list(times)} lies between {low:.0f} and {high:.0f}; take more steps")
-    x0 = solve(denoise, x, [*times[: down + 1], 0], noise, randn, time_offset=time_offset, watch=watch)
+    x0 = solve(denoise, x, [*times[: down + 1], 0], noise, randn)
     sure = confidence(x0)
     drop = sure.argsort(dim=-1, stable=True)[:, : sure.shape[-1] // 3]
     keep = torch.ones_like(sure, dtype=torch.bool).scatter(-1, drop, False)
-    x = go_back(x0, keep, noise, times[down + 1], randn(), randn)
-    return solve(
-        denoise, x, times[1:], noise, randn, x0=x0, time_offset=time_offset, watch=later(watch, down + 1)
-    )
-
-
-def later(watch: Watch, calls: int) -> Watch:
-    """The same watcher, told that ``calls`` calls came before."""
-
-    def watch_later(step: Step) -> None:
-        watch(dataclasses.replace(step, index=step.index + calls))
-
-    return watch_later
+    x = restart(x0, keep, noise, times[down + 1], randn(), randn)
+    return solve(denoise, x, times[1:], noise, randn)

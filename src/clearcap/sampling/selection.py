@@ -3,25 +3,62 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float
 
+from clearcap import registry
 from clearcap.errors import InputError
 from clearcap.metrics import bleu, cider
 from clearcap.metrics.cider import DocumentFrequency
 
+Values = TypeVar("Values")
 UTILITIES: dict[str, Callable[..., np.ndarray]] = {"bleu": bleu.pairwise, "cider": cider.pairwise}
-METHODS = ("mbr", "confidence", "similarity")
 
 
-def mbr(
+@dataclass(frozen=True)
+class Candidates:
+    """Captions sampled for one photo, and what they may be judged by.
+
+    Attributes:
+        captions: the candidates.
+        confidences: each one's word probabilities.
+        similarity: each one's similarity to the photo.
+        utility: what minimum Bayes risk compares them by.
+        frequency: document frequency of utility "cider"; without it all n-grams weigh the same.
+    """
+
+    captions: Sequence[str]
+    confidences: Sequence[Sequence[float]] | None = None
+    similarity: Sequence[float] | None = None
+    utility: str = "bleu"
+    frequency: DocumentFrequency | None = None
+
+
+def by_agreement(candidates: Candidates) -> Sequence[float]:
+    """Minimum Bayes risk: each candidate's expected utility (see ``expected_utility``)."""
+    return expected_utility(candidates.captions, candidates.utility, candidates.frequency)
+
+
+def by_confidence(candidates: Candidates) -> Sequence[float]:
+    """The geometric mean of each candidate's word probabilities."""
+    return mean_confidences(_given(candidates.confidences, "confidences"))
+
+
+def by_similarity(candidates: Candidates) -> Sequence[float]:
+    """Each candidate's similarity to the photo."""
+    return _given(candidates.similarity, "similarity")
+
+
+def expected_utility(
     captions: Sequence[str], utility: str = "bleu", frequency: DocumentFrequency | None = None
 ) -> list[float]:
     """Expected utility of each candidate, the others standing for what the photo's caption may be.
 
     The candidate of the highest value has minimum Bayes risk (Kumar and Byrne 2004; Diffusion-LM, Li et al.
-    2022, section 5.2). A caption drawn twice counts twice: draws are weighed by how likely they are.
+    2022, section 5.2). A caption sampled twice counts twice: samples are weighed by how likely they are.
 
     Args:
         captions: candidates for one photo.
@@ -36,8 +73,8 @@ def mbr(
     return ((table.sum(1) - np.diagonal(table)) / others).tolist()
 
 
-def by_confidence(confidences: Sequence[Sequence[float]]) -> list[float]:
-    """The model's confidence in each candidate: the geometric mean of its words' probabilities.
+def mean_confidences(confidences: Sequence[Sequence[float]]) -> list[float]:
+    """The geometric mean of each caption's word probabilities.
 
     A mean, not a product, so that a short caption has no advantage; 0 for a caption without words.
     """
@@ -55,32 +92,28 @@ def choose(
     utility: str = "bleu",
     frequency: DocumentFrequency | None = None,
 ) -> int:
-    """Index of the best candidate; the first of equals.
+    """Index of the best candidate; of equals the one the model is surest of, then the first.
 
     Args:
         captions: candidates for one photo.
-        method: "mbr", "confidence" or "similarity".
-        confidences: each candidate's word probabilities, for "confidence" (and to break ties of "mbr").
+        method: a selection rule: "mbr", "confidence", "similarity", or one that a plug-in registers: a function of
+            ``Candidates`` that gives each one's value, the higher the better.
+        confidences: each candidate's word probabilities, for "confidence" and for ties.
         similarity: photo-caption similarity of each candidate from a CLIP, for "similarity".
         utility: of "mbr".
         frequency: of "mbr" with "cider".
 
     Raises:
-        InputError: no candidates, an unknown method, or one without what it judges by.
+        InputError: no candidates, an unknown rule, or one without what it judges by.
     """
     if not captions:
-        raise InputError("no candidates to choose from; draw at least one caption")
-    if method not in METHODS:
-        raise InputError(f"unknown choice {method!r} among candidates; choose one of {', '.join(METHODS)}")
-    trust = by_confidence(confidences) if confidences is not None else None
-    if method == "mbr":
-        expected = mbr(captions, utility, frequency)
-        ties = trust or [0.0] * len(captions)
-        return max(range(len(captions)), key=lambda i: (round(expected[i], 9), ties[i]))
-    values = _given(trust, "confidences") if method == "confidence" else _given(similarity, "similarity")
+        raise InputError("no candidates to choose from; sample at least one caption")
+    rule = registry.find("selection rule", method)
+    values = rule(Candidates(captions, confidences, similarity, utility, frequency))
     if len(values) != len(captions):
         raise InputError(f"{len(values)} values for {len(captions)} candidates; pass one for each")
-    return int(np.argmax(values))
+    sure = mean_confidences(confidences) if confidences is not None else [0.0] * len(captions)
+    return max(range(len(captions)), key=lambda i: (round(float(values[i]), 9), sure[i]))
 
 
 def diverse(captions: Sequence[str], count: int, *, utility: str = "bleu", novelty: float = 0.5) -> list[int]:
@@ -100,7 +133,7 @@ def diverse(captions: Sequence[str], count: int, *, utility: str = "bleu", novel
         InputError: ``count`` exceeds the candidates, or ``novelty`` is no share.
     """
     if not 1 <= count <= len(captions):
-        raise InputError(f"{count} captions wanted of {len(captions)} candidates; draw more candidates")
+        raise InputError(f"{count} captions wanted of {len(captions)} candidates; sample more")
     if not 0 <= novelty <= 1:
         raise InputError(f"novelty={novelty} must lie between 0 and 1")
     table = _utilities(captions, utility, None)
@@ -126,7 +159,7 @@ def _utilities(
     return bleu.pairwise(captions)
 
 
-def _given(values: Sequence[float] | None, name: str) -> Sequence[float]:
+def _given(values: Values | None, name: str) -> Values:
     if values is None:
         raise InputError(f"this choice among candidates judges by {name}; pass {name}=...")
     return values

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from clearcap.config import TextConfig
 from clearcap.errors import InputError
 from clearcap.text.interface import TextSpace
 
@@ -22,6 +25,23 @@ class EmbeddingSpace(TextSpace):
         self.pad_id = pad_id
         self.filler_id = pad_id
         self.special_ids = tuple(sorted({pad_id, cls_id, sep_id}))
+
+    @classmethod
+    def build(cls, text: TextConfig, sizes: dict[str, Any], tokens: dict[str, int]) -> EmbeddingSpace:
+        """A space of random embeddings; arguments as for ``TextSpace.build``."""
+        return cls(
+            vocab=sizes["vocab_size"],
+            dim=sizes["dim"],
+            pad_id=tokens["pad"],
+            cls_id=tokens["cls"],
+            sep_id=tokens["sep"],
+        )
+
+    @classmethod
+    def sizes_of(cls, pretrained: Any) -> dict[str, Any]:
+        """Rows and channels of the word embedding."""
+        vocab, dim = pretrained.get_input_embeddings().weight.shape
+        return {"vocab_size": vocab, "dim": dim}
 
     @torch.no_grad()
     def encode(
@@ -39,13 +59,13 @@ class EmbeddingSpace(TextSpace):
         return ids
 
     @torch.no_grad()
-    def set_words(self, weight: Float[Tensor, "vocab dim"]) -> None:
-        """Take over a pretrained word embedding.
+    def copy_weights(self, pretrained: Any) -> None:
+        """Take over a pretrained model's word embedding.
 
         Raises:
             InputError: it has another size.
         """
-        mine = self.embedding.weight
+        mine, weight = self.embedding.weight, pretrained.get_input_embeddings().weight
         if weight.shape != mine.shape:
             raise InputError(
                 f"a word embedding of shape {tuple(weight.shape)} does not fit {tuple(mine.shape)}; "

@@ -14,7 +14,7 @@ from torch import Tensor
 from clearcap.config import TrainConfig
 from clearcap.data.features import Features, flip
 from clearcap.metrics.cider import DocumentFrequency
-from clearcap.sampling.selection import mbr
+from clearcap.sampling.selection import expected_utility
 from clearcap.training.schedules import generator_at
 
 SIDED = re.compile(r"\b(left|right)\b")
@@ -95,7 +95,9 @@ def caption_shares(captions: Sequence[Sequence[str]], weight: float) -> Float[Te
     frequency = DocumentFrequency.of(captions) if weight else None
     shares = torch.full((len(captions), max(map(len, captions), default=0)), torch.inf)
     for row, group in zip(shares, captions, strict=True):
-        agreement = torch.tensor(mbr(group, "cider", frequency) if weight else [0.0] * len(group))
+        agreement = torch.tensor(
+            expected_utility(group, "cider", frequency) if weight else [0.0] * len(group)
+        )
         z = (agreement - agreement.mean()) / agreement.std(correction=0).clamp_min(1e-9)
         row[: len(group)] = (weight * z).softmax(0).cumsum(0)
     return shares

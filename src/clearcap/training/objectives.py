@@ -18,8 +18,8 @@ from clearcap.diffusion.diffusion_lm import (
     level_losses,
 )
 from clearcap.diffusion.ladic import Draws, draw, training_losses
-from clearcap.diffusion.noise import Noise, Predict, clamped
-from clearcap.layers import KeysValues
+from clearcap.diffusion.noise import Noise, Predict, infilled
+from clearcap.layers import hide_photos
 from clearcap.text.split_bert import word_positions
 
 
@@ -55,19 +55,20 @@ class LadicObjective(Objective):
         self.shares = {
             "drop_image": asked.drop_image,
             "self_condition": asked.self_condition,
-            "emphasis": asked.emphasis,
-            "given": asked.given,
+            "emphasis": asked.timestep_exponent,
+            "given": asked.infilling,
         }
         self.pad, self.blank = captioner.config.tokens["pad"], captioner.config.tokens.get("mask")
 
     def forward(
         self, image: Tensor, has_image: Tensor, x0: Tensor, ids: Tensor, draws: Draws
     ) -> tuple[Tensor, Tensor]:
-        seen = self.denoiser.see(image)
-        view = hide_photos(seen, self.denoiser.see_nothing(), draws.keep_image & has_image)
+        context = hide_photos(
+            self.denoiser.image_context(image), self.denoiser.null_context(), draws.keep_image & has_image
+        )
 
         def predict(x: Tensor, x_self: Tensor, t: Tensor) -> Tensor:
-            return self.denoiser(x, x_self, t, view)
+            return self.denoiser(x, x_self, t, context)
 
         told: Predict = predict
         if draws.framed is not None and draws.given is not None:
@@ -89,7 +90,7 @@ class LadicObjective(Objective):
         mask = (ids != self.pad).long()
         fixed = framed[:, None] & (given | ~word_positions(mask))
         latent = self.text.encode(torch.where(fixed, ids, self.blank), mask)
-        return clamped(predict, latent, fixed)
+        return infilled(predict, latent, fixed)
 
     def sample(self, **sizes: Any) -> Draws:
         """A step's randomness; arguments are the sizes of ``clearcap.diffusion.ladic.draw`` and its generator."""
@@ -134,8 +135,8 @@ class DiffusionLMObjective(Objective):
     def losses(self, image: Tensor, keep: Tensor, x0: Tensor, ids: Tensor, draws: LevelDraws) -> LevelLosses:
         """All terms apart; arguments as for ``forward``, ``keep`` False where a photo is hidden."""
         none = torch.zeros(len(image), dtype=torch.bool, device=image.device)
-        ((features, shown),) = self.denoiser.see(image, none)
-        plain = [(features, shown * keep[:, None, None, None])]
+        ((features, shown),) = self.denoiser.image_context(image, none)
+        plain = [(features, shown * keep[:, None])]
         words: Tensor = ids.ne(self.text.pad_id)
 
         def predict(x: Tensor, guided: Tensor | None) -> Tensor:
@@ -143,21 +144,10 @@ class DiffusionLMObjective(Objective):
             without = self.denoiser(x, None, None, plain, words=rows)
             if guided is None or not self.guide:
                 return without
-            with_text = self.denoiser(x, None, None, self.denoiser.see(image), words=rows)
+            with_text = self.denoiser(x, None, None, self.denoiser.image_context(image), words=rows)
             led = (1 + self.guide) * with_text - self.guide * without
             return torch.where(guided[:, None, None], led, without)
 
         return level_losses(
             predict, self.text, self.noise, x0=x0, ids=ids, draws=draws, distance=self.distance, lag=self.lag
         )
-
-
-def hide_photos(
-    view: list[KeysValues], nothing: list[KeysValues], keep: Bool[Tensor, " photos"]
-) -> list[KeysValues]:
-    """Keys and values of the null image where a photo is not kept."""
-    mask = keep[:, None, None, None]
-    return [
-        (torch.where(mask, k, k0), torch.where(mask, v, v0))
-        for (k, v), (k0, v0) in zip(view, nothing, strict=True)
-    ]

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from clearcap.captioner.loading import CURVES, FREQUENCY, SAMPLES
 from clearcap.captioner.model import Captioner
-from clearcap.captioner.towers import assemble, continued, settle_text, tokenize_for
+from clearcap.captioner.towers import build_captioner, continue_captioner, tokenize_for
 from clearcap.config import DataConfig, Preset, SamplingConfig, TrainConfig
 from clearcap.data.corpus import open_spec
 from clearcap.data.features import Features, make_features, open_features
@@ -26,7 +26,7 @@ from clearcap.data.records import CaptionedPhoto, Corpus, Expected
 from clearcap.errors import InputError
 from clearcap.metrics import DocumentFrequency, score
 from clearcap.registry import find
-from clearcap.text.tokens import join_words, words_of
+from clearcap.text.tokenizer import decode_caption
 from clearcap.training.checkpoint import reached_step
 from clearcap.training.examples import Examples, batches_of, prepare_examples
 from clearcap.training.loop import StepReport, fit, make_accelerator
@@ -56,12 +56,14 @@ def train(preset: Preset, out: Path, console: Console | None = None) -> Captione
     console = console or Console(stderr=True)
     data, config = preset.data, preset.train
     corpus, watched = _open_data(data)
-    captioner, tokenizer = continued(preset) if config.init else assemble(preset, seed=config.seed)
+    captioner, tokenizer = (
+        continue_captioner(preset) if config.init else build_captioner(preset, seed=config.seed)
+    )
     tokenize = tokenize_for(preset.text, tokenizer)
     captions = [photo.captions for photo in corpus]
     if not config.init:
         ids, mask = tokenize([caption for group in captions for caption in group])
-        settle_text(captioner.text, preset.text, tokenizer, ids, mask)
+        captioner.text.fit(ids, mask, preset.text, tokenizer)
     accelerator = tracked_accelerator(config.tracker, out)
     captioner.to(accelerator.device)
     with progress_bar(console, accelerator.is_main_process) as progress:
@@ -128,7 +130,7 @@ def fit_captions(
     accelerator = accelerator or make_accelerator()
     captioner.to(accelerator.device)
     asked = captioner.objective
-    objective = find("objective", asked.objective)(captioner, captioner.noise(asked.factor))
+    objective = find("objective", asked.objective)(captioner, captioner.noise(asked.noise_factor))
     fit(
         captioner,
         objective,
@@ -210,7 +212,7 @@ class Run:
             image = self.features.gather(torch.zeros_like(rows), rows).to(self.captioner.device)
             found = self.captioner.generate(image=image, sampling=sampling).ids[:, 0].tolist()
             for photo, ids in zip(group, found, strict=True):
-                captions[photo.id] = read_caption(self.tokenizer, ids, special)
+                captions[photo.id] = decode_caption(self.tokenizer, ids, special).text
         scores = score(captions, {photo.id: list(photo.captions) for photo in self.watched}).corpus
         scores["distinct"] = len(set(captions.values())) / max(len(captions), 1)
         return captions, scores
@@ -229,11 +231,6 @@ class Run:
         """Write the captioner as ``out/model``."""
         self.captioner.save_pretrained(self.out / "model")
         self.tokenizer.save_pretrained(self.out / "model")
-
-
-def read_caption(tokenizer: Any, ids: Sequence[int], special_ids: Sequence[int]) -> str:
-    """The caption that predicted ids spell."""
-    return join_words(words_of(tokenizer, ids, [1.0] * len(ids), special_ids)[0])
 
 
 def shown(scores: dict[str, float]) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clearcap.config import TrainConfig, knob, require
-from clearcap.text.tokens import clean_caption, encode_captions, train_tokenizer
+from clearcap.text.tokenizer import clean_caption, encode_captions, train_tokenizer
 from clearcap.training.loop import StepReport, fit, make_accelerator
 from clearcap.training.objectives import Objective
 from clearcap.training.optimizers import plain_adamw

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from clearcap.config import VisionConfig
 from clearcap.errors import InputError
 
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet photos, RGB in 0..1
@@ -21,7 +22,7 @@ STRIDE = 32  # pixels a token stands for, along one side
 
 
 class ConvNorm(nn.Module):
-    """A convolution and its batch normalisation, which `folded` merges into one convolution."""
+    """A convolution and its batch normalisation, which ``folded`` merges into one convolution."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> None:
         """Without padding where kernel equals stride (patches), else with the padding that keeps the grid."""
@@ -174,8 +175,35 @@ class CompactEncoder(nn.Module):
         resized = F.interpolate(square, (height, width), mode="bilinear", antialias=True)
         return resized.flatten(2).transpose(1, 2)
 
+    @classmethod
+    def build(cls, vision: VisionConfig, settings: dict[str, Any]) -> CompactEncoder:
+        """An untrained encoder; ``settings`` may leave out what the preset says."""
+        return cls(**({"dim": vision.dim, "image_size": vision.image_size} | settings))
+
+    @classmethod
+    def load(cls, vision: VisionConfig) -> CompactEncoder:
+        """A distilled encoder: ``vision.source`` is its safetensors file; empty for an untrained one.
+
+        Raises:
+            InputError: the file is absent, or holds another encoder's weights.
+        """
+        encoder = cls.build(vision, {})
+        return load_weights(encoder, Path(vision.source)) if vision.source else encoder
+
+    def folded(self) -> CompactEncoder:
+        """A copy for inference: every batch normalisation merged into its convolution, in evaluation mode.
+
+        Same output as in evaluation mode up to rounding, in a little less time.
+        """
+        folded = copy.deepcopy(self).eval()
+        for module in list(folded.modules()):
+            for name, child in list(module.named_children()):
+                if isinstance(child, ConvNorm):
+                    setattr(module, name, child.folded())
+        return folded.requires_grad_(False)
+
     def settings(self) -> dict[str, Any]:
-        """Plain values from which the constructor makes an untrained copy."""
+        """Plain values from which ``build`` makes an untrained copy."""
         return {
             "dim": self.dim,
             "widths": list(self.widths),
@@ -187,37 +215,32 @@ class CompactEncoder(nn.Module):
 
 
 def load_compact(folder: str | Path) -> CompactEncoder:
-    """A distilled encoder, in evaluation mode, from `encoder.json` and `encoder.safetensors` in `folder`.
+    """A distilled encoder, in evaluation mode, from ``encoder.json`` and ``encoder.safetensors`` in ``folder``.
 
     Raises:
         InputError: a file is absent, or the weights are not those of these settings.
     """
+    settings = Path(folder) / "encoder.json"
+    if not settings.is_file():
+        raise InputError(f"{settings}: absent; pass the folder that a distillation wrote")
+    encoder = CompactEncoder(**json.loads(settings.read_text())["encoder"])
+    return load_weights(encoder, Path(folder) / "encoder.safetensors").eval()
+
+
+def load_weights(encoder: CompactEncoder, weights: Path) -> CompactEncoder:
+    """The encoder with the weights of a file.
+
+    Raises:
+        InputError: it is absent, or holds another encoder's weights.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    weights, settings = Path(folder) / "encoder.safetensors", Path(folder) / "encoder.json"
-    for path in (weights, settings):
-        if not path.is_file():
-            raise InputError(f"{path}: absent; pass the folder that a distillation wrote")
-    encoder = CompactEncoder(**json.loads(settings.read_text())["encoder"])
+    if not weights.is_file():
+        raise InputError(f"{weights}: absent; make it with clearcap distill")
     try:
         encoder.load_state_dict(load_file(weights))
     except (SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split())
-        raise InputError(
-            f"{weights}: not the weights that {settings} describes ({reason}); distill again"
-        ) from error
-    return encoder.eval()
-
-
-def fold(encoder: CompactEncoder) -> CompactEncoder:
-    """A copy for inference: every batch normalisation merged into its convolution, in evaluation mode.
-
-    Same output as `encoder.eval()` up to rounding, in a little less time.
-    """
-    folded = copy.deepcopy(encoder).eval()
-    for module in list(folded.modules()):
-        for name, child in list(module.named_children()):
-            if isinstance(child, ConvNorm):
-                setattr(module, name, child.folded())
-    return folded.requires_grad_(False)
+        raise InputError(f"{weights}: not the weights of this encoder ({reason}); distill again") from error
+    return encoder

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from clearcap.config import VisionConfig
 from clearcap.errors import InputError
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _PIXELS = {"clip": _OPENAI, "blip": _OPENAI, "siglip": _HALF, "siglip2": _HALF, "vit": _HALF}
 
 
-class PretrainedEncoder(nn.Module):
+class TransformersEncoder(nn.Module):
     """A transformers vision tower behind the `ImageEncoder` interface.
 
     Mode `patches` gives the tower's last hidden state, class token and all (LaDiC reads BLIP's 197 tokens
@@ -106,6 +107,34 @@ class PretrainedEncoder(nn.Module):
         hidden: Tensor = output.last_hidden_state
         return hidden.flatten(2).transpose(1, 2) if hidden.ndim == 4 else hidden  # ResNets end in a map
 
+    @classmethod
+    def build(cls, vision: VisionConfig, settings: dict[str, Any]) -> TransformersEncoder:
+        """An untrained encoder."""
+        return build_pretrained(**settings)
+
+    @classmethod
+    def load(cls, vision: VisionConfig) -> TransformersEncoder:
+        """The vision tower of the transformers model that ``vision.source`` names, a folder or a hub name.
+
+        Raises:
+            InputError: none is named, or it cannot be loaded.
+        """
+        if not vision.source:
+            raise InputError(
+                "vision.source is empty; pass vision.source=<folder or hub name of a vision model>"
+            )
+        return load_pretrained(
+            vision.source, "global" if vision.mode == "global" else "patches", vision.image_size
+        )
+
+    def null_image(self) -> Float[Tensor, "tokens dim"]:
+        """Tokens of a photo of the mean colour: the authors' normalised photo of zeros (LaDiC's code)."""
+        return self.encode(torch.zeros(1, 3, self.image_size, self.image_size))[0]
+
+    def folded(self) -> TransformersEncoder:
+        """The encoder itself."""
+        return self
+
     def settings(self) -> dict[str, Any]:
         """Plain values from which `build_pretrained` makes an untrained copy."""
         return {
@@ -125,7 +154,7 @@ def load_pretrained(
     image_size: int | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
-) -> PretrainedEncoder:
+) -> TransformersEncoder:
     """A frozen encoder from a transformers checkpoint: BLIP, CLIP, SigLIP, Swin, DINOv2, ViT and others.
 
     The checkpoint is loaded as the architecture it names, strictly and from safetensors only; then its
@@ -161,7 +190,7 @@ def load_pretrained(
     own_mean, own_std = _pixel_statistics(source, config.model_type)
     size = image_size or _side(tower.config.image_size)
     assert projection is None or isinstance(projection, nn.Linear)
-    encoder = PretrainedEncoder(tower, projection, mode, size, mean or own_mean, std or own_std)
+    encoder = TransformersEncoder(tower, projection, mode, size, mean or own_mean, std or own_std)
     return encoder.eval().requires_grad_(False)
 
 
@@ -173,8 +202,8 @@ def build_pretrained(
     image_size: int,
     mean: Sequence[float],
     std: Sequence[float],
-) -> PretrainedEncoder:
-    """An untrained encoder from `PretrainedEncoder.settings()`, for loading a saved state into.
+) -> TransformersEncoder:
+    """An untrained encoder from `TransformersEncoder.settings()`, for loading a saved state into.
 
     Raises:
         InputError: transformers has no such architecture.
@@ -183,7 +212,7 @@ def build_pretrained(
     assert model_class.config_class is not None
     tower_config = model_class.config_class.from_dict(config)
     head = None if projection is None else nn.Linear(tower_config.hidden_size, projection, bias=False)
-    encoder = PretrainedEncoder(model_class(tower_config), head, mode, image_size, mean, std)
+    encoder = TransformersEncoder(model_class(tower_config), head, mode, image_size, mean, std)
     return encoder.eval().requires_grad_(False)
 
 

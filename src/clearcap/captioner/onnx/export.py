@@ -15,11 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from clearcap.captioner.loading import FREQUENCY, load_captioner, load_frequency
-from clearcap.captioner.model import Captioner
+from clearcap.captioner.loading import FREQUENCY, load_frequency
+from clearcap.captioner.model import Captioner, load_captioner
 from clearcap.captioner.onnx import FORMAT, graph_file
 from clearcap.errors import InputError
-from clearcap.vision.compact import CompactEncoder, fold
 
 LINEAR = ("encode", "denoise", "decode")  # graphs that int8 is worth it for
 OPSET = 20  # the first with Gelu as one operator
@@ -32,7 +31,7 @@ class Graph:
     Attributes:
         name: a key of ``clearcap.captioner.onnx.GRAPHS``.
         module: what it computes.
-        inputs: examples, by name; a list of tensors is named by ``view_names``.
+        inputs: examples, by name; a list of tensors is named by ``context_names``.
         axes: of each input, names of the axes that vary.
         outputs: names.
         part: the part of the captioner whose parameters it holds.
@@ -54,8 +53,8 @@ class Encode(nn.Module):
         self.vision, self.denoiser = captioner.vision, captioner.denoiser
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
-        seen, nothing = self.denoiser.see(self.vision(pixels)), self.denoiser.see_nothing()
-        return [tensor for view in (seen, nothing) for layer in view for tensor in layer]
+        photos, null = self.denoiser.image_context(self.vision(pixels)), self.denoiser.null_context()
+        return [tensor for context in (photos, null) for layer in context for tensor in layer]
 
 
 class Denoise(nn.Module):
@@ -65,8 +64,8 @@ class Denoise(nn.Module):
         super().__init__()
         self.denoiser = captioner.denoiser
 
-    def forward(self, noisy: Tensor, previous: Tensor, time: Tensor, view: list[Tensor]) -> Tensor:
-        layers = list(zip(view[::2], view[1::2], strict=True))
+    def forward(self, noisy: Tensor, previous: Tensor, time: Tensor, context: list[Tensor]) -> Tensor:
+        layers = list(zip(context[::2], context[1::2], strict=True))
         x0: Tensor = self.denoiser(noisy.flatten(0, 1), previous.flatten(0, 1), time.flatten(), layers)
         return x0.unflatten(0, noisy.shape[:2])
 
@@ -108,8 +107,7 @@ def export_graphs(source: str, out: Path, *, int8: bool = False) -> None:
     """
     require_onnx()
     captioner, tokenizer = load_captioner(source)
-    if isinstance(captioner.vision, CompactEncoder):
-        captioner.vision = fold(captioner.vision)
+    captioner.vision = captioner.vision.folded()
     out.mkdir(parents=True, exist_ok=True)
     captioner.config.save_pretrained(out)
     tokenizer.save_pretrained(out)
@@ -156,8 +154,10 @@ def graphs_of(captioner: Captioner) -> list[Graph]:
     size, length, dim = int(captioner.config.vision["image_size"]), captioner.length, captioner.text.dim
     pixels, x = torch.zeros(2, 3, size, size), torch.zeros(2, 3, length, dim)
     with torch.no_grad():
-        view = [tensor for layer in captioner.see(captioner.encode_image(pixels)) for tensor in layer]
-    names = view_names(len(view) // 2)
+        context = [
+            tensor for layer in captioner.image_context(captioner.encode_image(pixels)) for tensor in layer
+        ]
+    names = context_names(len(context) // 2)
     ids = torch.full((3, length), int(captioner.config.tokens["sep"]))
     both = {0: photos, 1: copies}
     return [
@@ -166,14 +166,19 @@ def graphs_of(captioner: Captioner) -> list[Graph]:
             Encode(captioner),
             {"pixels": pixels},
             ({0: photos},),
-            [*names, *view_names(len(view) // 2, "null_")],
+            [*names, *context_names(len(context) // 2, "null_")],
             captioner.vision,
         ),
         Graph(
             "denoise",
             Denoise(captioner),
-            {"noisy": x, "previous": x.clone(), "time": torch.zeros(2, 3, dtype=torch.int64), "view": view},
-            (both, both, both, [{0: photos} for _ in view]),
+            {
+                "noisy": x,
+                "previous": x.clone(),
+                "time": torch.zeros(2, 3, dtype=torch.int64),
+                "context": context,
+            },
+            (both, both, both, [{0: photos} for _ in context]),
             ["prediction"],
             captioner.denoiser,
         ),
@@ -189,8 +194,8 @@ def graphs_of(captioner: Captioner) -> list[Graph]:
     ]
 
 
-def view_names(layers: int, prefix: str = "") -> list[str]:
-    """Names of the tensors of a view, in their order."""
+def context_names(layers: int, prefix: str = "") -> list[str]:
+    """Names of the tensors of an image context, in their order."""
     return [f"{prefix}{kind}_{layer}" for layer in range(layers) for kind in ("keys", "values")]
 
 
@@ -199,7 +204,7 @@ def write_graph(graph: Graph, file: Path, stamp: str, captioner: Captioner) -> N
     names = [
         name
         for key, value in graph.inputs.items()
-        for name in (view_names(len(value) // 2) if isinstance(value, list) else [key])
+        for name in (context_names(len(value) // 2) if isinstance(value, list) else [key])
     ]
     with quiet(), torch.no_grad():
         program: Any = torch.onnx.export(

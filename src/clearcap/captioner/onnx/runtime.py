@@ -11,12 +11,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from clearcap.captioner.building import Parts
 from clearcap.captioner.loading import settings_of
-from clearcap.captioner.network import Network, Parts
+from clearcap.captioner.network import Network
 from clearcap.captioner.onnx import FORMAT, GRAPHS, graph_file
 from clearcap.errors import InputError
-from clearcap.layers import KeysValues
-from clearcap.text.pieces import WordPieces
+from clearcap.layers import Context
+from clearcap.text.tokenizer import WordPieces
 
 
 class Graph:
@@ -68,7 +69,7 @@ class GraphEncoder(nn.Module):
 
 
 class GraphDenoiser(nn.Module):
-    """What ``Denoiser`` offers a solver, computed by graphs."""
+    """A denoiser computed by graphs."""
 
     def __init__(self, graph: Graph, encode: Graph, image_size: int) -> None:
         """Args:
@@ -84,15 +85,15 @@ class GraphDenoiser(nn.Module):
         nothing = encode({"pixels": blank}, [f"null_{name}" for name in self.names])
         self.nothing = nn.ParameterList(nn.Parameter(one, requires_grad=False) for one in nothing)
 
-    def see(self, image: Float[Tensor, "photos 1 numbers"]) -> list[KeysValues]:
-        """The keys and values that ``GraphEncoder`` laid end to end."""
+    def image_context(self, image: Float[Tensor, "photos 1 numbers"]) -> Context:
+        """The tensors that ``GraphEncoder`` laid end to end."""
         flat = image.flatten(1).split([math.prod(shape) for shape in self.shapes], 1)
         return _layers(
             [one.unflatten(1, shape).contiguous() for one, shape in zip(flat, self.shapes, strict=True)]
         )
 
-    def see_nothing(self) -> list[KeysValues]:
-        """The keys and values of no photo."""
+    def null_context(self) -> Context:
+        """The tensors of no photo."""
         return _layers(list(self.nothing))
 
     def forward(
@@ -100,21 +101,21 @@ class GraphDenoiser(nn.Module):
         x: Float[Tensor, "batch length dim"],
         x_self: Float[Tensor, "batch length dim"],
         t: Int[Tensor, " batch"],
-        view: list[KeysValues],
+        context: Context,
     ) -> Float[Tensor, "batch length dim"]:
-        """``batch`` is photos * copies, photo-major; ``view`` holds one entry a layer for the photos."""
-        by_photo = (view[0][0].shape[0], -1)
+        """``batch`` is photos * copies, photo-major."""
+        by_photo = (context[0][0].shape[0], -1)
         feeds = {
             "noisy": x.unflatten(0, by_photo),
             "previous": x_self.unflatten(0, by_photo),
             "time": t.unflatten(0, by_photo),
-            **dict(zip(self.names, (one.detach() for layer in view for one in layer), strict=True)),
+            **dict(zip(self.names, (one.detach() for layer in context for one in layer), strict=True)),
         }
         return self.graph(feeds)[0].flatten(0, 1)
 
 
 class GraphText(nn.Module):
-    """What a text space offers a solver, computed by graphs."""
+    """A text space computed by graphs."""
 
     def __init__(self, decode: Graph, words: Graph) -> None:
         """Args:
@@ -162,14 +163,14 @@ def load_graphs(folder: Path) -> tuple[Network, WordPieces]:
     return Network(config, parts).eval(), WordPieces.read(folder)
 
 
-def numbers(part: nn.Module) -> int:
-    """Trained numbers in a part of any captioner, whatever runs it."""
+def count_parameters(part: nn.Module) -> int:
+    """Parameters of a part of any captioner, whatever runs it."""
     if isinstance(part, (GraphEncoder, GraphDenoiser, GraphText)):
         return part.graph.parameters
     return sum(weight.numel() for weight in part.parameters())
 
 
-def _layers(tensors: list[Tensor]) -> list[KeysValues]:
+def _layers(tensors: list[Tensor]) -> Context:
     return list(zip(tensors[::2], tensors[1::2], strict=True))
 
 

@@ -28,7 +28,7 @@ from clearcap.training.loop import Averaged, descend, set_learning_rates
 from clearcap.training.optimizers import split_optimizers
 from clearcap.training.run import progress_bar
 from clearcap.training.schedules import learning_rate_by_progress, planned_rate
-from clearcap.vision.compact import CompactEncoder, fold
+from clearcap.vision.compact import CompactEncoder
 
 REPLAN_STEPS = 50  # steps between two looks at the clock
 LOG_STEPS = 50
@@ -165,7 +165,7 @@ class Run:
         """Encoder and heads with the averaged weights, in evaluation mode, batch norms folded."""
         model = copy.deepcopy(self.model)
         model.load_state_dict(model.state_dict() | self.average.values)
-        return nn.ModuleDict({"encoder": fold(_encoder(model)), "heads": model["heads"]}).eval()
+        return nn.ModuleDict({"encoder": _encoder(model).folded(), "heads": model["heads"]}).eval()
 
 
 def _encoder(model: nn.ModuleDict) -> CompactEncoder:

@@ -9,12 +9,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from clearcap.captioner.model import Captioner
-from clearcap.captioner.network import Caption
+from clearcap.captioner.network import CaptionRequest
 from clearcap.config import SamplingConfig
 from clearcap.diffusion.ladic import caption_loss, latent_distance
-from clearcap.sampling.guidance import conditioned, without_memory
-from clearcap.sampling.solvers import solver
-from clearcap.sampling.times import times
+from clearcap.sampling.guidance import conditioned, self_conditioned, shifted, without_self_conditioning
+from clearcap.sampling.solvers import solver, times_of
 from clearcap.training.objectives import Objective
 
 
@@ -42,13 +41,13 @@ class StepDistillationObjective(Objective):
         self.caption_weight = caption_weight
         self.denoiser = captioner.denoiser
         self.text = captioner.text
-        self.noise = captioner.noise(sampling.factor)
+        self.noise = captioner.noise(sampling.noise_factor)
         self.solve = solver(sampling.solver, sampling.eta)
-        self.times = times(sampling.spacing, self.noise.steps, sampling.steps)
+        self.times = times_of(sampling.spacing, self.noise.steps, sampling.steps)
         self.start = sampling.start
         self.remembers = sampling.self_condition
         self.time_offset = sampling.time_offset
-        self.told, self.tells = captioner.told_lengths, sampling.words > 0
+        self.told, self.tells = captioner.fixed_lengths, sampling.length > 0
         self.special = torch.tensor(captioner.text.special_ids)
 
     @property
@@ -71,11 +70,13 @@ class StepDistillationObjective(Objective):
             ids: its tokens; where the student will be told lengths, it is told theirs.
             noise: standard normal draws, the first one that of the start.
         """
-        denoise = conditioned(self.denoiser, self.noise, self.denoiser.see(image))
+        denoise = conditioned(self.denoiser, self.noise, self.denoiser.image_context(image))
         if not self.remembers:
-            denoise = without_memory(denoise)
-        if self.tells and (known := self.told([Caption(0, words=n) for n in self.lengths(ids).tolist()])):
-            denoise = known.clamp(denoise)
+            denoise = without_self_conditioning(denoise)
+        if self.tells and (
+            known := self.told([CaptionRequest(0, length=n) for n in self.lengths(ids).tolist()])
+        ):
+            denoise = known.wrap(denoise)
         predictions: list[Tensor] = []
 
         def call(x_t: Tensor, x_self: Tensor, t: Tensor) -> Tensor:
@@ -84,7 +85,8 @@ class StepDistillationObjective(Objective):
 
         draws = iter(noise)
         start = self.start * next(draws)
-        self.solve(call, start, self.times, self.noise, lambda: next(draws), time_offset=self.time_offset)
+        step = self_conditioned(shifted(call, self.time_offset, self.noise.steps - 1))
+        self.solve(step, start, self.times, self.noise, lambda: next(draws))
         said, calls = torch.cat(predictions), len(predictions)
         latent = latent_distance(said, x0.repeat(calls, 1, 1))
         return latent, caption_loss(self.text.decode(said), self.text.targets(ids).repeat(calls, 1))

@@ -94,7 +94,7 @@ def settings_for(sampling: SamplingConfig) -> StepDistillationConfig:
     """
     teacher = dataclasses.replace(sampling, candidates=1, refine=0)
     student = dataclasses.replace(
-        teacher, steps=2, spacing="uniform", guidance=0.0, early_exit=0, words_from=0, words_to=0
+        teacher, steps=2, spacing="uniform", guidance=0.0, early_exit=0, min_length=0, max_length=0
     )
     train = TrainConfig(
         steps=1000,

@@ -16,15 +16,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from clearcap.captioner.model import Captioner
-from clearcap.captioner.network import Caption
+from clearcap.captioner.network import CaptionRequest
 from clearcap.config import SamplingConfig, TrainConfig
 from clearcap.data.features import Features, flip
 from clearcap.errors import InputError
 from clearcap.sampling.selection import choose
 from clearcap.sampling.solvers import randn_rows, row_generators
+from clearcap.text.tokenizer import decode_caption
 from clearcap.training.checkpoint import check_settings, write_json
 from clearcap.training.examples import SIDED, photos_of_step
-from clearcap.training.run import read_caption
 from clearcap.training.schedules import generator_at
 
 BATCH = 32  # photos of one chunk, the unit in which sampling resumes
@@ -48,7 +48,7 @@ class TeacherSamples:
     seed: int
 
     def stream(self, variant: int, photo: int, draw: int) -> int:
-        """The stream that a draw's noise comes from (see ``Caption``)."""
+        """The stream that a draw's noise comes from (see ``CaptionRequest``)."""
         _, photos, draws = self.ids.shape[:3]
         return (variant * photos + photo) * draws + draw
 
@@ -118,11 +118,13 @@ def sample_teacher(
         if number >= done:
             image = features_of(features, torch.full((len(photos),), variant), rows[start : photos.stop])
             wanted = [
-                Caption(i, samples.stream(variant, photo, draw), sampling.told_words(draw))
+                CaptionRequest(i, samples.stream(variant, photo, draw), sampling.length_of(draw))
                 for i, photo in enumerate(photos)
                 for draw in range(draws)
             ]
-            drawn = captioner.draw(image.to(captioner.device), wanted, seed=seed, sampling=sampling)
+            drawn = captioner.sample(
+                image.to(captioner.device), wanted, seed=seed, sampler=captioner.sampler(sampling)
+            )
             x0[variant, start : photos.stop] = drawn.cpu().unflatten(0, (-1, draws)).numpy()
             ids[variant, start : photos.stop] = (
                 captioner.logits(drawn).argmax(-1).cpu().unflatten(0, (-1, draws)).numpy()
@@ -139,7 +141,7 @@ def read_captions(
 ) -> list[list[list[str]]]:
     """The teacher's captions as text: [variants][photos][draws]."""
     return [
-        [[read_caption(tokenizer, ids, special_ids) for ids in draws] for draws in photos]
+        [[decode_caption(tokenizer, ids, special_ids).text for ids in draws] for draws in photos]
         for photos in samples.ids.tolist()
     ]
 

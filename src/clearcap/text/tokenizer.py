@@ -1,4 +1,4 @@
-"""Captions as token ids: cleaning, a word-piece vocabulary of a corpus, padding to a fixed length."""
+"""Captions to token ids and back: cleaning, word pieces, padding, and the one place where ids become words."""
 
 from __future__ import annotations
 
@@ -6,13 +6,18 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from clearcap.errors import InputError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 _NOISE = re.compile(r"[!\"()*#:;~]")
 _SPACES = re.compile(r"\s{2,}")
@@ -86,18 +91,115 @@ def encode_captions(
     return batch["input_ids"].to(torch.int64), batch["attention_mask"].to(torch.int64)
 
 
-def words_of(
-    tokenizer: Any, ids: Sequence[int], confidence: Sequence[float], special_ids: Collection[int]
-) -> tuple[list[str], list[float]]:
-    """Words of predicted ids and each one's confidence (the least of its pieces').
+class WordPieces:
+    """What reading and filling captions needs of a tokenizer; the same answers as ``transformers.BertTokenizer``.
+
+    Attributes:
+        unk_token, unk_token_id: what stands for words that cannot be spelled.
+        cls_token_id, sep_token_id, pad_token_id: of the special tokens.
+        all_special_ids: of every special token.
+    """
+
+    unk_token = "[UNK]"
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self.unk_token_id: int = tokenizer.get_vocab()[self.unk_token]
+        self.cls_token_id = self.convert_tokens_to_ids("[CLS]")
+        self.sep_token_id = self.convert_tokens_to_ids("[SEP]")
+        self.pad_token_id = self.convert_tokens_to_ids("[PAD]")
+        added = tokenizer.get_added_tokens_decoder()
+        self.all_special_ids = sorted(i for i, token in added.items() if token.special)
+
+    @classmethod
+    def read(cls, folder: Path) -> WordPieces:
+        """The vocabulary of a saved captioner.
+
+        Raises:
+            InputError: the folder has no readable ``tokenizer.json``.
+        """
+        from tokenizers import Tokenizer
+
+        file = folder / "tokenizer.json"
+        try:
+            tokenizer = Tokenizer.from_str(file.read_text(encoding="utf-8"))
+        except Exception as fault:  # the Rust library raises Exception itself
+            reason = " ".join(str(fault).split())
+            raise InputError(
+                f"{file}: cannot be read ({reason}); pass the folder of a saved captioner"
+            ) from fault
+        if "[UNK]" not in tokenizer.get_vocab():
+            raise InputError(
+                f"{file}: has no [UNK], so it is not a BERT's; pass the folder of a saved captioner"
+            )
+        tokenizer.no_padding()  # saved as the last batch of training had them
+        tokenizer.no_truncation()
+        return cls(tokenizer)
+
+    def convert_tokens_to_ids(self, tokens: str | Sequence[str]) -> int | list[int]:
+        """The id of a piece, or of each; an unknown one has [UNK]'s."""
+        if not isinstance(tokens, str):
+            return [self._id(token) for token in tokens]
+        return self._id(tokens)
+
+    def convert_ids_to_tokens(self, ids: Sequence[int]) -> list[str]:
+        """The piece of each id; [UNK] where there is none."""
+        return [self._tokenizer.id_to_token(i) or self.unk_token for i in ids]
+
+    def tokenize(self, text: str) -> list[str]:
+        """The pieces of a text, without special tokens."""
+        return list(self._tokenizer.encode(text, add_special_tokens=False).tokens)
+
+    def get_vocab(self) -> dict[str, int]:
+        """Each piece's id."""
+        return dict(self._tokenizer.get_vocab())
+
+    def _id(self, token: str) -> int:
+        found: int | None = self._tokenizer.token_to_id(token)
+        return self.unk_token_id if found is None else found
+
+
+@dataclass(frozen=True)
+class DecodedCaption:
+    """A caption read off token ids.
+
+    Attributes:
+        words: its words.
+        confidence: each word's probability, the least of its pieces'.
+    """
+
+    words: tuple[str, ...]
+    confidence: tuple[float, ...]
+
+    @property
+    def text(self) -> str:
+        """The words as a sentence."""
+        return join_words(self.words)
+
+
+def decode_caption(
+    tokenizer: Any,
+    ids: Sequence[int],
+    special_ids: Collection[int],
+    confidence: Sequence[float] | None = None,
+) -> DecodedCaption:
+    """The caption that predicted ids spell.
 
     Special positions are dropped wherever they stand, pieces are joined, and a word that repeats the one before
     it is said once (the authors' post-processing, per caption).
+
+    Args:
+        tokenizer: the text space's.
+        ids: a token for each position.
+        special_ids: tokens that are not words.
+        confidence: each token's probability; default 1.
     """
     words: list[str] = []
     trust: list[float] = []
     pieces = tokenizer.convert_ids_to_tokens([int(i) for i in ids])
-    for piece, id_, p in zip(pieces, ids, confidence, strict=True):
+    for piece, id_, p in zip(
+        pieces, ids, [1.0] * len(ids) if confidence is None else confidence, strict=True
+    ):
         if int(id_) in special_ids:
             continue
         if piece.startswith("##") and words:
@@ -107,7 +209,7 @@ def words_of(
             words.append(piece.removeprefix("##"))
             trust.append(float(p))
     keep = [i for i, word in enumerate(words) if i == 0 or word != words[i - 1]]
-    return [words[i] for i in keep], [trust[i] for i in keep]
+    return DecodedCaption(tuple(words[i] for i in keep), tuple(trust[i] for i in keep))
 
 
 def join_words(words: Sequence[str]) -> str:

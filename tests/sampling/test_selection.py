@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from clearcap.errors import InputError
 from clearcap.metrics import bleu
-from clearcap.sampling.selection import by_confidence, choose, diverse, mbr
+from clearcap.sampling.selection import choose, diverse, expected_utility, mean_confidences
 
 DOGS = ["a dog runs on grass", "a dog runs on the grass", "a dog is running on grass", "two men ride horses"]
 captions = st.lists(
@@ -21,7 +21,7 @@ captions = st.lists(
 
 @pytest.mark.parametrize("utility", ["bleu", "cider"])
 def test_mbr_rejects_the_outlier_and_prefers_the_consensus(utility: str) -> None:
-    values = mbr(DOGS, utility)
+    values = expected_utility(DOGS, utility)
     assert np.argmin(values) == 3
     assert choose(DOGS, utility=utility) == np.argmax(values) != 3
 
@@ -34,7 +34,7 @@ def test_mbr_is_the_mean_utility_against_each_other_candidate(captions: list[str
         others = [c for j, c in enumerate(captions) if j != i]
         utilities = [bleu.pairwise([mine, other])[0, 1] for other in others]
         expected.append(np.mean(utilities) if utilities else 0.0)
-    assert np.allclose(mbr(captions), expected, atol=1e-12)
+    assert np.allclose(expected_utility(captions), expected, atol=1e-12)
 
 
 def test_a_caption_drawn_twice_counts_twice() -> None:
@@ -43,12 +43,12 @@ def test_a_caption_drawn_twice_counts_twice() -> None:
 
 
 def test_empty_captions_have_no_utility() -> None:
-    assert mbr(["", "a dog", "a dog"])[0] == 0
-    assert mbr(["", ""]) == [0, 0]
+    assert expected_utility(["", "a dog", "a dog"])[0] == 0
+    assert expected_utility(["", ""]) == [0, 0]
 
 
 def test_confidence_is_the_geometric_mean() -> None:
-    assert np.allclose(by_confidence([[0.5, 0.5, 0.5], [0.25, 1.0], [0.9], []]), [0.5, 0.5, 0.9, 0])
+    assert np.allclose(mean_confidences([[0.5, 0.5, 0.5], [0.25, 1.0], [0.9], []]), [0.5, 0.5, 0.9, 0])
     assert choose(["a", "b", "c"], "confidence", confidences=[[0.2], [0.9, 0.9], [0.95, 0.1]]) == 1
 
 
@@ -63,7 +63,7 @@ def test_similarity_to_the_photo() -> None:
 def test_diverse_starts_with_the_best_and_never_repeats_while_it_can_help_it() -> None:
     drawn = [*DOGS, DOGS[0]]
     picked = diverse(drawn, 4)
-    assert picked[0] == np.argmax(mbr(drawn))
+    assert picked[0] == np.argmax(expected_utility(drawn))
     assert len({drawn[i] for i in picked}) == 4
     assert sorted(diverse(drawn, 5)) == [0, 1, 2, 3, 4]
     assert 3 in diverse(drawn, 2, novelty=1.0)
@@ -85,8 +85,8 @@ def test_novelty_lowers_the_similarity_within_the_set() -> None:
         (lambda: choose(["a"], "best"), "mbr, confidence, similarity"),
         (lambda: choose(["a"], "confidence"), "pass confidences"),
         (lambda: choose(["a", "b"], "similarity", similarity=[1.0]), "1 values for 2 candidates"),
-        (lambda: mbr(["a"], "rouge"), "bleu, cider"),
-        (lambda: diverse(["a"], 2), "draw more candidates"),
+        (lambda: expected_utility(["a"], "rouge"), "bleu, cider"),
+        (lambda: diverse(["a"], 2), "sample more"),
         (lambda: diverse(["a"], 1, novelty=2.0), "between 0 and 1"),
     ],
 )

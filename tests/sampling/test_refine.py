@@ -14,12 +14,14 @@ from safetensors.torch import load_file
 from tiny_captioner import photos, tiny_captioner
 from torch import Tensor
 
-from clearcap.captioner.network import Caption
+from clearcap import registry
+from clearcap.captioner.network import CaptionRequest
 from clearcap.config import SamplingConfig
 from clearcap.diffusion.noise import Noise, make_noise
 from clearcap.errors import InputError
-from clearcap.sampling.refine import Back, kept, ladic_back_and_refine, refined, turning_point
-from clearcap.sampling.solvers import SOLVERS, Step, renoise, solver
+from clearcap.sampling.guidance import called_back, self_conditioned, shifted
+from clearcap.sampling.refine import BackAndRefine, keep_mask, ladic_back_and_refine, refined, turning_point
+from clearcap.sampling.solvers import renoise, solver
 
 TIMES = [999, 800, 600, 400, 200, 0]
 NOISE = Noise(torch.linspace(0.999, 0.001, 1000))
@@ -52,13 +54,19 @@ def sure_of_odd(x0: Tensor) -> Tensor:
     return torch.tensor([0.1, 0.7, 0.2, 0.8, 0.3, 0.9]).expand(2, 6)
 
 
-@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize("name", registry.names("solver"))
 def test_half_way_down_the_sure_words_stay_and_the_others_restart(name: str) -> None:
     network, steps = Network(), []
-    solve = refined(solver(name), sure_of_odd, Back(rounds=1, time=0.4, share=0.5), start=3.0)
-    last = solve(network, stream()(), TIMES, NOISE, stream(), watch=steps.append)
+
+    def count(step: int, t: int, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        steps.append((step, t))
+        return {}
+
+    solve = refined(solver(name), sure_of_odd, BackAndRefine(rounds=1, time=0.4, share=0.5), start=3.0)
+    denoise = self_conditioned(called_back(network, count))
+    last = solve(denoise, stream()(), TIMES, NOISE, stream())
     assert network.told == [999, 800, 600, 400, *TIMES[:-1]]
-    assert [s.index for s in steps] == list(range(9))
+    assert steps == list(enumerate(network.told))
     odd, even = [1, 3, 5], [0, 2, 4]
     assert torch.equal(network.seen[4][:, odd], network.said[3][:, odd])  # clean
     fresh = network.seen[4][:, even]
@@ -75,14 +83,14 @@ def test_what_restarts_is_pure_noise_of_the_given_spread() -> None:
 
     seen: list[Tensor] = []
 
-    def denoise(x: Tensor, x_self: Tensor, t: Tensor) -> Tensor:
+    def denoise(x: Tensor, t: int) -> Tensor:
         seen.append(x)
         return torch.zeros_like(x)
 
     def indifferent(x0: Tensor) -> Tensor:
         return torch.zeros(x0.shape[:2])
 
-    refined(renoise, indifferent, Back(share=0.0), start=4.0)(denoise, randn(), TIMES, NOISE, randn)
+    refined(renoise, indifferent, BackAndRefine(share=0.0), start=4.0)(denoise, randn(), TIMES, NOISE, randn)
     assert seen[4].std().item() == pytest.approx(4.0, rel=0.02)
 
 
@@ -94,17 +102,19 @@ def test_kept_words_can_be_put_at_a_noise_level() -> None:
         draws.append(source())
         return draws[-1]
 
-    back = Back(time=0.6, share=1.0, level=400 / 999)
-    refined(solver("ddim"), sure_of_odd, back)(network, stream(1)(), TIMES, NOISE, randn)
+    back = BackAndRefine(time=0.6, share=1.0, level=400 / 999)
+    refined(solver("ddim"), sure_of_odd, back)(self_conditioned(network), stream(1)(), TIMES, NOISE, randn)
     level = torch.tensor([400, 400])
     torch.testing.assert_close(network.seen[3], NOISE.add(network.said[2], level, draws[1]))
 
 
 def test_rounds_and_none() -> None:
     network = Network()
-    refined(renoise, sure_of_odd, Back(rounds=3, time=0.6))(network, stream()(), TIMES, NOISE, stream())
+    refined(renoise, sure_of_odd, BackAndRefine(rounds=3, time=0.6))(
+        self_conditioned(network), stream()(), TIMES, NOISE, stream()
+    )
     assert network.told == [999, 800, 600] * 3 + TIMES[:-1]
-    assert refined(renoise, sure_of_odd, Back(rounds=0)) is renoise
+    assert refined(renoise, sure_of_odd, BackAndRefine(rounds=0)) is renoise
 
 
 @given(
@@ -119,33 +129,45 @@ def test_known_positions_stay_and_do_not_count(
     sure = torch.tensor([[confidence for confidence, _ in positions]], dtype=torch.float64)
     known = torch.tensor([[fixed for _, fixed in positions]])
     for how in ({"share": share}, {"share": share, "threshold": threshold}):
-        keep = kept(sure, known, **how)
+        keep = keep_mask(sure, known, **how)
         assert keep[known].all()
         if not known.all():
-            torch.testing.assert_close(keep[~known], kept(sure[~known][None], **how)[0])
+            torch.testing.assert_close(keep[~known], keep_mask(sure[~known][None], **how)[0])
 
 
-def test_a_told_caption_keeps_words_not_its_end() -> None:
+def test_a_caption_of_given_length_keeps_words_not_its_end() -> None:
     """Half of its six words stay when a captioner goes back, whatever the ten positions after them."""
     captioner = tiny_captioner(length=18)[0]
-    seen: list[Step] = []
+    seen: list[tuple[int, Tensor, Tensor]] = []
+
+    def watch(step: int, t: int, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        seen.append((t, tensors["noisy"], tensors["latents"]))
+        return {}
+
     sampling = SamplingConfig(
         solver="renoise", steps=4, refine=1, refine_share=0.5, refine_time=0.5, guidance=0.0
     )
-    captioner.draw(photos(2), [Caption(i, i, 6) for i in range(2)], sampling=sampling, watch=seen.append)
-    back = next(i for i, step in enumerate(seen[1:], 1) if step.t == seen[0].t)
-    stayed = (seen[back].x_t == seen[back - 1].x0).all(-1)
+    captioner.sample(
+        photos(2),
+        [CaptionRequest(i, i, 6) for i in range(2)],
+        sampler=captioner.sampler(sampling),
+        callback=watch,
+    )
+    back = next(i for i, (t, _, _) in enumerate(seen[1:], 1) if t == seen[0][0])
+    stayed = (seen[back][1] == seen[back - 1][2]).all(-1)
     assert stayed[:, 1:7].sum(1).tolist() == [3, 3]
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12), st.floats(0, 1), st.floats(0.01, 1))
 def test_kept_positions(confidence: list[float], share: float, threshold: float) -> None:
     sure = torch.tensor([confidence], dtype=torch.float64)
-    keep = kept(sure, share=share)[0]
+    keep = keep_mask(sure, share=share)[0]
     assert int(keep.sum()) == round(share * len(confidence))
     if 0 < keep.sum() < len(confidence):
         assert sure[0][keep].min() >= sure[0][~keep].max()
-    assert kept(sure, share=share, threshold=threshold)[0].tolist() == [c >= threshold for c in confidence]
+    assert keep_mask(sure, share=share, threshold=threshold)[0].tolist() == [
+        c >= threshold for c in confidence
+    ]
 
 
 def test_the_turning_point_is_the_nearest_level() -> None:
@@ -175,13 +197,12 @@ def test_the_authors_run_replayed(shared: Path) -> None:
     draws.insert(2, recorded["backrefine_gaussian"][0])
     last = ladic_back_and_refine(
         renoise,
-        denoise,
+        self_conditioned(shifted(denoise, 5, 999)),
         recorded["init_noise"],
         [999, 799, 599, 399, 199, 0],
         make_noise("linear", 1000),
         lambda: draws.pop(0),
         confidence=lambda x0: recorded["backrefine_confidence"],
-        time_offset=5,
     )
     assert told == [999, 804, 604, 804, 604, 404, 204], about
     torch.testing.assert_close(torch.stack(seen), recorded["x_t_per_step"], rtol=1e-5, atol=1e-5)
@@ -193,12 +214,18 @@ def test_the_authors_run_replayed(shared: Path) -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: Back(rounds=-1), "rounds=-1"),
-        (lambda: Back(time=1.5), "time=1.5"),
-        (lambda: Back(threshold=-0.1), "between 0 and 1"),
+        (lambda: BackAndRefine(rounds=-1), "rounds=-1"),
+        (lambda: BackAndRefine(time=1.5), "time=1.5"),
+        (lambda: BackAndRefine(threshold=-0.1), "between 0 and 1"),
         (
             lambda: ladic_back_and_refine(
-                renoise, Network(), stream()(), [999, 0], NOISE, stream(), confidence=sure_of_odd
+                renoise,
+                self_conditioned(Network()),
+                stream()(),
+                [999, 0],
+                NOISE,
+                stream(),
+                confidence=sure_of_odd,
             ),
             "take more steps",
         ),

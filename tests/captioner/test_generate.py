@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny_captioner import photos, tiny_captioner
 
-from clearcap.captioner.network import Caption
+from clearcap.captioner.network import CaptionRequest
 from clearcap.config import SamplingConfig
 from clearcap.errors import InputError
 
@@ -27,7 +27,7 @@ def test_the_photo_is_projected_once_whatever_the_steps_and_candidates(steps: in
     captioner, _ = tiny_captioner()
     calls: list[tuple[str, int]] = []
     handles = [
-        captioner.denoiser.look.register_forward_hook(lambda m, a, o: calls.append(("look", len(a[0]))))
+        captioner.denoiser.adapter.register_forward_hook(lambda m, a, o: calls.append(("adapter", len(a[0]))))
     ]
     for block in captioner.denoiser.blocks:
         handles.append(
@@ -40,8 +40,8 @@ def test_the_photo_is_projected_once_whatever_the_steps_and_candidates(steps: in
     captioner.generate(torch.rand(3, 3, 64, 64), sampling=how)
     for handle in handles:
         handle.remove()
-    null = [("look", 1), ("kv", 1), ("kv", 1)]  # the null image of guidance, once for all photos
-    assert sorted(calls) == sorted([("vision", 3), ("look", 3), ("kv", 3), ("kv", 3), *null])
+    null = [("adapter", 1), ("kv", 1), ("kv", 1)]  # the null image of guidance, once for all photos
+    assert sorted(calls) == sorted([("vision", 3), ("adapter", 3), ("kv", 3), ("kv", 3), *null])
 
 
 def test_the_blocks_run_once_a_step_and_guidance_doubles_the_batch_on_its_share_only() -> None:
@@ -86,10 +86,15 @@ def test_without_self_conditioning_the_network_never_sees_its_last_prediction() 
 def test_captions_of_one_batch_may_be_unevenly_spread_over_photos() -> None:
     captioner, _ = tiny_captioner()
     image = photos(2)
-    x0 = captioner.draw(image, [Caption(0, 1), Caption(1, 1), Caption(1, 2)])
-    torch.testing.assert_close(x0[:1], captioner.draw(image[:1], [Caption(0, 1)]), rtol=1e-3, atol=1e-3)
+    x0 = captioner.sample(image, [CaptionRequest(0, 1), CaptionRequest(1, 1), CaptionRequest(1, 2)])
     torch.testing.assert_close(
-        x0[1:], captioner.draw(image[1:], [Caption(0, 1), Caption(0, 2)]), rtol=1e-3, atol=1e-3
+        x0[:1], captioner.sample(image[:1], [CaptionRequest(0, 1)]), rtol=1e-3, atol=1e-3
+    )
+    torch.testing.assert_close(
+        x0[1:],
+        captioner.sample(image[1:], [CaptionRequest(0, 1), CaptionRequest(0, 2)]),
+        rtol=1e-3,
+        atol=1e-3,
     )
 
 
@@ -136,10 +141,10 @@ def test_bfloat16_weights_draw_captions() -> None:
         (lambda c: SamplingConfig(guidance_low=0.8, guidance_high=0.2), "swap"),
         (lambda c: SamplingConfig(refine_share=1.5), "between 0 and 1"),
         (
-            lambda c: SamplingConfig(words=6, words_from=8, words_to=11),
-            "words=6 must lie between words_from=8",
+            lambda c: SamplingConfig(length=6, min_length=8, max_length=11),
+            "length=6 must lie between min_length=8",
         ),
-        (lambda c: SamplingConfig(words=0, words_to=11), "words=0 must lie between"),
+        (lambda c: SamplingConfig(length=0, max_length=11), "length=0 must lie between"),
         (lambda c: SamplingConfig(spacing="cubic"), "trailing"),
     ],
 )
@@ -149,9 +154,9 @@ def test_bad_requests(call, message: str) -> None:
         call(captioner)
 
 
-def test_captions_have_the_words_they_are_told() -> None:
+def test_captions_have_the_length_they_are_given() -> None:
     captioner, _ = tiny_captioner()
-    how = replace(captioner.defaults, words=3, words_from=2, words_to=5, candidates=6)
+    how = replace(captioner.defaults, length=3, min_length=2, max_length=5, candidates=6)
     drawn = captioner.generate(image=photos(2), sampling=how)
     special = torch.tensor(captioner.text.special_ids)
     for candidate, words in enumerate([3, 2, 4, 5, 3, 2]):
@@ -159,15 +164,16 @@ def test_captions_have_the_words_they_are_told() -> None:
         assert not torch.isin(told, special).any()
     alone = captioner.generate(image=photos(2)[1:], sampling=replace(how, candidates=1))
     assert torch.equal(alone.ids[0, 0], drawn.ids[1, 0])
-    free = captioner.generate(image=photos(2), sampling=replace(how, words=0, words_from=0, words_to=0))
+    free = captioner.generate(image=photos(2), sampling=replace(how, length=0, min_length=0, max_length=0))
     assert not torch.equal(free.ids, drawn.ids)
 
 
-def test_the_denoiser_sees_where_a_told_caption_ends() -> None:
+def test_the_denoiser_sees_where_a_caption_of_given_length_ends() -> None:
     captioner, tokenizer = tiny_captioner()
     seen: list[torch.Tensor] = []
     handle = captioner.denoiser.register_forward_pre_hook(lambda m, a: seen.append(a[0]))
-    captioner.draw(photos(1), [Caption(0, words=4)], sampling=replace(captioner.defaults, guidance=0.0))
+    unguided = captioner.sampler(replace(captioner.defaults, guidance=0.0))
+    captioner.sample(photos(1), [CaptionRequest(0, length=4)], sampler=unguided)
     handle.remove()
     ids = torch.tensor([[2, 4, 4, 4, 4, 3, 0, 0, 0, 0]])
     assert tokenizer.convert_ids_to_tokens(ids[0].tolist())[1] == "[MASK]"
@@ -177,11 +183,11 @@ def test_the_denoiser_sees_where_a_told_caption_ends() -> None:
         assert not torch.allclose(x[:, 1:5], latent[:, 1:5])
 
 
-@pytest.mark.parametrize(("words", "message"), [(9, "at most 8 words"), (2, "not trained to be told")])
-def test_lengths_that_cannot_be_told(words: int, message: str) -> None:
+@pytest.mark.parametrize(("words", "message"), [(9, "at most 8 words"), (2, "not trained to be given")])
+def test_lengths_that_cannot_be_given(words: int, message: str) -> None:
     captioner, _ = tiny_captioner()
     if words == 2:
         captioner = copy.deepcopy(captioner)
         del captioner.config.tokens["mask"]
     with pytest.raises(InputError, match=message):
-        captioner.generate(image=photos(1), sampling=replace(captioner.defaults, words=words))
+        captioner.generate(image=photos(1), sampling=replace(captioner.defaults, length=words))

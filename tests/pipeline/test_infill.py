@@ -22,9 +22,9 @@ from clearcap.pipeline.infilling import (
     Template,
     describe,
     edit_template,
-    fill_captions,
+    fixed_words,
+    infill_captions,
     keyword_templates,
-    known_words,
     layouts_of,
     length_template,
     parse_template,
@@ -66,7 +66,7 @@ def test_describe_is_the_inverse_of_parse(given_parts: list[str | Blank]) -> Non
 def test_fixed_words_come_back_and_blanks_hold_whole_words(given_parts: list[str | Blank], seed: int) -> None:
     captioner, tokenizer = tiny_captioner(length=20)
     template = Template(tuple(given_parts))
-    filled = fill_captions(captioner, tokenizer, photos(1), [template], seed=seed)[0]
+    filled = infill_captions(captioner, tokenizer, photos(1), [template], seed=seed)[0]
     pattern = " ".join(
         part if isinstance(part, str) else rf"(\w+(?: \w+){{{part.low - 1},{part.high - 1}}})"
         for part in given_parts
@@ -84,7 +84,7 @@ def test_the_text_around_blanks_is_not_touched() -> None:
     captioner, tokenizer = tiny_captioner(length=20)
     text = 'A Dog, "brown" & ___   runs (near) ___.'
     template = text.replace(" &", "")
-    filled = fill_captions(captioner, tokenizer, photos(1), [template])[0]
+    filled = infill_captions(captioner, tokenizer, photos(1), [template])[0]
     pattern = re.escape(template).replace("___", r"(\w+)")
     assert re.fullmatch(pattern, filled.text)
 
@@ -93,15 +93,15 @@ def test_each_photo_is_filled_as_if_alone_whatever_the_candidates_and_early_exit
     captioner, tokenizer = tiny_captioner(length=14)
     image = photos(3)
     templates = ["a ___{1,3} dog .", "two men ___ near ___", "___{5}"]
-    together = fill_captions(captioner, tokenizer, image, templates, seed=3)
+    together = infill_captions(captioner, tokenizer, image, templates, seed=3)
     early = replace(
         captioner.defaults, early_exit=30
     )  # never in 6 steps: rows leave nowhere, nothing changes
-    assert fill_captions(captioner, tokenizer, image, templates, seed=3, sampling=early) == together
+    assert infill_captions(captioner, tokenizer, image, templates, seed=3, sampling=early) == together
     for i in range(3):
-        alone = fill_captions(captioner, tokenizer, image[i : i + 1], templates[i : i + 1], seed=3)[0]
+        alone = infill_captions(captioner, tokenizer, image[i : i + 1], templates[i : i + 1], seed=3)[0]
         assert (alone.text, alone.words) == (together[i].text, together[i].words)
-    more = fill_captions(
+    more = infill_captions(
         captioner, tokenizer, image, templates, seed=3, sampling=replace(captioner.defaults, candidates=4)
     )
     for one, best in zip(together, more, strict=True):
@@ -113,14 +113,14 @@ def test_each_photo_is_filled_as_if_alone_whatever_the_candidates_and_early_exit
 def test_every_solver_fills(solver: str, extra: dict[str, float]) -> None:
     captioner, tokenizer = tiny_captioner(length=14)
     how = replace(captioner.defaults, solver=solver, **extra)
-    for filled in fill_captions(captioner, tokenizer, photos(2), ["a ___ dog ___ ."] * 2, sampling=how):
+    for filled in infill_captions(captioner, tokenizer, photos(2), ["a ___ dog ___ ."] * 2, sampling=how):
         assert re.fullmatch(r"a \w+ dog \w+ \.", filled.text)
 
 
 def test_the_network_sees_fixed_latents_clean_at_every_call() -> None:
     captioner, tokenizer = tiny_captioner(length=12)
     layout = layouts_of(parse_template("a ___ dog"), tokenizer, 12)[0]
-    known = known_words(captioner, [layout, layout])
+    known = fixed_words(captioner, [layout, layout])
     ids = torch.tensor([[*layout.ids] + [0] * 7])
     mask = (torch.arange(12) < 5).long()[None]
     expected = captioner.text.encode(ids, mask)[0]
@@ -131,11 +131,11 @@ def test_the_network_sees_fixed_latents_clean_at_every_call() -> None:
         return torch.zeros_like(x)
 
     noise = torch.randn(2, 12, 24)
-    x0 = known.clamp(denoise)(noise, torch.ones_like(noise), torch.zeros(2, dtype=torch.int64))
+    x0 = known.wrap(denoise)(noise, torch.ones_like(noise), torch.zeros(2, dtype=torch.int64))
     for latent, blank in ((seen[0][0], noise[0, 2]), (seen[0][1], torch.ones(24)), (x0, torch.zeros(24))):
         torch.testing.assert_close(latent[0, 2], blank)
         torch.testing.assert_close(latent[0, [0, 1, 3, 4, 11]], expected[[0, 1, 3, 4, 11]])
-    one = known.clamp(denoise, torch.tensor([1]))(noise[1:], noise[1:], torch.zeros(1, dtype=torch.int64))
+    one = known.wrap(denoise, torch.tensor([1]))(noise[1:], noise[1:], torch.zeros(1, dtype=torch.int64))
     assert one.shape == (1, 12, 24)
 
 
@@ -153,7 +153,7 @@ def test_layouts_count_the_ways() -> None:
 def test_fixed_words_of_many_pieces() -> None:
     captioner, tokenizer = tiny_captioner(length=20)
     assert len(tokenizer.tokenize("jumpsdog")) > 1
-    assert fill_captions(captioner, tokenizer, photos(1), ["the jumpsdog ___"])[0].text.startswith(
+    assert infill_captions(captioner, tokenizer, photos(1), ["the jumpsdog ___"])[0].text.startswith(
         "the jumpsdog "
     )
 
@@ -171,7 +171,7 @@ def test_blank_words_are_whole_and_never_repeat_their_neighbour() -> None:
     pieces = tokenizer.convert_ids_to_tokens(allowed.nonzero().flatten().tolist())
     assert "dog" in pieces
     assert not {"[MASK]", ".", ",", "##a"} & set(pieces)
-    for filled in fill_captions(captioner, tokenizer, photos(4), ["dog ___{4} dog"] * 4):
+    for filled in infill_captions(captioner, tokenizer, photos(4), ["dog ___{4} dog"] * 4):
         words = filled.text.split()
         assert all(a != b for a, b in pairwise(words))
 
@@ -181,7 +181,7 @@ def test_keywords_are_contained_in_the_length_asked_for() -> None:
     templates = keyword_templates(["red dress", "river"], 5, 6)
     assert 1 < len(templates) <= MAX_LAYOUTS
     assert len({describe(t) for t in templates}) == len(templates)
-    filled = fill_captions(captioner, tokenizer, photos(1), [templates])[0]
+    filled = infill_captions(captioner, tokenizer, photos(1), [templates])[0]
     assert "red dress" in filled.text
     assert "river" in filled.text.split()
     assert 5 <= len(filled.text.split()) <= 6
@@ -191,7 +191,7 @@ def test_keywords_are_contained_in_the_length_asked_for() -> None:
 
 def test_length_and_prefix() -> None:
     captioner, tokenizer = tiny_captioner(length=14)
-    exact, ranged, prefixed = fill_captions(
+    exact, ranged, prefixed = infill_captions(
         captioner,
         tokenizer,
         photos(3),
@@ -241,13 +241,13 @@ def test_impossible_requests(call, message: str) -> None:
 def test_impossible_templates(template: str, message: str) -> None:
     captioner, tokenizer = tiny_captioner(length=10 if "needs" in message else 24)
     with pytest.raises(InputError, match=re.escape(message)):
-        fill_captions(captioner, tokenizer, photos(1), [template])
+        infill_captions(captioner, tokenizer, photos(1), [template])
 
 
 def test_one_template_for_each_photo() -> None:
     captioner, tokenizer = tiny_captioner()
     with pytest.raises(InputError, match="1 templates for 2 photos"):
-        fill_captions(captioner, tokenizer, photos(2), ["a ___"])
+        infill_captions(captioner, tokenizer, photos(2), ["a ___"])
 
 
 def test_editing_from_the_command_line() -> None:

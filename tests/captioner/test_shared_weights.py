@@ -12,7 +12,9 @@ import torch
 from safetensors.torch import load_file
 from tiny_captioner import photos, tiny_captioner
 
-from clearcap.captioner.loading import bundled_model, export, load_captioner, load_network, training_curves
+from clearcap.captioner.hub import export
+from clearcap.captioner.loading import bundled_model, load_network, training_curves
+from clearcap.captioner.model import load_captioner
 from clearcap.errors import InputError
 from clearcap.evaluation.run import weights_digest
 from clearcap.pipeline import CaptionPipeline

@@ -16,7 +16,7 @@ from torch import Tensor
 from clearcap.diffusion.ladic import Draws, caption_loss, draw, latent_distance, training_losses
 from clearcap.diffusion.noise import Noise, make_noise
 from clearcap.errors import InputError
-from clearcap.text.tokens import encode_captions
+from clearcap.text.tokenizer import encode_captions
 
 
 def normal(seed: int, *shape: int) -> Tensor:

@@ -19,12 +19,12 @@ from torch import nn
 from towers import write_clip_scorer
 
 from clearcap.bench.latency import sample_photo
-from clearcap.captioner.loading import Unfilled, load_captioner
+from clearcap.captioner.loading import Unfilled
+from clearcap.captioner.model import load_captioner
 from clearcap.data.images import open_image, to_square
-from clearcap.errors import InputError
+from clearcap.errors import InputError, RenamedWarning
 from clearcap.pipeline import CaptionPipeline
 from clearcap.sampling.selection import diverse
-from clearcap.vision.compact import fold
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,7 @@ def test_the_pipeline_draws_what_the_captioner_draws(model: Path, album: Path) -
     pipeline = CaptionPipeline.from_pretrained(model)
     captioner, tokenizer = load_captioner(str(model))
     photo = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    captioner.vision = fold(captioner.vision)  # as the pipeline does
+    captioner.vision = captioner.vision.folded()  # as the pipeline does
     ours, theirs = pipeline.captioner.generate(photo, seed=5), captioner.generate(photo, seed=5)
     assert torch.equal(ours.ids, theirs.ids)
     assert torch.equal(ours.confidence, theirs.confidence)
@@ -126,10 +126,12 @@ def test_the_pipeline_draws_what_the_captioner_draws(model: Path, album: Path) -
     assert wrapped.fill(str(album / "plain3.jpg"), blanks) == pipeline.fill(str(album / "plain3.jpg"), blanks)
 
 
-def test_packed_weights_say_the_same(model: Path, album: Path) -> None:
+def test_prepacked_weights_say_the_same(model: Path, album: Path) -> None:
     paths = [str(album / f"plain{i}.jpg") for i in (0, 2)]
-    plain, packed = (CaptionPipeline.from_pretrained(model, backend=name) for name in ("torch", "packed"))
-    for one, other in zip(plain(paths, candidates=3), packed(paths, candidates=3), strict=True):
+    plain, prepacked = (
+        CaptionPipeline.from_pretrained(model, backend=name) for name in ("torch", "prepacked")
+    )
+    for one, other in zip(plain(paths, candidates=3), prepacked(paths, candidates=3), strict=True):
         assert one.candidates == other.candidates
         assert one.confidence == pytest.approx(other.confidence, abs=1e-4)
 
@@ -188,17 +190,17 @@ def test_bad_checkpoints_name_file_and_fault(model: Path, tmp_path: Path, fault:
     assert "\n" not in str(caught.value)
 
 
-def test_asked_words_are_those_of_every_candidate(model: Path, album: Path) -> None:
+def test_an_asked_length_is_that_of_every_candidate(model: Path, album: Path) -> None:
     pipeline = CaptionPipeline.from_pretrained(model)
-    pipeline.captioner.defaults = replace(pipeline.captioner.defaults, words=3, words_from=2, words_to=5)
+    pipeline.captioner.defaults = replace(pipeline.captioner.defaults, length=3, min_length=2, max_length=5)
     four = range(4)
-    assert [pipeline.sampling().told_words(i) for i in four] == [3, 2, 4, 5]
-    assert [pipeline.sampling(words=7, candidates=4).told_words(i) for i in four] == [7] * 4
-    assert [pipeline.sampling(words=0).told_words(i) for i in four] == [0] * 4
-    assert [pipeline.sampling(words=4, words_to=5).told_words(i) for i in four] == [4, 5, 4, 5]
+    assert [pipeline.sampling().length_of(i) for i in four] == [3, 2, 4, 5]
+    assert [pipeline.sampling(length=7, candidates=4).length_of(i) for i in four] == [7] * 4
+    assert [pipeline.sampling(length=0).length_of(i) for i in four] == [0] * 4
+    assert [pipeline.sampling(length=4, max_length=5).length_of(i) for i in four] == [4, 5, 4, 5]
     special = pipeline.captioner.text.special_ids
     image = pipeline.encode(album / "plain0.jpg")
-    drawn = pipeline.captioner.generate(image=image, sampling=pipeline.sampling(words=6, candidates=4))
+    drawn = pipeline.captioner.generate(image=image, sampling=pipeline.sampling(length=6, candidates=4))
     assert not torch.isin(drawn.ids[0, :, 1:7], torch.tensor(special)).any()
 
 
@@ -233,11 +235,11 @@ def test_diverse_captions_are_candidates_unlike_each_other() -> None:
     assert clearcap("caption", sample_photo(), "--diverse", "3").stdout.splitlines() == told["diverse"]
     refused = clearcap("caption", sample_photo(), "--diverse", "3", "--candidates", "2")
     assert refused.returncode == 1
-    assert "draw more candidates" in refused.stderr
+    assert "sample more" in refused.stderr
 
 
 def test_any_sampling_setting_from_the_command_line() -> None:
-    how = {"refine": 2, "refine_time": 0.8, "spacing": "trailing", "factor": 4.0}
+    how = {"refine": 2, "refine_time": 0.8, "spacing": "trailing", "noise_factor": 4.0}
     told = [word for key, value in how.items() for word in ("--set", f"{key}={value}")]
     done = clearcap("caption", sample_photo(), *told, "--seed", "5", "--json")
     pipeline = CaptionPipeline.from_pretrained(backend="fast")
@@ -263,3 +265,26 @@ def test_missing_model_is_one_line() -> None:
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "/no/such/folder" in done.stderr
+
+
+def test_diffusers_arguments_are_ours(model: Path, album: Path) -> None:
+    pipeline, photo = CaptionPipeline.from_pretrained(model), str(album / "plain4.jpg")
+    ours = pipeline(photo, steps=3, guidance=2.5, seed=11, candidates=4)
+    generator = torch.Generator().manual_seed(11)
+    theirs = {"num_inference_steps": 3, "guidance_scale": 2.5, "generator": generator}
+    assert pipeline(photo, **theirs, candidates=4) == ours
+    assert pipeline([photo], **theirs, candidates=4) == [ours]
+    assert pipeline(photo, **theirs | {"num_inference_steps": 1}, candidates=4) != ours
+    assert pipeline(photo, **theirs | {"generator": None}, candidates=4) != ours
+    blanks, few = "a ___ dog ___ .", {"guidance": 2.5, "steps": 3}
+    named = {"guidance_scale": 2.5, "num_inference_steps": 3}
+    assert pipeline.fill(photo, blanks, **named) == pipeline.fill(photo, blanks, **few)
+    assert pipeline.fill(photo, blanks, guidance_scale=None) == pipeline.fill(photo, blanks, guidance=0.0)
+    assert len(pipeline.trajectory(photo, num_inference_steps=3)) == 3
+
+
+def test_the_old_name_of_a_backend_warns(model: Path) -> None:
+    with pytest.warns(RenamedWarning, match="'packed' is called 'prepacked' now"):
+        CaptionPipeline.from_pretrained(model, backend="packed")
+    with pytest.raises(InputError, match="unknown backend 'pack'"):
+        CaptionPipeline.from_pretrained(model, backend="pack")

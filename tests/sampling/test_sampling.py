@@ -12,19 +12,14 @@ from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 from tiny_captioner import photos, tiny_captioner
 from torch import Tensor
 
+from clearcap import registry
 from clearcap.diffusion.noise import Noise
 from clearcap.errors import InputError
-from clearcap.sampling.solvers import (
-    SOLVERS,
-    Settling,
-    Step,
-    plain,
-    randn_rows,
-    renoise,
-    row_generators,
-    solver,
-)
+from clearcap.sampling.early_exit import EarlyExit
+from clearcap.sampling.guidance import Callback, called_back, self_conditioned, shifted
+from clearcap.sampling.solvers import plain, randn_rows, renoise, row_generators, solver
 
+SOLVERS = registry.names("solver")
 TIMES = [990, 801, 640, 333, 200, 71]
 SHAPE = (2, 5, 8)
 SETTINGS = {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "sample"}
@@ -53,10 +48,20 @@ def stream(seed: int) -> Callable[[], Tensor]:
     return lambda: torch.randn(SHAPE, generator=generator, dtype=torch.float64)
 
 
+def note(steps: list[tuple[int, int, Tensor]]) -> Callback:
+    """A callback that notes each step's number, time and prediction."""
+
+    def callback(step: int, t: int, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        steps.append((step, t, tensors["latents"]))
+        return {}
+
+    return callback
+
+
 def run(name: str, noise: Noise, **options: float) -> Recorded:
     recorded = Recorded(len(TIMES))
     randn = stream(2)
-    solver(name, **options)(recorded, noise.factor * randn(), [*TIMES, 0], noise, randn)
+    solver(name, **options)(self_conditioned(recorded), noise.factor * randn(), [*TIMES, 0], noise, randn)
     return recorded
 
 
@@ -100,7 +105,7 @@ def test_ddim_is_diffusers_ddim(eta: float) -> None:
         fresh = randn() if eta and i < 4 else torch.zeros_like(x)
         x = scheduler.step(recorded.answers[i], t, x, eta=eta, variance_noise=fresh).prev_sample
     randn = stream(2)
-    solver("ddim", eta)(recorded, randn(), [*spaced, 0], the_noise(scheduler), randn)
+    solver("ddim", eta)(self_conditioned(recorded), randn(), [*spaced, 0], the_noise(scheduler), randn)
     torch.testing.assert_close(torch.stack(recorded.asked), torch.stack(theirs), rtol=1e-6, atol=1e-6)
 
 
@@ -134,7 +139,7 @@ def test_the_noise_factor_stretches_the_noise_only(name: str) -> None:
         noise = Noise(torch.linspace(0.99, 0.01, 1000, dtype=torch.float64), factor)
         randn, seen = stream(2), []
 
-        def know(x: Tensor, x_self: Tensor, t: Tensor) -> Tensor:
+        def know(x: Tensor, t: int) -> Tensor:
             seen.append(x - noise.scales(t)[0] * truth)
             return truth
 
@@ -149,18 +154,16 @@ def test_the_noise_factor_stretches_the_noise_only(name: str) -> None:
 def test_each_call_gets_its_time_and_the_last_prediction(name: str) -> None:
     recorded, randn, steps = Recorded(len(TIMES)), stream(0), []
     first = randn()
+    denoise = called_back(shifted(recorded, 15, 999), note(steps))
     last = solver(name)(
-        recorded,
+        self_conditioned(denoise, first),
         randn(),
         [*TIMES, 0],
         Noise(torch.linspace(0.99, 0.01, 1000, dtype=torch.float64)),
         randn,
-        x0=first,
-        time_offset=15,
-        watch=steps.append,
     )
     assert recorded.told == [999, 816, 655, 348, 215, 86]
-    assert [(step.index, step.t) for step in steps] == list(enumerate(TIMES))
+    assert [(step, t) for step, t, _ in steps] == list(enumerate(TIMES))
     torch.testing.assert_close(torch.stack(recorded.remembered), torch.stack([first, *recorded.answers[:-1]]))
     assert torch.equal(last, recorded.answers[-1])
 
@@ -171,7 +174,7 @@ def test_ddim_of_eta_one_has_the_variance_of_ddpm() -> None:
     def spread(name: str, eta: float = 0.0) -> Tensor:
         generator, seen = torch.Generator().manual_seed(0), []
 
-        def ignorant(x: Tensor, x_self: Tensor, t: Tensor) -> Tensor:
+        def ignorant(x: Tensor, t: int) -> Tensor:
             seen.append(x)
             return torch.zeros_like(x)
 
@@ -251,14 +254,13 @@ def test_early_exit_shrinks_the_batch_and_keeps_what_settled() -> None:
 
         return denoise
 
-    steps: list[Step] = []
+    steps: list[tuple[int, int, Tensor]] = []
     x0 = renoise(
-        Settling(build, words),
+        self_conditioned(called_back(EarlyExit(build, words), note(steps))),
         torch.zeros(3, 2, 4),
         [900, 700, 500, 300, 100, 0],
         noise,
         lambda: torch.zeros(3, 2, 4),
-        watch=steps.append,
     )
     assert calls == [[0, 1, 2], [0, 1, 2], [1, 2], [2], [2]]
     assert x0[:, 0, 0].tolist() == [2, -3, 5]
@@ -275,10 +277,11 @@ def test_nothing_is_called_once_all_settled_and_a_rising_time_wakes_everyone() -
 
         return denoise
 
-    denoise = Settling(build, words, patience=2)
+    denoise = EarlyExit(build, words, patience=2)
     noise = Noise(torch.linspace(0.99, 0.01, 1000))
     for _ in range(2):
-        plain(denoise, torch.zeros(4, 2, 3), [9, 7, 5, 3, 1, 0], noise, lambda: torch.zeros(4, 2, 3))
+        step = self_conditioned(denoise)
+        plain(step, torch.zeros(4, 2, 3), [9, 7, 5, 3, 1, 0], noise, lambda: torch.zeros(4, 2, 3))
     assert calls == [4, 4, 4] * 2
 
 
@@ -286,19 +289,17 @@ def test_nothing_is_called_once_all_settled_and_a_rising_time_wakes_everyone() -
 def test_early_exit_gives_what_waiting_would_where_the_words_had_settled(name: str) -> None:
     captioner, _ = tiny_captioner()
     how = replace(captioner.defaults, solver=name, candidates=4, steps=12)
-    history: list[Tensor] = []
-    full = captioner.generate(
-        image=photos(5), sampling=how, watch=lambda s: history.append(captioner.text.decode(s.x0).argmax(-1))
-    ).ids.flatten(0, 1)
-    ids = torch.stack(history)
+    history: list[tuple[int, int, Tensor]] = []
+    full = captioner.generate(image=photos(5), sampling=how, callback_on_step_end=note(history))
+    ids = torch.stack([captioner.text.decode(x0).argmax(-1) for _, _, x0 in history])
     early = captioner.generate(image=photos(5), sampling=replace(how, early_exit=1)).ids.flatten(0, 1)
     repeated = (ids[1:] == ids[:-1]).all(-1)
     for row in range(20):
         settled = np.flatnonzero(repeated[:, row].numpy())
-        expected = ids[settled[0] + 1, row] if len(settled) else full[row]
+        expected = ids[settled[0] + 1, row] if len(settled) else full.ids.flatten(0, 1)[row]
         assert torch.equal(early[row], expected)
 
 
 def test_patience_must_be_positive() -> None:
     with pytest.raises(InputError, match="at least 1"):
-        Settling(lambda rows: lambda x, x_self, t: x, words, 0)
+        EarlyExit(lambda rows: lambda x, x_self, t: x, words, 0)

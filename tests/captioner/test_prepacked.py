@@ -43,7 +43,9 @@ def test_captions_and_confidences_stay(captioner: Captioner) -> None:
 
 def test_the_null_image_is_looked_at_once(captioner: Captioner) -> None:
     looks: list[int] = []
-    captioner.denoiser.look.register_forward_hook(lambda module, inputs, output: looks.append(len(inputs[0])))
+    captioner.denoiser.adapter.register_forward_hook(
+        lambda module, inputs, output: looks.append(len(inputs[0]))
+    )
     prepared = prepare_for_inference(captioner)
     assert looks == [1]
     for _ in range(2):

@@ -7,9 +7,10 @@ import torch
 from towers import write_bert
 from transformers import BertConfig, BertForMaskedLM, BertTokenizer
 
+from clearcap.config import TextConfig
 from clearcap.errors import InputError
-from clearcap.text.pieces import WordPieces
-from clearcap.text.split_bert import SplitBertSpace, build_split_bert, copy_from_masked_lm
+from clearcap.text.split_bert import SplitBertSpace
+from clearcap.text.tokenizer import WordPieces
 
 SIZES = {
     "vocab_size": 40,
@@ -22,9 +23,8 @@ SIZES = {
 
 
 def split_space(sizes: dict[str, object], split: int) -> SplitBertSpace:
-    return build_split_bert(
-        sizes, split=split, identity_decoder=False, pad_id=0, cls_id=2, sep_id=3, filler_id=0
-    ).eval()
+    tokens = {"pad": 0, "cls": 2, "sep": 3, "filler": 0}
+    return SplitBertSpace.build(TextConfig(split=split, length=16), sizes, tokens).eval()
 
 
 @pytest.fixture(params=["gelu", "gelu_new", "relu"])
@@ -37,7 +37,7 @@ def pair(request: pytest.FixtureRequest) -> tuple[SplitBertSpace, BertForMaskedL
         for weight in masked_lm.parameters():
             weight.add_(0.3 * torch.randn_like(weight))
     space = split_space(sizes, split=1)
-    copy_from_masked_lm(space, masked_lm)
+    space.copy_weights(masked_lm)
     return space, masked_lm
 
 

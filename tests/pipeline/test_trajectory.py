@@ -13,23 +13,29 @@ from rich.console import Console
 from tiny_captioner import photos, tiny_captioner
 
 from clearcap.errors import InputError
-from clearcap.pipeline.trajectory import animate, colour, draw, save_picture, table, trajectory
-from clearcap.text.tokens import words_of
+from clearcap.pipeline.trajectory import animate, colour, plot, save_picture, table, trajectory
+from clearcap.text.tokenizer import decode_caption
 
 
 def test_the_last_frame_is_the_caption_and_each_frame_its_prediction() -> None:
     captioner, tokenizer = tiny_captioner()
-    steps = []
-    drawn = captioner.generate(image=photos(1), seed=4, watch=steps.append)
+    steps: list[tuple[int, int, torch.Tensor]] = []
+
+    def watch(step: int, t: int, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        steps.append((step, t, tensors["latents"]))
+        return {}
+
+    drawn = captioner.generate(image=photos(1), seed=4, callback_on_step_end=watch)
     seen = []
     frames = trajectory(captioner, tokenizer, photos(1), seed=4, show=lambda f: seen.append(len(f)))
-    assert [(f.index, f.t) for f in frames] == [(s.index, s.t) for s in steps]
+    assert [(f.index, f.t) for f in frames] == [(step, t) for step, t, _ in steps]
     assert seen == [1, 2, 3, 4, 5, 6]
     special = captioner.text.special_ids
-    words, trust = words_of(tokenizer, drawn.ids[0, 0].tolist(), drawn.confidence[0, 0].tolist(), special)
-    assert frames[-1].words == tuple(zip(words, trust, strict=True))
-    for frame, step in zip(frames, steps, strict=True):
-        p = captioner.text.decode(step.x0)[0].softmax(-1)
+    said = decode_caption(tokenizer, drawn.ids[0, 0].tolist(), special, drawn.confidence[0, 0].tolist())
+    assert frames[-1].words == tuple(zip(said.words, said.confidence, strict=True))
+    assert frames[-1].text == said.text
+    for frame, (_, _, x0) in zip(frames, steps, strict=True):
+        p = captioner.text.decode(x0)[0].softmax(-1)
         pieces = tokenizer.convert_ids_to_tokens(p.argmax(-1).tolist())
         assert [token or "special" for token, _ in frame.tokens] == [
             "special" if i in special else piece
@@ -56,7 +62,7 @@ def test_a_picture_and_a_gif(tmp_path: Path) -> None:
     save_picture(frames, tmp_path / "a.gif")
     with Image.open(tmp_path / "a.gif") as animation:
         assert animation.n_frames == len(frames)
-    figure = draw(frames)
+    figure = plot(frames)
     words = {text.get_text() for text in figure.axes[0].texts}
     assert {token for frame in frames for token, _ in frame.tokens} <= words | {""}
     assert len({picture.size for picture in animate(frames[:3], photo)}) == 1
@@ -85,4 +91,4 @@ def test_a_suffix_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"\.png, \.svg, \.pdf or \.gif"):
         save_picture(frames, tmp_path / "a.txt")
     with pytest.raises(InputError, match="no steps"):
-        draw([])
+        plot([])

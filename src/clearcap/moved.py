@@ -1,0 +1,47 @@
+"""Modules under the names they had in 0.1, for one more version: importing one warns and gives today's module."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.abc
+import importlib.util
+import warnings
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+from clearcap.errors import RenamedWarning
+
+MOVED = {  # old name -> today's
+    "clearcap.hub": "clearcap.captioner.hub",
+    "clearcap.infill": "clearcap.pipeline.infilling",
+    "clearcap.loading": "clearcap.captioner.loading",
+    "clearcap.network": "clearcap.captioner.network",
+    "clearcap.onnx": "clearcap.captioner.onnx",
+    "clearcap.packed": "clearcap.captioner.prepacked",
+    "clearcap.parity": "clearcap.convert",
+    "clearcap.refine": "clearcap.sampling.refine",
+    "clearcap.schedule": "clearcap.diffusion.schedules",
+    "clearcap.selection": "clearcap.sampling.selection",
+    "clearcap.trajectory": "clearcap.pipeline.trajectory",
+}
+
+
+class MovedFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Finds modules by their old names, where nothing else does."""
+
+    def find_spec(self, name: str, path: Any, target: ModuleType | None = None) -> ModuleSpec | None:
+        """The spec of a module that has moved."""
+        return importlib.util.spec_from_loader(name, self) if name in MOVED else None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        """Today's module."""
+        new = MOVED[spec.name]
+        warnings.warn(f"{spec.name} is {new} now", RenamedWarning, stacklevel=2)
+        module = importlib.import_module(new)
+        self._spec = module.__spec__
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Nothing: the module has been executed; its own spec is put back."""
+        module.__spec__ = self._spec
