@@ -33,7 +33,7 @@ fit() { # NAME SETTINGS...: the denoiser, on Flickr8k's captions and a share of 
 # From the sixth stage on: few steps, strongly regularised, for more overfit.
 GENTLE="train.text_only=0.1666667 train.lr=4e-4 train.muon_lr=4e-4 train.weight_decay=0.1 train.warmup=30 train.ema=0.995"
 # The first denoisers learn nothing of lengths and given words yet.
-PLAIN="diffusion.emphasis=1 diffusion.given=0 denoiser.image_dropout=0.1 train.text_only=0.1"
+PLAIN="diffusion.timestep_exponent=1 diffusion.infilling=0 denoiser.image_dropout=0.1 train.text_only=0.1"
 
 # 1. The text space.
 stage text $CLEARCAP pretrain-text --data "flickr8k:$DATA/flickr8k:train" --data "$COCO" --exclude "$KEPT" \

@@ -17,7 +17,7 @@ from towers import (
 )
 
 from clearcap.captioner.model import Captioner
-from clearcap.captioner.towers import settle_text, tokenize_for
+from clearcap.captioner.towers import tokenize_for
 from clearcap.config import load_preset
 from clearcap.data.features import Features
 from clearcap.errors import InputError
@@ -54,7 +54,7 @@ def test_a_preset_trains_and_captions(name: str, towers: dict[str, Path], tmp_pa
     preset = load_preset(name, overrides(name, towers) + training)
     captioner, tokenizer = build_captioner(preset)
     tokenize = tokenize_for(preset.text, tokenizer)
-    settle_text(captioner.text, preset.text, tokenizer, *tokenize([c for group in CAPTIONS for c in group]))
+    captioner.text.fit(*tokenize([c for group in CAPTIONS for c in group]), preset.text, tokenizer)
     examples = prepare_examples(captioner, tokenize, CAPTIONS, torch.arange(2))
     pixels = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     tokens = captioner.encode_image(pixels)

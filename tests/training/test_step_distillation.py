@@ -30,7 +30,7 @@ from clearcap.data.images import PhotoFile
 from clearcap.data.records import CaptionedPhoto
 from clearcap.errors import InputError
 from clearcap.pipeline import CaptionPipeline
-from clearcap.sampling.guidance import Step, guided
+from clearcap.sampling.guidance import guided
 from clearcap.sampling.solvers import randn_rows, row_generators, times_of
 from clearcap.training.step_distillation.objective import StepDistillationObjective
 from clearcap.training.step_distillation.run import distill_steps, photos_in, settings_for
@@ -41,7 +41,7 @@ from clearcap.training.step_distillation.teacher_samples import (
     take_targets,
 )
 
-TEACHER = SamplingConfig(solver="renoise", steps=6, guidance=1.0, factor=1.0, start=1.0)
+TEACHER = SamplingConfig(solver="renoise", steps=6, guidance=1.0, noise_factor=1.0, start=1.0)
 STEPS = 30
 
 
@@ -125,11 +125,16 @@ def test_targets_are_the_captions_most_alike() -> None:
 def test_the_student_is_trained_on_what_it_will_see_when_it_samples(words: tuple[int, ...]) -> None:
     """The losses, from the very predictions of the sampler that users call, told the lengths they are told."""
     captioner = copy.deepcopy(tiny_captioner()[0]).eval()
-    student = dataclasses.replace(TEACHER, steps=3, guidance=0.0, words=max(words))
+    student = dataclasses.replace(TEACHER, steps=3, guidance=0.0, length=max(words))
     image, captions = random_photos(4), [CaptionRequest(i, 7 + i, n) for i, n in enumerate(words)]
-    seen: list[Step] = []
-    captioner.sample(image, captions, seed=2, sampling=student, watch=seen.append)
-    assert [step.t for step in seen] == [999, 666, 333]
+    seen: list[tuple[int, torch.Tensor]] = []
+
+    def note(step: int, time: int, held: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        seen.append((time, held["latents"]))
+        return {}
+
+    captioner.sample(image, captions, seed=2, sampler=captioner.sampler(student), callback=note)
+    assert [time for time, _ in seen] == [999, 666, 333]
     x0 = torch.randn(4, 10, 24, generator=torch.Generator().manual_seed(1))
     tokens, special = captioner.config.tokens, captioner.text.special_ids
     ordinary = torch.tensor([i for i in range(79) if i not in special])
@@ -142,11 +147,11 @@ def test_the_student_is_trained_on_what_it_will_see_when_it_samples(words: tuple
     noise = torch.stack([randn() for _ in range(3)])
     objective = StepDistillationObjective(captioner, student)
     latent, caption = objective(image, x0, ids, noise)
-    distances = [(step.x0 - x0).square().sum(-1).sqrt().mean() for step in seen]
+    distances = [(said - x0).square().sum(-1).sqrt().mean() for _, said in seen]
     torch.testing.assert_close(latent, torch.stack(distances).mean(), rtol=1e-5, atol=1e-6)
     targets = captioner.text.targets(ids)
     surprise = [
-        -captioner.logits(step.x0).log_softmax(-1).gather(-1, targets[..., None]).mean() for step in seen
+        -captioner.logits(said).log_softmax(-1).gather(-1, targets[..., None]).mean() for _, said in seen
     ]
     torch.testing.assert_close(caption, torch.stack(surprise).mean(), rtol=1e-4, atol=1e-5)
 
@@ -176,7 +181,7 @@ def test_one_step_says_what_the_teacher_says_in_six(tmp_path: Path) -> None:
     assert float((before.ids[:, 0].numpy() == samples).mean()) < 0.7
     student = Captioner.from_pretrained(tmp_path / "run" / "model")
     assert (student.defaults.steps, student.defaults.guidance) == (2, 0.0)
-    assert (student.defaults.solver, student.defaults.noise_factor) == (TEACHER.solver, TEACHER.factor)
+    assert (student.defaults.solver, student.defaults.noise_factor) == (TEACHER.solver, TEACHER.noise_factor)
     assert agree(student) > 0.97
     assert agree(student, sampling=dataclasses.replace(student.defaults, steps=1)) > 0.97
     lines = [json.loads(line) for line in (tmp_path / "run" / "curves.jsonl").read_text().splitlines()]

@@ -282,6 +282,8 @@ def cached_features(
 
 def _open_data(data: DataConfig) -> tuple[Corpus, Sequence[CaptionedPhoto]]:
     """What is trained on and what is watched."""
+    if not data.corpus and not data.root:
+        raise InputError("data.corpus is empty; pass data.corpus=NAME:ROOT:SPLIT, such as flickr8k:DIR:train")
     count: Expected = "official" if data.expected else None
     corpus = open_spec(data.trained, expected=count)
     return corpus, open_spec(data.watched, expected=count).photos[: data.watch_photos]
