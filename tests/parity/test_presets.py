@@ -17,7 +17,7 @@ from towers import (
 )
 
 from clearcap.captioner.model import Captioner
-from clearcap.captioner.towers import tokenize_for
+from clearcap.captioner.towers import build_captioner, tokenize_for
 from clearcap.config import load_preset
 from clearcap.data.features import Features
 from clearcap.errors import InputError

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from clearcap.config import TrainConfig, changes, load_preset, make, override
+from clearcap.config import SamplingConfig, TrainConfig, changes, load_preset, make, override
 from clearcap.errors import InputError
 from clearcap.training.checkpoint import check_settings
 from clearcap.training.encoder.settings import DistillConfig
-from clearcap.training.step_distillation.run import StepDistillationConfig
+from clearcap.training.step_distillation.run import settings_for
 
 
 def test_renamed_settings_keep_their_old_names() -> None:
@@ -20,7 +20,7 @@ def test_renamed_settings_keep_their_old_names() -> None:
     with pytest.warns(DeprecationWarning, match="'consensus' is called 'agreement' now"):
         assert make(TrainConfig, {"consensus": 0.7}, "train").agreement == 0.7
     with pytest.warns(DeprecationWarning, match="'taught' is called 'samples' now"):
-        assert override(StepDistillationConfig(), ["taught=here"]).samples == "here"
+        assert override(settings_for(SamplingConfig()), ["taught=here"]).samples == "here"
     with pytest.raises(
         InputError, match="'borrowed' is the old name of 'neighbour_captions'; pass one of them"
     ):
