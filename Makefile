@@ -37,7 +37,7 @@ format: install ## reformat the code
 
 train: install ## train the compact preset (see docs/training.md for the stages before)
 	$(BIN)/clearcap train compact text.source=runs/text vision.source=runs/distill/encoder.safetensors \
-	    data.root=$(SHARED)/data/flickr8k --out runs/compact
+	    data.corpus=flickr8k:$(SHARED)/data/flickr8k:train --out runs/compact
 
 evaluate: install ## score the bundled model on the Flickr8k dev split
 	$(BIN)/clearcap evaluate --model default --data flickr8k --root $(SHARED)/data/flickr8k --split dev

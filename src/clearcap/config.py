@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from clearcap import registry
 from clearcap.errors import InputError, RenamedWarning
@@ -35,7 +35,11 @@ RENAMED: dict[str, dict[str, str]] = {  # section -> old name of a setting -> it
         "words_from": "min_length",
         "words_to": "max_length",
     },
+    "TrainConfig": {"borrowed": "neighbour_captions", "consensus": "agreement"},
+    "StepDistillationConfig": {"taught": "samples"},
 }
+REMOVED: dict[str, dict[str, Any]] = {"TrainConfig": {"label_smoothing": 0.0}}
+"""Settings that are gone -> the value with which they did nothing, which is still accepted."""
 ALIASES = {"num_inference_steps": "steps", "guidance_scale": "guidance"}
 """diffusers' names of sampling settings -> ours."""
 
@@ -281,12 +285,13 @@ class TrainConfig:
     end: float = knob(0.0, "learning rate at the end, as a share of the peak")
     clip: float = knob(1.0, "greatest gradient norm; 0 never clips")
     ema: float = knob(0.999, "decay of the averaged weights; 0 keeps none")
-    consensus: float = knob(
-        0.0, "how much more often captions are drawn that agree with the photo's others (1: much)"
+    agreement: float = knob(
+        0.0, "how much more often captions are sampled that agree with the photo's others (1: much)"
     )
-    borrowed: int = knob(0, "captions of other photos that agree most with a photo's own, added to them")
+    neighbour_captions: int = knob(
+        0, "captions of other photos that agree most with a photo's own, added to them"
+    )
     text_only: float = knob(0.0, "share of photos in a step that are text-only captions from data.text")
-    label_smoothing: float = knob(0.0, "label smoothing of the caption loss")
     bf16: bool = knob(True, "matrix products in bf16")
     compile: bool = knob(False, "torch.compile the denoiser")
     seed: int = knob(0, "seed of every draw")
@@ -307,8 +312,8 @@ class TrainConfig:
         require(
             self.decay != "log" or self.end > 0, "train.decay=log never reaches 0; set train.end, say to 0.5"
         )
-        require(self.consensus >= 0, f"train.consensus={self.consensus} must not be negative")
-        require(self.borrowed >= 0, f"train.borrowed={self.borrowed} must not be negative")
+        for name in ("agreement", "neighbour_captions"):
+            require(getattr(self, name) >= 0, f"train.{name}={getattr(self, name)} must not be negative")
         require(0 <= self.text_only < 1, f"train.text_only={self.text_only} must lie in [0, 1)")
 
 
@@ -316,11 +321,14 @@ class TrainConfig:
 class DataConfig:
     """What is trained on and what is watched."""
 
-    name: str = knob("flickr8k", "corpus")
-    root: str = knob("", "its folder")
-    split: str = knob("train", "split that is trained on")
+    corpus: str = knob("", "what is trained on, as NAME:ROOT:SPLIT, such as flickr8k:DIR:train")
+    watch: str = knob(
+        "dev", "what the periodic evaluation captions: a split of that corpus, or another NAME:ROOT:SPLIT"
+    )
+    name: str = knob("flickr8k", "deprecated: NAME of data.corpus")
+    root: str = knob("", "deprecated: ROOT of data.corpus")
+    split: str = knob("train", "deprecated: SPLIT of data.corpus")
     expected: bool = knob(True, "insist on the published number of photos; false trains on a subset")
-    watch: str = knob("dev", "split of the periodic evaluation")
     watch_photos: int = knob(200, "photos of the periodic evaluation")
     features: str = knob("cache/features", "folder of the image-feature cache; made where missing")
     views: int = knob(4, "augmented views of each training photo in the cache, the photo itself included")
@@ -328,9 +336,25 @@ class DataConfig:
     text_exclude: str = knob("", "corpus NAME:ROOT:SPLIT whose photos' captions data.text must not give")
 
     def __post_init__(self) -> None:
-        for spec in (self.text, self.text_exclude):
-            require(spec.count(":") == 2 or not spec, f"{spec!r} is not a corpus of the form NAME:ROOT:SPLIT")
-        require(self.split != self.watch, f"data.watch={self.watch!r} is the training split; choose another")
+        for spec in (self.corpus, self.text, self.text_exclude):
+            require(spec.count(":") >= 2 or not spec, f"{spec!r} is not a corpus of the form NAME:ROOT:SPLIT")
+        if self.root and not self.corpus:
+            warnings.warn(
+                f"data.root is deprecated; pass data.corpus={self.trained}", RenamedWarning, stacklevel=4
+            )
+        require(
+            self.trained != self.watched, f"data.watch={self.watch!r} is the training split; choose another"
+        )
+
+    @property
+    def trained(self) -> str:
+        """What is trained on, as NAME:ROOT:SPLIT."""
+        return self.corpus or f"{self.name}:{self.root}:{self.split}"
+
+    @property
+    def watched(self) -> str:
+        """What the periodic evaluation captions, as NAME:ROOT:SPLIT."""
+        return self.watch if ":" in self.watch else f"{self.trained.rpartition(':')[0]}:{self.watch}"
 
 
 @dataclass(frozen=True)
@@ -467,7 +491,8 @@ def renamed(kind: type, table: Mapping[str, Any], *, warn: bool = True) -> dict[
     Raises:
         InputError: a setting is given under both names.
     """
-    old = RENAMED.get(kind.__name__, {})
+    old, gone = RENAMED.get(kind.__name__, {}), REMOVED.get(kind.__name__, {})
+    table = {key: value for key, value in table.items() if key not in gone or value != gone[key]}
     for key in table:
         if key not in old:
             continue
@@ -482,6 +507,13 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
         if not isinstance(value, Mapping):
             raise InputError(f"{where} must be a table of settings, not {value!r}")
         return make(hint, value, where)  # type: ignore[arg-type]
+    if get_origin(hint) is tuple:  # of one type; several are separated by commas
+        kind = get_args(hint)[0]
+        parts = value.split(",") if isinstance(value, str) else value
+        parts = [part for part in (parts if isinstance(parts, (list, tuple)) else [parts]) if part != ""]
+        return tuple(_convert(part if kind is str else _parse(part), kind, where) for part in parts)
+    if hint is bool and isinstance(value, str):
+        value = {"true": True, "false": False}.get(value.lower(), value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
@@ -495,14 +527,18 @@ def _apply(kind: type, tables: dict[str, Any], override: str) -> None:
     keys = path.strip().split(".")
     if not equals or not all(keys):
         raise InputError(f"override {override!r} is not of the form section.key=value")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text  # a bare word is a string
     table, last = tables, keys[-1]
     for key in keys[:-1]:
         table = table.setdefault(key, {})
         kind = get_type_hints(kind).get(key, kind)
         if not isinstance(table, dict):
             raise InputError(f"override {override!r}: {key!r} is a value, not a section")
-    table |= renamed(kind, {last: value})
+    table |= renamed(kind, {last: _parse(text)})
+
+
+def _parse(text: Any) -> Any:
+    """The value that a text stands for: TOML's, or the text itself where it is a bare word."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"] if isinstance(text, str) else text
+    except tomllib.TOMLDecodeError:
+        return text

@@ -61,17 +61,12 @@ def test_a_preset_trains_and_captions(name: str, towers: dict[str, Path], tmp_pa
     tokens = captioner.encode_image(pixels)
     features = Features(tokens[None].numpy().astype(np.float16), ("a", "b"), "test")
     reports: list[StepReport] = []
-    diffusion = preset.diffusion
     fit_captions(
         captioner,
         examples,
         features,
         preset.train,
         tmp_path / "run",
-        caption_weight=diffusion.caption_weight,
-        factor=diffusion.noise_factor,
-        drop_image=diffusion.drop_image,
-        self_condition=diffusion.self_condition,
         report=reports.append,
     )
     for term in ("latent", "caption"):

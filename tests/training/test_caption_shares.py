@@ -31,7 +31,7 @@ def test_shares_are_even_by_default() -> None:
 
 
 def test_agreeing_captions_are_drawn_oftener() -> None:
-    """Log odds of two captions: consensus times the difference of their mean CIDEr-D with the rest, standardised."""
+    """Log odds of two captions: agreement times the difference of their mean CIDEr-D with the rest, standardised."""
     running = caption_shares(GROUPS, 0.7)[0].double().numpy()
     shares = np.diff(running, prepend=0.0)
     table = pairwise(GROUPS[0], DocumentFrequency.of(GROUPS))
@@ -42,11 +42,11 @@ def test_agreeing_captions_are_drawn_oftener() -> None:
     assert running[-1] == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("consensus", [0.0, 1.5])
-def test_captions_are_drawn_by_their_shares(consensus: float) -> None:
+@pytest.mark.parametrize("weight", [0.0, 1.5])
+def test_captions_are_drawn_by_their_shares(weight: float) -> None:
     counts = [len(group) for group in GROUPS]
     first = torch.tensor([0, *counts]).cumsum(0)
-    shares = caption_shares(GROUPS, consensus)
+    shares = caption_shares(GROUPS, weight)
     examples = Examples(
         x0=torch.zeros(sum(counts), 4, 2, dtype=torch.float16),
         ids=torch.arange(sum(counts))[:, None].expand(-1, 4),

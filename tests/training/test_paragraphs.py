@@ -17,12 +17,12 @@ import torch
 from PIL import Image
 
 from clearcap.captioner.model import Captioner, load_captioner
-from clearcap.captioner.network import make_denoiser
 from clearcap.captioner.towers import tokenize_for
-from clearcap.config import DenoiserConfig, TextConfig, VisionConfig, load_preset
+from clearcap.config import DenoiserConfig, TextConfig, load_preset
+from clearcap.denoiser.cross_attention import build_cross_attention
 from clearcap.errors import InputError
 from clearcap.pipeline import CaptionPipeline
-from clearcap.sampling.solvers import SOLVERS
+from clearcap.registry import names
 
 LENGTH = 64
 SENTENCES = [
@@ -154,7 +154,7 @@ def test_a_paragraph_captioner_is_evaluated_like_any_other(workshop: Path, tmp_p
     assert (tmp_path / "report" / "report.html").is_file()
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", names("solver"))
 def test_every_solver_draws_all_positions(workshop: Path, solver: str) -> None:
     captioner = CaptionPipeline.from_pretrained(workshop / "run" / "model").captioner
     how = replace(captioner.defaults, solver=solver, refine=1, candidates=2, early_exit=1)
@@ -187,8 +187,12 @@ def test_the_published_preset_has_the_papers_length() -> None:
 
 
 def test_lengths_that_a_part_cannot_hold_are_refused(workshop: Path) -> None:
-    with pytest.raises(InputError, match=r"denoiser\.positions=32 is too few for text\.length=64"):
-        make_denoiser(DenoiserConfig(positions=32), TextConfig(length=64), VisionConfig(), 128)
+    with pytest.raises(
+        InputError, match=r"denoiser\.positions=32 is too few for the 64 positions of a caption"
+    ):
+        build_cross_attention(
+            DenoiserConfig(positions=32), dim=128, length=64, image_dim=256, image_tokens=49
+        )
     captioner, _ = load_captioner(str(workshop / "run" / "model"))
     config = copy.deepcopy(captioner.config)
     config.text["length"] = 65

@@ -168,7 +168,7 @@ def test_training_goes_on_from_a_saved_captioner(workshop: Path) -> None:
         assert run_train(workshop, "whole").wait(300) == 0, (workshop / "whole.log").read_text()
     asked = [f"train.init={saved}", "diffusion.noise_factor=3.0"]
     captioner, tokenizer = continue_captioner(load_preset(str(workshop / "tiny.toml"), asked))
-    assert captioner.objective.noise_factor == captioner.config.diffusion["factor"] == 3.0
+    assert captioner.objective.noise_factor == captioner.config.diffusion["noise_factor"] == 3.0
     before = load_folder(saved).state_dict()
     for name, tensor in captioner.state_dict().items():
         assert torch.equal(tensor, before[name]), name

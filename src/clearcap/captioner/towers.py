@@ -52,7 +52,8 @@ def build_captioner(preset: Preset, *, seed: int = 0) -> tuple[Captioner, Any]:
     torch.manual_seed(seed)
     captioner = Captioner(config)
     captioner.text.copy_weights(pretrained)
-    captioner.vision.load_state_dict(encoder.state_dict(), strict=True)
+    if preset.vision.source:  # else it stays as the seed drew it
+        captioner.vision.load_state_dict(encoder.state_dict(), strict=True)
     if preset.denoiser.null == "mean-colour":
         set_null_image(captioner)
     return captioner, tokenizer

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 def evaluate(
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(help="other sampling settings: solver=ddim refine=1 noise_factor=2 ...", show_default=False),
+        typer.Argument(
+            help="other sampling settings: solver=ddim refine=1 noise_factor=2 ...", show_default=False
+        ),
     ] = None,
     model: options.Model = "default",
     data: options.Data = "",

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from clearcap.config import Preset
-
-if TYPE_CHECKING:
-    from clearcap.data.records import Missing
+from clearcap.config import Preset, changes, load_preset, override
+from clearcap.errors import InputError
 
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="settings to change: section.key=value", show_default=False)
 ]
+ShowSettings = Annotated[
+    bool, typer.Option("--settings", help="print every setting and its default, then stop")
+]
+RunFolder = Annotated[Path, typer.Option(help="folder of the run; a killed run goes on from here")]
 
 
 def knobs_help(config: Any, prefix: str = "") -> str:
@@ -44,17 +46,12 @@ def show_knobs(config: Any) -> None:
 def train(
     preset: Annotated[str, typer.Argument(help="preset name or TOML file")] = "compact",
     overrides: Overrides = None,
-    out: Annotated[Path, typer.Option(help="folder of the run; a killed run goes on from here")] = Path(
-        "runs/train"
-    ),
-    settings: Annotated[
-        bool, typer.Option("--settings", help="print every setting and its default, then stop")
-    ] = False,
+    out: RunFolder = Path("runs/train"),
+    settings: ShowSettings = False,
 ) -> None:
     """Train a captioner. Settings are dotted, for example ``train.lr=1e-4``; ``--settings`` lists them all."""
     if settings:
         show_knobs(Preset)
-    from clearcap.config import load_preset
     from clearcap.training.run import train as run
 
     run(load_preset(preset, overrides or []), out)
@@ -62,9 +59,7 @@ def train(
 
 def distill(
     overrides: Overrides = None,
-    settings: Annotated[
-        bool, typer.Option("--settings", help="print every setting and its default, then stop")
-    ] = False,
+    settings: ShowSettings = False,
 ) -> None:
     """Distil the compact image encoder from a teacher (``teacher=FILE photos=FOLDER,FOLDER ...``)."""
     from clearcap.training.encoder.distill import distill as run
@@ -72,7 +67,7 @@ def distill(
 
     if settings:
         show_knobs(DistillConfig)
-    print(run(_from_overrides(DistillConfig, overrides or [])).metrics)
+    print(run(DistillConfig(**changes(DistillConfig, overrides or []))).metrics)
 
 
 def distill_steps(
@@ -80,9 +75,7 @@ def distill_steps(
         str, typer.Argument(help="folder or hub name of the teacher; 'default' is the bundled model")
     ],
     overrides: Overrides = None,
-    out: Annotated[Path, typer.Option(help="folder of the run; a killed run goes on from here")] = Path(
-        "runs/few-steps"
-    ),
+    out: RunFolder = Path("runs/few-steps"),
     data: Annotated[
         list[str] | None, typer.Option(help="corpus NAME:ROOT:SPLIT whose photos are used; several allowed")
     ] = None,
@@ -93,52 +86,55 @@ def distill_steps(
     watch: Annotated[
         str, typer.Option(help="corpus NAME:ROOT:SPLIT that teacher and student are scored on meanwhile")
     ] = "",
-    settings: Annotated[
-        bool, typer.Option("--settings", help="print every setting and its default, then stop")
-    ] = False,
+    settings: ShowSettings = False,
 ) -> None:
     """Distil a captioner into one that needs one or two steps and no guidance."""
     from clearcap.captioner.model import load_captioner
-    from clearcap.config import override
+    from clearcap.data.corpus import open_spec
     from clearcap.training.step_distillation.run import distill_steps as run
-    from clearcap.training.step_distillation.run import few_steps, photos_in
+    from clearcap.training.step_distillation.run import photos_in, settings_for
 
     captioner, tokenizer = load_captioner(model)
-    config = few_steps(captioner.defaults)
+    config = settings_for(captioner.defaults)
     if settings:
         show_knobs(config)
-    used = [photo for spec in data or [] for photo in _corpus(spec, missing="error")]
-    watched = list(_corpus(watch, missing="error")) if watch else []
+    used = [photo for spec in data or [] for photo in open_spec(spec, expected=None)]
+    watched = list(open_spec(watch, expected=None)) if watch else []
     used += photos_in(photos or [], {photo.id for photo in [*used, *watched]})
     run(captioner, tokenizer, used, watched, override(config, overrides or []), out)
 
 
 def pretrain_text(
-    data: Annotated[list[str], typer.Option(help="corpus as NAME:ROOT:SPLIT; may be given several times")],
+    data: Annotated[
+        list[str] | None, typer.Option(help="corpus as NAME:ROOT:SPLIT; may be given several times")
+    ] = None,
     overrides: Overrides = None,
     out: Annotated[Path, typer.Option(help="folder for the model, in the hub's format")] = Path("runs/text"),
     exclude: Annotated[
         list[str] | None, typer.Option(help="corpus NAME:ROOT:SPLIT whose photos' captions are left out")
     ] = None,
+    settings: ShowSettings = False,
 ) -> None:
     """Train a compact BERT and its tokenizer on captions, as a text space."""
     from rich.console import Console
-    from rich.progress import Progress
 
+    from clearcap.training.run import captions_of, progress_bar
     from clearcap.training.text import PretrainTextConfig
     from clearcap.training.text import pretrain_text as run
 
-    config: Any = _from_overrides(PretrainTextConfig, overrides or [])
-    held = {photo.id for spec in exclude or [] for photo in _corpus(spec)}
-    captions = [c for spec in data for photo in _corpus(spec) if photo.id not in held for c in photo.captions]
-    with Progress(console=Console(stderr=True)) as progress:
+    if settings:
+        show_knobs(PretrainTextConfig)
+    if not data:
+        raise InputError("no --data; pass --data NAME:ROOT:SPLIT")
+    config = PretrainTextConfig(**changes(PretrainTextConfig, overrides or []))
+    with progress_bar(Console(stderr=True)) as progress:
         task = progress.add_task("pre-training", total=config.steps)
 
         def report(step: int, losses: dict[str, float]) -> None:
             shown = "  ".join(f"{name} {loss:.3f}" for name, loss in losses.items())
             progress.update(task, completed=step, description=shown)
 
-        run(captions, out, config, report)
+        run(captions_of(data, exclude or []), out, config, report)
 
 
 def compute_stats(
@@ -152,11 +148,11 @@ def compute_stats(
     from clearcap.captioner.model import load_captioner
     from clearcap.captioner.towers import tokenize_for
     from clearcap.config import TextConfig, make
+    from clearcap.training.run import captions_of
 
-    corpus = _corpus(data)
     captioner, tokenizer = load_captioner(str(model))
     tokenize = tokenize_for(make(TextConfig, captioner.config.text, "text"), tokenizer)
-    ids, mask = tokenize([caption for photo in corpus for caption in photo.captions])
+    ids, mask = tokenize(captions_of([data]))
     mean, std = captioner.text.statistics(ids, mask, words_only=words_only)
     captioner.text.set_statistics(mean, std)
     captioner.save_pretrained(model)
@@ -175,8 +171,6 @@ def export(
     ] = None,
 ) -> None:
     """Write a captioner for distribution: at half the size, or as graphs. --model OUT captions with either."""
-    from clearcap.errors import InputError
-
     if onnx:
         from clearcap.captioner.onnx.export import export_graphs
 
@@ -187,45 +181,3 @@ def export(
     from clearcap.captioner.hub import export as run
 
     run(model, out, shares)
-
-
-def _corpus(spec: str, missing: Missing = "keep") -> Any:
-    from clearcap.data.corpus import open_spec
-
-    return open_spec(spec, missing=missing, expected=None)
-
-
-def _from_overrides(kind: type, overrides: list[str]) -> Any:
-    """A flat settings class from ``key=value`` words."""
-    from clearcap.config import make
-    from clearcap.errors import InputError
-
-    values: dict[str, Any] = {}
-    types = {field.name: str(field.type) for field in dataclasses.fields(kind)}
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals or key not in types:
-            raise InputError(f"setting {override!r} is not KEY=VALUE with a known key; see --settings")
-        try:
-            values[key] = _parse(text, types[key])
-        except ValueError as fault:
-            raise InputError(f"{key}={text}: not {types[key]}; see --settings") from fault
-    return (
-        kind(**values)
-        if any(isinstance(v, tuple) for v in values.values())
-        else make(kind, values, kind.__name__)
-    )
-
-
-def _parse(text: str, kind: str) -> Any:
-    """A value of the type that an annotation names; several are separated by commas.
-
-    Raises:
-        ValueError: it is none.
-    """
-    if kind.startswith("tuple["):
-        element = kind.removeprefix("tuple[").split(",")[0]
-        return tuple(_parse(part, element) for part in text.split(",") if part)
-    if kind == "bool":
-        return {"true": True, "false": False}.get(text.lower(), text)
-    return {"int": int, "float": float}.get(kind, str)(text)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from clearcap.config import TrainConfig
 from clearcap.errors import InputError
-from clearcap.training.loop import make_optimizers
+from clearcap.training.optimizers import make_optimizers
 
 BOUNDS = {
     "components": 5e-6,  # a network's parts, one pass each

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -148,7 +149,9 @@ def _training(
     w, weight = float(config["CLASSIFIER_FREE_WEIGHT"]), float(config["ROUNDING_WEIGHT"])
     lag = 0 if config["X_0_PREDICTION"] else config["X_T_STEP_INTERVAL"]
     noise = make_noise("cosine-float32" if config["COSIN_SCHEDULE"] else "linear", config["STEP_TOT"])
-    objective = DiffusionLMObjective(captioner, noise, DISTANCE[config["LOSS_FUNC"]], lag, guide=w)
+    losses_of = {"distance": DISTANCE[config["LOSS_FUNC"]], "lag": lag}
+    captioner.objective = replace(captioner.objective, **losses_of)
+    objective = DiffusionLMObjective(captioner, noise, guide=w)
     ids = recorded["in/input_ids"]
     image, text = recorded["in/image_clip"], recorded["in/text_clip"]
     # The adding model never touches the caption's vector unless it guides, the concatenating one always holds it.

@@ -1,20 +1,122 @@
-"""Checkpoints: all of a run's tensors and its place in the run, written atomically, read strictly."""
+"""Checkpoints: all of a run's tensors, its settings and its place, written atomically, read strictly."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from clearcap.errors import InputError
 
 
-def save_checkpoint(folder: Path, tensors: dict[str, Tensor], progress: dict[str, Any]) -> None:
+@dataclass(frozen=True)
+class RunState:
+    """Everything that a training step changes, held by reference.
+
+    Attributes:
+        weights: the trained tensors by name.
+        average: their running averages by name; empty where none are kept.
+        optimizers: always the same ones in the same order.
+    """
+
+    weights: Mapping[str, Tensor]
+    average: Mapping[str, Tensor]
+    optimizers: Sequence[torch.optim.Optimizer]
+
+    def save(self, folder: Path, settings: Mapping[str, Any], place: Mapping[str, Any]) -> None:
+        """Write a checkpoint of a run with these settings that has come to this place."""
+        tensors = self._named()
+        for i, optimizer in enumerate(self.optimizers):
+            tensors |= _optimizer_tensors(optimizer, f"optimizer{i}")
+        save_checkpoint(folder, tensors, {**place, "settings": settings})
+
+    @torch.no_grad()
+    def resume(
+        self, folder: Path, settings: Mapping[str, Any], free: Collection[str] = ()
+    ) -> dict[str, Any] | None:
+        """Go on from the checkpoint in a folder.
+
+        Args:
+            folder: the checkpoint.
+            settings: of this run; see ``check_settings``.
+            free: settings that may have changed.
+
+        Returns:
+            The place that was saved, or None where there is no checkpoint.
+
+        Raises:
+            InputError: the checkpoint is damaged, or was made with other settings or for another model.
+        """
+        found = load_checkpoint(folder)
+        if found is None:
+            return None
+        tensors, place = found
+        check_settings(folder, place.get("settings", {}), settings, free)
+        mine = self._named()
+        if mine.keys() != {name for name in tensors if not name.startswith("optimizer")}:
+            raise InputError(f"{folder} holds another model's parameters; train into another folder")
+        for name, tensor in mine.items():
+            tensor.copy_(tensors[name])
+        for i, optimizer in enumerate(self.optimizers):
+            _restore_optimizer(optimizer, f"optimizer{i}", tensors)
+        return place
+
+    def _named(self) -> dict[str, Tensor]:
+        weights = {f"model.{name}": tensor for name, tensor in self.weights.items()}
+        return weights | {f"average.{name}": tensor for name, tensor in self.average.items()}
+
+
+def check_settings(
+    folder: Path, before: Mapping[str, Any], now: Mapping[str, Any], free: Collection[str] = ()
+) -> None:
+    """The one check whether a folder fits the settings of the run that is to go on in it.
+
+    Args:
+        folder: what the message calls the folder.
+        before: settings it was made with; those that it does not know yet are no difference.
+        now: settings of this run; sections of settings are compared one by one.
+        free: settings that may differ, as ``section.key``.
+
+    Raises:
+        InputError: a setting differs; the message names it, both values and what to do.
+    """
+    was = _flat(before)
+    changed = {k: v for k, v in _flat(now).items() if k not in free and was.get(k, v) != v}
+    if changed:
+        name, value = next(iter(changed.items()))
+        more = f" (and {len(changed) - 1} more differ)" if len(changed) > 1 else ""
+        raise InputError(
+            f"{folder} was made with {name}={was[name]!r}, not {value!r}{more}; "
+            "give the settings it was made with, choose another folder, or delete it"
+        )
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted name, with the values that JSON would give back."""
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            found |= _flat(value, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = list(value) if isinstance(value, tuple) else value
+    return found
+
+
+def write_json(file: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file; a kill at any moment leaves the old or the new one."""
+    fresh = file.with_suffix(".new")
+    fresh.write_text(json.dumps(content, indent=1))
+    os.replace(fresh, file)
+
+
+def save_checkpoint(folder: Path, tensors: Mapping[str, Tensor], progress: Mapping[str, Any]) -> None:
     """Write ``state.safetensors`` and ``progress.json``; a kill at any moment leaves the old or the new one.
 
     Args:
@@ -67,7 +169,7 @@ def reached_step(folder: Path) -> int:
     return int(found[1]["step"]) if found else 0
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer, name: str) -> dict[str, Tensor]:
+def _optimizer_tensors(optimizer: torch.optim.Optimizer, name: str) -> dict[str, Tensor]:
     """An optimizer's state as named tensors (scalars become 0-d tensors)."""
     return {
         f"{name}.{index}.{key}": torch.as_tensor(value)
@@ -77,23 +179,16 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, name: str) -> dict[str, 
     }
 
 
-def restore_optimizer(optimizer: torch.optim.Optimizer, name: str, tensors: dict[str, Tensor]) -> None:
-    """Inverse of ``optimizer_tensors``; the optimizer must hold the same parameters in the same order."""
-    state: dict[int, dict[str, Tensor]] = {}
+def _restore_optimizer(optimizer: torch.optim.Optimizer, name: str, tensors: dict[str, Tensor]) -> None:
+    """Inverse of ``_optimizer_tensors``; the optimizer must hold the same parameters in the same order."""
+    held: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         prefix, _, rest = key.partition(".")
         if prefix == name:
             index, _, field = rest.partition(".")
-            state.setdefault(int(index), {})[field] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-
-
-def module_tensors(module: nn.Module, name: str) -> dict[str, Tensor]:
-    """A module's parameters and buffers under a prefix."""
-    return {f"{name}.{key}": value for key, value in module.state_dict().items()}
-
-
-def restore_module(module: nn.Module, name: str, tensors: dict[str, Tensor]) -> None:
-    """Strict inverse of ``module_tensors``."""
-    mine = {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}
-    module.load_state_dict(mine, strict=True)
+            held.setdefault(int(index), {})[field] = value
+    optimizer.load_state_dict({"state": held, "param_groups": optimizer.state_dict()["param_groups"]})
+    for parameter, state in optimizer.state.items():
+        # Files hold plain row-major tensors; a memory format that is not the parameter's would slow every step down.
+        like = torch.empty_like(parameter, requires_grad=False)
+        state.update({k: like.clone().copy_(v) for k, v in state.items() if v.shape == parameter.shape})

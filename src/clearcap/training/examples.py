@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -32,7 +32,7 @@ class Examples:
         rows: each photo's row in the feature cache.
         mirrored: whether a photo may be mirrored (no caption names a side).
         text_first: index of the first caption that has no photo.
-        shares: running sums of how often each of a photo's captions is drawn, infinite behind its last one.
+        shares: running sums of how often each of a photo's captions is sampled, infinite behind its last one.
     """
 
     x0: Float[Tensor, "captions length dim"]
@@ -44,8 +44,7 @@ class Examples:
     shares: Float[Tensor, "photos most"]
 
 
-@dataclass(frozen=True)
-class Batch:
+class Batch(NamedTuple):
     """One step's input: photos and ``copies`` captions of each, photo-major."""
 
     image: Float[Tensor, "photos tokens image_dim"]
@@ -61,7 +60,7 @@ def prepare_examples(
     captions: Sequence[Sequence[str]],
     rows: Int[Tensor, " photos"],
     text_only: Sequence[str] = (),
-    consensus: float = 0.0,
+    agreement: float = 0.0,
     batch: int = 512,
 ) -> Examples:
     """Encode all captions once: the lower half is frozen, so their clean latents never change.
@@ -72,7 +71,7 @@ def prepare_examples(
         captions: of each photo.
         rows: each photo's row in the feature cache.
         text_only: captions without photos.
-        consensus: of ``caption_shares``.
+        agreement: weight of ``caption_shares``.
         batch: captions encoded at once.
     """
     flat = [caption for group in captions for caption in group] + list(text_only)
@@ -83,24 +82,24 @@ def prepare_examples(
     counts = torch.tensor([0, *(len(group) for group in captions)])
     sided = [any(SIDED.search(caption.lower()) for caption in group) for group in captions]
     first = counts.cumsum(0)
-    shares = caption_shares(captions, consensus)
+    shares = caption_shares(captions, agreement)
     return Examples(x0, ids, first, rows, ~torch.tensor(sided), int(first[-1]), shares)
 
 
-def caption_shares(captions: Sequence[Sequence[str]], consensus: float) -> Float[Tensor, "photos most"]:
-    """How often each of a photo's captions is drawn, as running sums, infinite behind the photo's last one.
+def caption_shares(captions: Sequence[Sequence[str]], weight: float) -> Float[Tensor, "photos most"]:
+    """How often each of a photo's captions is sampled, as running sums, infinite behind the photo's last one.
 
-    A share is proportional to exp(consensus * z), where z is the caption's mean CIDEr-D against the photo's other
+    A share is proportional to exp(weight * z), where z is the caption's mean CIDEr-D against the photo's other
     captions, in standard deviations from the photo's mean: people who say what others say too are heard more often.
     """
-    frequency = DocumentFrequency.of(captions) if consensus else None
+    frequency = DocumentFrequency.of(captions) if weight else None
     shares = torch.full((len(captions), max(map(len, captions), default=0)), torch.inf)
     for row, group in zip(shares, captions, strict=True):
         agreement = torch.tensor(
-            expected_utility(group, "cider", frequency) if consensus else [0.0] * len(group)
+            expected_utility(group, "cider", frequency) if weight else [0.0] * len(group)
         )
         z = (agreement - agreement.mean()) / agreement.std(correction=0).clamp_min(1e-9)
-        row[: len(group)] = (consensus * z).softmax(0).cumsum(0)
+        row[: len(group)] = (weight * z).softmax(0).cumsum(0)
     return shares
 
 
@@ -138,3 +137,23 @@ def take_batch(
         image = torch.cat((image, torch.zeros(with_text, *image.shape[1:])))
     has_image = torch.arange(config.photos) < with_photo
     return Batch(image, has_image, examples.x0[captions].float(), examples.ids[captions])
+
+
+def batches_of(
+    examples: Examples, features: Features, config: TrainConfig, objective: Any
+) -> Callable[[int, int, int], tuple[Any, ...]]:
+    """What the objective is given at a step, as ``clearcap.training.loop.fit`` asks for it."""
+    length, dim = examples.x0.shape[1:]
+
+    def batch_at(step: int, rank: int, world: int) -> tuple[Any, ...]:
+        batch = take_batch(examples, features, config, step, rank, world)
+        draws = objective.sample(
+            photos=config.photos,
+            copies=config.copies,
+            length=length,
+            dim=dim,
+            generator=generator_at(config.seed, 2, step, rank),
+        )
+        return *batch, draws
+
+    return batch_at

@@ -1,4 +1,4 @@
-"""Captions borrowed from other photos: those of the corpus that agree most with what is said of a photo."""
+"""Neighbour captions: those of other photos that agree most with what is said of a photo."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from clearcap.metrics.ngrams import ORDERS, Counted, count
 from clearcap.metrics.tokenizer import tokenize
 
 
-def borrow(
+def neighbour_captions(
     captions: Sequence[Sequence[str]], wanted: int, advance: Callable[[int], None] = lambda photos: None
 ) -> list[list[str]]:
     """For every photo the captions of other photos that agree most with its own, best first.
@@ -34,7 +34,7 @@ def borrow(
     tokens = tokenize(flat)
     said = [" ".join(words) for words in tokens]
     agreements = cider_with_all(count(tokens), DocumentFrequency.of(captions))
-    borrowed = []
+    found = []
     for start, end in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True):
         own = set(said[start:end])
         agreement = agreements(start, end)
@@ -44,9 +44,9 @@ def borrow(
                 break
             if said[i] not in own:
                 best.setdefault(said[i], i)
-        borrowed.append([flat[i] for i in best.values()])
+        found.append([flat[i] for i in best.values()])
         advance(1)
-    return borrowed
+    return found
 
 
 def cider_with_all(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from clearcap.diffusion.diffusion_lm import (
@@ -22,18 +23,41 @@ from clearcap.layers import hide_photos
 from clearcap.text.split_bert import word_positions
 
 
-class LadicObjective(nn.Module):
-    """The losses of one step as a module, so that data parallelism synchronises their gradients."""
+class Objective(nn.Module, ABC):
+    """What a step minimises: a distance of latents and lambda times a loss of captions."""
+
+    caption_weight: float
+
+    @abstractmethod
+    def forward(self, *batch: Any) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """Latent loss and caption loss of a batch."""
+
+    def total(self, latent: Float[Tensor, ""], caption: Float[Tensor, ""]) -> Float[Tensor, ""]:
+        """What the gradient is taken of."""
+        return latent + self.caption_weight * caption
+
+
+class LadicObjective(Objective):
+    """LaDiC's losses: a caption at one noise level (``clearcap.diffusion.ladic``)."""
 
     denoiser: Any
     text: Any
 
     def __init__(self, captioner: Any, noise: Noise) -> None:
+        """Args:
+        captioner: its denoiser and LM head are trained; its diffusion settings say how.
+        noise: corruption.
+        """
         super().__init__()
-        self.denoiser = captioner.denoiser
-        self.text = captioner.text
-        self.noise = noise
-        self.emphasis, self.given = captioner.objective.timestep_exponent, captioner.objective.infilling
+        self.denoiser, self.text, self.noise = captioner.denoiser, captioner.text, noise
+        asked = captioner.objective
+        self.caption_weight = asked.caption_weight
+        self.shares = {
+            "drop_image": asked.drop_image,
+            "self_condition": asked.self_condition,
+            "emphasis": asked.timestep_exponent,
+            "given": asked.infilling,
+        }
         self.pad, self.blank = captioner.config.tokens["pad"], captioner.config.tokens.get("mask")
 
     def forward(
@@ -59,7 +83,7 @@ class LadicObjective(nn.Module):
         framed: Bool[Tensor, " batch"],
         given: Bool[Tensor, "batch length"],
     ) -> Predict:
-        """The denoiser of captions whose length and some of whose words are told, as ``clearcap.pipeline.infilling`` tells them.
+        """The denoiser of captions whose length and some of whose words are given, as when blanks are filled.
 
         Given words are encoded with the mask token in place of the others, so their latents betray nothing.
         """
@@ -68,60 +92,29 @@ class LadicObjective(nn.Module):
         latent = self.text.encode(torch.where(fixed, ids, self.blank), mask)
         return infilled(predict, latent, fixed)
 
-    def draw(self, **sizes: Any) -> Draws:
-        """A step's randomness; arguments of ``clearcap.diffusion.noise.draw``."""
-        return draw(emphasis=self.emphasis, given=self.given, **sizes)
-
-    def weight(self, caption_weight: float, latent: Tensor, caption: Tensor) -> float:
-        """lambda, fixed."""
-        return caption_weight
+    def sample(self, **sizes: Any) -> Draws:
+        """A step's randomness; arguments are the sizes of ``clearcap.diffusion.ladic.draw`` and its generator."""
+        return draw(steps=self.noise.steps, **self.shares, **sizes)
 
 
-def make_objective(captioner: Any, noise: Noise) -> LadicObjective | DiffusionLMObjective:
-    """The losses that the captioner's settings ask for."""
-    asked = captioner.objective
-    if asked.objective == "diffusion-lm":
-        return DiffusionLMObjective(
-            captioner, noise, asked.distance, asked.lag, levels=asked.levels, dynamic=asked.dynamic_weight
-        )
-    return LadicObjective(captioner, noise)
-
-
-class DiffusionLMObjective(nn.Module):
-    """The losses of one step as a module, so that data parallelism synchronises their gradients."""
+class DiffusionLMObjective(Objective):
+    """CLIP-Diffusion-LM's losses: a caption at many noise levels (``clearcap.diffusion.diffusion_lm``)."""
 
     denoiser: Any  # a FusedDenoiser
     text: Any  # an EmbeddingSpace
 
-    def __init__(
-        self,
-        captioner: Any,
-        noise: Noise,
-        distance: str = "l1",
-        lag: int = 0,
-        *,
-        guide: float = 0.0,
-        levels: int = 100,
-        dynamic: float = 0.0,
-    ) -> None:
+    def __init__(self, captioner: Any, noise: Noise, guide: float = 0.0) -> None:
         """Args:
-        captioner: its denoiser is trained; its text space is frozen.
+        captioner: its denoiser is trained; its text space is frozen; its diffusion settings say how.
         noise: corruption.
-        distance: name of the latents' distance.
-        lag: 0 predicts x0.
         guide: weight w with which a caption's vector, the image tokens' second, guides the rows drawn for it.
-        levels: noise levels of a caption in one step.
-        dynamic: multiple of the latent loss that lambda * caption loss is kept at; 0 for a fixed lambda.
         """
         super().__init__()
-        self.levels = levels
-        self.dynamic = dynamic
-        self.denoiser = captioner.denoiser
-        self.text = captioner.text
-        self.noise = noise
-        self.distance = DISTANCES[distance]
-        self.lag = lag
-        self.guide = guide
+        self.denoiser, self.text, self.noise, self.guide = captioner.denoiser, captioner.text, noise, guide
+        asked = captioner.objective
+        self.caption_weight, self.dynamic = asked.caption_weight, asked.dynamic_weight
+        self.levels, self.lag, self.drop_image = asked.levels, asked.lag, asked.drop_image
+        self.distance = DISTANCES[asked.distance]
 
     def forward(
         self, image: Tensor, has_image: Tensor, x0: Tensor, ids: Tensor, draws: LevelDraws
@@ -129,13 +122,15 @@ class DiffusionLMObjective(nn.Module):
         losses = self.losses(image, draws.keep_image & has_image, x0, ids, draws)
         return losses.latent, losses.rounding
 
-    def draw(self, *, self_condition: float, **sizes: Any) -> LevelDraws:
-        """A step's randomness, from what LaDiC's objective is told; nothing conditions on itself here."""
-        return draw_levels(levels=self.levels, **sizes)
+    def sample(self, **sizes: Any) -> LevelDraws:
+        """A step's randomness; arguments as ``LadicObjective.sample`` has them."""
+        return draw_levels(levels=self.levels, steps=self.noise.steps, drop_image=self.drop_image, **sizes)
 
-    def weight(self, caption_weight: float, latent: Tensor, caption: Tensor) -> float | Tensor:
-        """lambda, fixed or dynamic."""
-        return dynamic_weight(latent, caption, self.dynamic) if self.dynamic else caption_weight
+    def total(self, latent: Float[Tensor, ""], caption: Float[Tensor, ""]) -> Float[Tensor, ""]:
+        """With lambda fixed, or such that its term stays a multiple of the other."""
+        if not self.dynamic:
+            return super().total(latent, caption)
+        return latent + dynamic_weight(latent, caption, self.dynamic) * caption
 
     def losses(self, image: Tensor, keep: Tensor, x0: Tensor, ids: Tensor, draws: LevelDraws) -> LevelLosses:
         """All terms apart; arguments as for ``forward``, ``keep`` False where a photo is hidden."""

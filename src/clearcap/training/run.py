@@ -7,6 +7,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +20,23 @@ from clearcap.captioner.loading import CURVES, FREQUENCY, SAMPLES
 from clearcap.captioner.model import Captioner
 from clearcap.captioner.towers import build_captioner, continue_captioner, tokenize_for
 from clearcap.config import DataConfig, Preset, SamplingConfig, TrainConfig
-from clearcap.data.corpus import open_corpus, open_spec
+from clearcap.data.corpus import open_spec
 from clearcap.data.features import Features, make_features, open_features
 from clearcap.data.records import CaptionedPhoto, Corpus, Expected
 from clearcap.errors import InputError
 from clearcap.metrics import DocumentFrequency, score
+from clearcap.registry import find
 from clearcap.text.tokenizer import decode_caption
 from clearcap.training.checkpoint import reached_step
-from clearcap.training.examples import Examples, prepare_examples, take_batch
+from clearcap.training.examples import Examples, batches_of, prepare_examples
 from clearcap.training.loop import StepReport, fit, make_accelerator
-from clearcap.training.neighbours import borrow
-from clearcap.training.objectives import make_objective
-from clearcap.training.schedules import generator_at
+from clearcap.training.neighbours import neighbour_captions
+from clearcap.training.optimizers import make_optimizers
+
+BATCH = 100  # watched photos captioned at once
+SHOWN = 8  # of them, whose captions are printed and kept
+Scored = tuple[dict[str | int, str], dict[str, float]]
+"""Captions of photos by id, and their scores by name."""
 
 
 def train(preset: Preset, out: Path, console: Console | None = None) -> Captioner:
@@ -49,90 +55,187 @@ def train(preset: Preset, out: Path, console: Console | None = None) -> Captione
     """
     console = console or Console(stderr=True)
     data, config = preset.data, preset.train
-    if not data.root:
-        raise InputError("data.root is empty; pass data.root=<the corpus's folder>")
-    count: Expected = "official" if data.expected else None
-    corpus = open_corpus(data.name, data.root, data.split, expected=count)
-    watched = open_corpus(data.name, data.root, data.watch, expected=count).photos[: data.watch_photos]
+    corpus, watched = _open_data(data)
     captioner, tokenizer = (
         continue_captioner(preset) if config.init else build_captioner(preset, seed=config.seed)
     )
-    accelerator = tracked_accelerator(config.tracker, out)
     tokenize = tokenize_for(preset.text, tokenizer)
+    captions = [photo.captions for photo in corpus]
     if not config.init:
-        ids, mask = tokenize([caption for photo in corpus for caption in photo.captions])
+        ids, mask = tokenize([caption for group in captions for caption in group])
         captioner.text.fit(ids, mask, preset.text, tokenizer)
+    accelerator = tracked_accelerator(config.tracker, out)
     captioner.to(accelerator.device)
-    with accelerator.main_process_first():  # the others find it done
-        features = cached_features(captioner, [*corpus, *watched], Path(data.features), data.views, console)
-    examples = prepare_examples(
-        captioner,
-        tokenize,
-        captions_to_learn([photo.captions for photo in corpus], config.borrowed, console),
-        features.rows([photo.id for photo in corpus]),
-        _text_only(data, watched),
-        config.consensus,
-    )
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "preset.json").write_text(json.dumps(dataclasses.asdict(preset), indent=1))
-    with progress_bar(console, accelerator) as progress:
-        curves = Curves(out, accelerator, progress, config.steps)
+    with progress_bar(console, accelerator.is_main_process) as progress:
+        with accelerator.main_process_first():  # the others find it done
+            features = cached_features(
+                captioner, [*corpus, *watched], Path(data.features), data.views, progress
+            )
+        examples = prepare_examples(
+            captioner,
+            tokenize,
+            _with_neighbours(captions, config.neighbour_captions, progress),
+            features.rows([photo.id for photo in corpus]),
+            _text_only(data, watched),
+            config.agreement,
+        )
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "preset.json").write_text(json.dumps(dataclasses.asdict(preset), indent=1))
+        run = Run(captioner, tokenizer, features, watched, out, console, progress, accelerator)
+        run.begin(config.steps)
         fit_captions(
             captioner,
             examples,
             features,
             config,
             out,
-            caption_weight=preset.diffusion.caption_weight,
-            factor=preset.diffusion.noise_factor,
-            drop_image=preset.diffusion.drop_image,
-            self_condition=preset.diffusion.self_condition,
-            report=curves.write,
-            evaluate=lambda step: curves.sample(
-                step,
-                sample(captioner, tokenizer, features, watched),
-                console,
-                lambda: save(captioner, tokenizer, out),
-            ),
+            report=run.report,
+            evaluate=lambda step: run.evaluate(step, run.sample()),
             accelerator=accelerator,
         )
     if accelerator.is_main_process:
-        save(captioner, tokenizer, out)
-        frequency = DocumentFrequency.of([photo.captions for photo in corpus]).pruned()
+        run.save()
+        frequency = DocumentFrequency.of(captions).pruned()
         frequency.save(out / "model" / FREQUENCY)  # for minimum Bayes risk by CIDEr
     accelerator.end_training()
     return captioner
 
 
-def sample(
-    captioner: Captioner,
-    tokenizer: Any,
+def fit_captions(
+    captioner: Any,
+    examples: Examples,
     features: Features,
-    photos: Sequence[CaptionedPhoto],
-    sampling: SamplingConfig | None = None,
-    batch: int = 100,
-) -> tuple[dict[str | int, str], dict[str, float]]:
-    """Captions of photos in the cache, the first drawn of each, and their scores.
+    config: TrainConfig,
+    out: Path,
+    *,
+    report: Callable[[StepReport], None] = lambda report: None,
+    evaluate: Callable[[int], None] = lambda step: None,
+    accelerator: Any | None = None,
+) -> None:
+    """Fit a captioner to captions, as its diffusion settings say; a killed run resumes exactly.
 
     Args:
-        captioner: draws them.
-        tokenizer: its.
-        features: the cache; view 0 of each photo is captioned.
-        photos: captioned ones.
-        sampling: how; default the model's own.
-        batch: photos at once.
+        captioner: its denoiser and LM head are trained in place; at the end it holds the averaged weights.
+        examples: captions as latents.
+        features: image tokens.
+        config: optimisation settings.
+        out: folder of the checkpoint.
+        report: receives every ``log_every``-th step's measures.
+        evaluate: called every ``sample_every`` steps while the captioner holds the averaged weights.
+        accelerator: an ``accelerate.Accelerator``, for several processes or a GPU.
+
+    Raises:
+        InputError: ``out`` holds a checkpoint of other settings.
     """
-    captions: dict[str | int, str] = {}
-    for start in range(0, len(photos), batch):
-        group = photos[start : start + batch]
-        rows = features.rows([photo.id for photo in group])
-        image = features.gather(torch.zeros_like(rows), rows).to(captioner.device)
-        drawn = captioner.generate(image=image, sampling=sampling)
-        for photo, ids in zip(group, drawn.ids[:, 0], strict=True):
-            captions[photo.id] = decode_caption(tokenizer, ids.tolist(), captioner.text.special_ids).text
-    scores = score(captions, {photo.id: list(photo.captions) for photo in photos}).corpus
-    scores["distinct"] = len(set(captions.values())) / max(len(captions), 1)
-    return captions, scores
+    accelerator = accelerator or make_accelerator()
+    captioner.to(accelerator.device)
+    asked = captioner.objective
+    objective = find("objective", asked.objective)(captioner, captioner.noise(asked.noise_factor))
+    fit(
+        captioner,
+        objective,
+        make_optimizers(objective, config),
+        batches_of(examples, features, config, objective),
+        config,
+        out,
+        settings={"diffusion": dataclasses.asdict(asked)},
+        report=report,
+        evaluate=evaluate,
+        accelerator=accelerator,
+    )
+
+
+@dataclass
+class Run:
+    """A training as its user sees it: a bar, curves and samples in files and in the tracker, the model so far.
+
+    Attributes:
+        captioner: what is trained.
+        tokenizer: its.
+        features: image tokens of the watched photos.
+        watched: captioned photos that it is scored on.
+        out: the run's folder.
+        console: where samples are printed.
+        progress: where the bar is.
+        accelerator: see ``tracked_accelerator``.
+    """
+
+    captioner: Captioner
+    tokenizer: Any
+    features: Features
+    watched: Sequence[CaptionedPhoto]
+    out: Path
+    console: Console
+    progress: Progress
+    accelerator: Any
+
+    def begin(self, steps: int) -> int:
+        """Show a bar of so many steps, and drop what the files say of steps that will be repeated.
+
+        Returns:
+            The step that the run goes on from.
+        """
+        reached = reached_step(self.out / "checkpoint")
+        self.task = self.progress.add_task("training", total=steps, completed=reached)
+        self.started = time.monotonic()
+        for file in (self.out / CURVES, self.out / SAMPLES):
+            _keep_until(file, reached)
+        return reached
+
+    def report(self, measured: StepReport) -> None:
+        """Write down what a step measured.
+
+        Raises:
+            InputError: a loss is not finite.
+        """
+        if not math.isfinite(measured.latent + measured.caption):
+            raise InputError(
+                f"the loss is not finite at step {measured.step}; lower train.lr and start again"
+            )
+        line = dataclasses.asdict(measured) | {"seconds": round(time.monotonic() - self.started, 1)}
+        _append(self.out / CURVES, line)
+        self.accelerator.log({k: v for k, v in line.items() if k != "step"}, step=measured.step)
+        shown = f"latent {measured.latent:.3f}  caption {measured.caption:.3f}  lr {measured.lr:.1e}"
+        self.progress.update(self.task, completed=measured.step, description=shown)
+
+    def sample(self, sampling: SamplingConfig | None = None) -> Scored:
+        """Captions of the watched photos as they are, the first candidate of each, and their scores.
+
+        Args:
+            sampling: how; default the model's own.
+        """
+        captions: dict[str | int, str] = {}
+        special = self.captioner.text.special_ids
+        for start in range(0, len(self.watched), BATCH):
+            group = self.watched[start : start + BATCH]
+            rows = self.features.rows([photo.id for photo in group])
+            image = self.features.gather(torch.zeros_like(rows), rows).to(self.captioner.device)
+            found = self.captioner.generate(image=image, sampling=sampling).ids[:, 0].tolist()
+            for photo, ids in zip(group, found, strict=True):
+                captions[photo.id] = decode_caption(self.tokenizer, ids, special).text
+        scores = score(captions, {photo.id: list(photo.captions) for photo in self.watched}).corpus
+        scores["distinct"] = len(set(captions.values())) / max(len(captions), 1)
+        return captions, scores
+
+    def evaluate(self, step: int, sampled: Scored) -> None:
+        """Write down, print and save what the model has come to at a step."""
+        captions, scores = sampled
+        some = dict(list(captions.items())[:SHOWN])
+        _append(self.out / SAMPLES, {"step": step, "scores": scores, "captions": some})
+        self.accelerator.log(scores, step=step)
+        lines = [f"step {step}: {shown(scores)}", *(f"  {caption}" for caption in some.values())]
+        self.console.print(*lines, sep="\n")
+        self.save()
+
+    def save(self) -> None:
+        """Write the captioner as ``out/model``."""
+        self.captioner.save_pretrained(self.out / "model")
+        self.tokenizer.save_pretrained(self.out / "model")
+
+
+def shown(scores: dict[str, float]) -> str:
+    """Scores in a line."""
+    return ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
 
 
 def tracked_accelerator(tracker: str, out: Path) -> Any:
@@ -143,101 +246,14 @@ def tracked_accelerator(tracker: str, out: Path) -> Any:
     return accelerator
 
 
-def progress_bar(console: Console, accelerator: Any) -> Progress:
-    """A bar that the main process alone shows."""
+def progress_bar(console: Console, shown: bool = True) -> Progress:
+    """Bars with counts and the time that is left; of several processes the main one alone shows them."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=console, disable=not accelerator.is_main_process)
-
-
-class Curves:
-    """Appends measures and samples to the run's files and to the tracker, and moves the bar."""
-
-    def __init__(self, out: Path, accelerator: Any, progress: Progress, steps: int) -> None:
-        self.out, self.accelerator, self.progress = out, accelerator, progress
-        self.reached = reached_step(out / "checkpoint")
-        self.task = progress.add_task("training", total=steps, completed=self.reached)
-        self.started = time.monotonic()
-        for file in (out / CURVES, out / SAMPLES):  # a resumed run repeats what came after
-            _keep_until(file, self.reached)
-
-    def write(self, report: StepReport) -> None:
-        if not math.isfinite(report.latent + report.caption):
-            raise InputError(f"the loss is not finite at step {report.step}; lower train.lr and start again")
-        line = dataclasses.asdict(report) | {"seconds": round(time.monotonic() - self.started, 1)}
-        _append(self.out / CURVES, line)
-        self.accelerator.log({k: v for k, v in line.items() if k != "step"}, step=report.step)
-        self.progress.update(self.task, completed=report.step, description=_line(report))
-
-    def sample(
-        self,
-        step: int,
-        sampled: tuple[dict[str | int, str], dict[str, float]],
-        console: Console,
-        save: Callable[[], None],
-    ) -> None:
-        captions, scores = sampled
-        some = dict(list(captions.items())[:8])
-        _append(self.out / SAMPLES, {"step": step, "scores": scores, "captions": some})
-        self.accelerator.log(scores, step=step)
-        shown = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
-        console.print(f"step {step}: {shown}", *(f"  {caption}" for caption in some.values()), sep="\n")
-        save()
-
-
-def _line(report: StepReport) -> str:
-    return f"latent {report.latent:.3f}  caption {report.caption:.3f}  lr {report.lr:.1e}"
-
-
-def _keep_until(file: Path, step: int) -> None:
-    if file.is_file():
-        lines = file.read_text().splitlines(keepends=True)
-        file.write_text(
-            "".join(line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step)
-        )
-
-
-def _append(file: Path, line: dict[str, Any]) -> None:
-    with file.open("a") as lines:
-        lines.write(json.dumps(line) + "\n")
-
-
-def save(captioner: Captioner, tokenizer: Any, out: Path) -> None:
-    """Write the captioner a run has come to as ``out/model``."""
-    captioner.save_pretrained(out / "model")
-    tokenizer.save_pretrained(out / "model")
-
-
-def _text_only(data: DataConfig, watched: Sequence[CaptionedPhoto]) -> list[str]:
-    if not data.text:
-        return []
-    held = {caption for photo in watched for caption in photo.captions}
-    held_ids = {photo.id for photo in _text_corpus(data.text_exclude)} if data.text_exclude else set()
-    return [
-        caption
-        for photo in _text_corpus(data.text)
-        for caption in photo.captions
-        if photo.id not in held_ids and caption not in held
-    ]
-
-
-def _text_corpus(spec: str) -> Corpus:
-    return open_spec(spec, missing="keep", expected=None)
-
-
-def captions_to_learn(
-    captions: Sequence[tuple[str, ...]], borrowed: int, console: Console
-) -> Sequence[tuple[str, ...]]:
-    """Each photo's captions and as many that it borrows from other photos."""
-    if not borrowed:
-        return captions
-    with Progress(console=console) as progress:
-        task = progress.add_task("borrowing captions", total=len(captions))
-        more = borrow(captions, borrowed, lambda n: progress.advance(task, n))
-    return [(*own, *others) for own, others in zip(captions, more, strict=True)]
+    return Progress(*columns, console=console, disable=not shown)
 
 
 def cached_features(
-    captioner: Captioner, photos: Sequence[CaptionedPhoto], folder: Path, views: int, console: Console
+    captioner: Captioner, photos: Sequence[CaptionedPhoto], folder: Path, views: int, progress: Progress
 ) -> Features:
     """The feature cache in a folder, made of these photos where there is none.
 
@@ -245,17 +261,16 @@ def cached_features(
         InputError: a photo cannot be read, or the cache holds another encoder's tokens.
     """
     if not (folder / "index.json").is_file():
-        with Progress(console=console) as progress:
-            task = progress.add_task("encoding photos", total=len(photos) * views)
-            make_features(
-                lambda pixels: captioner.encode_image(pixels.to(captioner.device)),
-                [(photo.id, photo.image.open) for photo in photos],
-                folder,
-                size=captioner.config.vision["image_size"],
-                views=views,
-                seed=0,
-                advance=lambda n: progress.advance(task, n),
-            )
+        task = progress.add_task("encoding photos", total=len(photos) * views)
+        make_features(
+            lambda pixels: captioner.encode_image(pixels.to(captioner.device)),
+            [(photo.id, photo.image.open) for photo in photos],
+            folder,
+            size=captioner.config.vision["image_size"],
+            views=views,
+            seed=0,
+            advance=lambda n: progress.advance(task, n),
+        )
     features = open_features(folder)
     expected = (captioner.config.vision["tokens"], captioner.config.vision["dim"])
     if tuple(np.shape(features.tokens)[2:]) != expected:
@@ -265,65 +280,57 @@ def cached_features(
     return features
 
 
-def fit_captions(
-    captioner: Any,
-    examples: Examples,
-    features: Features,
-    config: TrainConfig,
-    out: Path,
-    *,
-    caption_weight: float,
-    factor: float,
-    drop_image: float,
-    self_condition: float,
-    report: Callable[[StepReport], None] = lambda report: None,
-    evaluate: Callable[[int], None] = lambda step: None,
-    accelerator: Any | None = None,
-) -> None:
-    """Fit a captioner to captions; a killed run resumes exactly (see ``clearcap.training.loop.fit``).
+def _open_data(data: DataConfig) -> tuple[Corpus, Sequence[CaptionedPhoto]]:
+    """What is trained on and what is watched."""
+    if not data.corpus and not data.root:
+        raise InputError("data.corpus is empty; pass data.corpus=NAME:ROOT:SPLIT, such as flickr8k:DIR:train")
+    count: Expected = "official" if data.expected else None
+    corpus = open_spec(data.trained, expected=count)
+    return corpus, open_spec(data.watched, expected=count).photos[: data.watch_photos]
+
+
+def _with_neighbours(
+    captions: Sequence[tuple[str, ...]], wanted: int, progress: Progress
+) -> Sequence[tuple[str, ...]]:
+    """Each photo's captions and as many of its neighbours'."""
+    if not wanted:
+        return captions
+    task = progress.add_task("neighbour captions", total=len(captions))
+    more = neighbour_captions(captions, wanted, lambda n: progress.advance(task, n))
+    return [(*own, *others) for own, others in zip(captions, more, strict=True)]
+
+
+def _text_only(data: DataConfig, watched: Sequence[CaptionedPhoto]) -> list[str]:
+    """Captions without photos, none of them a watched photo's or of a photo that is left out."""
+    if not data.text:
+        return []
+    held = {caption for photo in watched for caption in photo.captions}
+    return [caption for caption in captions_of([data.text], [data.text_exclude]) if caption not in held]
+
+
+def captions_of(specs: Sequence[str], exclude: Sequence[str] = ()) -> list[str]:
+    """All captions of corpora; the photos themselves may be missing.
 
     Args:
-        captioner: its denoiser and LM head are trained in place; at the end it holds the averaged weights.
-        examples: captions as latents.
-        features: image tokens.
-        config: optimisation settings.
-        out: folder of the checkpoint.
-        caption_weight: lambda.
-        factor: noise factor k.
-        drop_image: probability of hiding the photo.
-        self_condition: probability of conditioning on a first prediction.
-        report: receives every ``log_every``-th step's measures.
-        evaluate: called every ``sample_every`` steps while the captioner holds the averaged weights.
-        accelerator: an ``accelerate.Accelerator``, for several processes or a GPU.
+        specs: corpora, each as NAME:ROOT:SPLIT.
+        exclude: corpora whose photos' captions are left out; "" is none.
     """
-    accelerator = accelerator or make_accelerator()
-    captioner.to(accelerator.device)
-    noise = captioner.noise(factor)
-    objective = make_objective(captioner, noise)
-    length, dim = examples.x0.shape[1:]
+    held = {photo.id for spec in exclude if spec for photo in _text_corpus(spec)}
+    photos = (photo for spec in specs for photo in _text_corpus(spec))
+    return [caption for photo in photos if photo.id not in held for caption in photo.captions]
 
-    def batch_at(step: int, rank: int, world: int) -> tuple[Any, ...]:
-        batch = take_batch(examples, features, config, step, rank, world)
-        draws = objective.draw(
-            photos=config.photos,
-            copies=config.copies,
-            length=length,
-            dim=dim,
-            steps=noise.steps,
-            drop_image=drop_image,
-            self_condition=self_condition,
-            generator=generator_at(config.seed, 2, step, rank),
-        )
-        return batch.image, batch.has_image, batch.x0, batch.ids, draws
 
-    fit(
-        captioner,
-        objective,
-        batch_at,
-        config,
-        out,
-        caption_weight=caption_weight,
-        report=report,
-        evaluate=evaluate,
-        accelerator=accelerator,
-    )
+def _text_corpus(spec: str) -> Corpus:
+    return open_spec(spec, missing="keep", expected=None)
+
+
+def _keep_until(file: Path, step: int) -> None:
+    if file.is_file():
+        lines = file.read_text().splitlines(keepends=True)
+        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+        file.write_text("".join(kept))
+
+
+def _append(file: Path, line: dict[str, Any]) -> None:
+    with file.open("a") as lines:
+        lines.write(json.dumps(line) + "\n")

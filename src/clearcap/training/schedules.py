@@ -40,6 +40,27 @@ def learning_rate(step: int, *, peak: float, steps: int, warmup: int, decay: str
     return peak * (end + (1 - end) * DECAYS[decay]((step - warmup) / max(steps - warmup, 1)))
 
 
+def learning_rate_by_progress(progress: float, *, peak: float, warmup: float) -> float:
+    """The rate of a run that the clock ends: linear warm-up, then half a cosine down to zero.
+
+    Args:
+        progress: the share of the run that is over.
+        peak: the highest rate.
+        warmup: the share of the run during which the rate rises.
+    """
+    if progress < warmup:
+        return peak * (progress + 1e-3) / (warmup + 1e-3)
+    return peak * cosine((progress - warmup) / (1 - warmup))
+
+
+def planned_rate(progress: float, step_seconds: float, seconds_left: float) -> float:
+    """Share of the run per step with which it ends when the time is over.
+
+    Ten steps at least are left to anneal in, however late it is.
+    """
+    return (1 - progress) / max(10.0, seconds_left / step_seconds)
+
+
 def generator_at(seed: int, *place: int, device: str = "cpu") -> torch.Generator:
     """A generator that depends on the seed and the place in the run alone, so that resuming needs no saved state."""
     mixed = seed & 0xFFFFFFFF

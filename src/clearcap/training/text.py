@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,54 +11,108 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clearcap.errors import InputError
+from clearcap.config import TrainConfig, knob, require
 from clearcap.text.tokenizer import clean_caption, encode_captions, train_tokenizer
-from clearcap.training.checkpoint import (
-    load_checkpoint,
-    module_tensors,
-    optimizer_tensors,
-    restore_module,
-    restore_optimizer,
-    save_checkpoint,
-)
-from clearcap.training.schedules import generator_at, learning_rate
+from clearcap.training.loop import StepReport, fit, make_accelerator
+from clearcap.training.objectives import Objective
+from clearcap.training.optimizers import plain_adamw
+from clearcap.training.schedules import generator_at
 
-
-def _knob(default: Any, help: str) -> Any:
-    return field(default=default, metadata={"help": help})
+SHARED = ("steps", "lr", "warmup", "bf16", "seed", "save_every")
+"""Settings that ``TrainConfig`` has too."""
 
 
 @dataclass(frozen=True)
 class PretrainTextConfig:
     """Settings of ``clearcap pretrain-text``."""
 
-    vocab_size: int = _knob(5000, "word pieces at most")
-    min_count: int = _knob(4, "occurrences that make a word one piece")
-    length: int = _knob(20, "positions of a caption, [CLS] and [SEP] included")
-    max_words: int = _knob(30, "words of a caption that are kept, before it is cut to length")
-    width: int = _knob(128, "channels of the text space")
-    depth: int = _knob(4, "layers, both halves together")
-    split: int = _knob(2, "layers of the lower half")
-    heads: int = _knob(4, "attention heads")
-    hidden: int = _knob(512, "feed-forward channels")
-    mask_share: float = _knob(0.25, "words hidden for the masked-language objective")
-    noise: float = _knob(
-        0.5, "greatest noise, in latent standard deviations, of the reconstruction objective"
-    )
-    steps: int = _knob(6000, "optimiser steps")
-    batch: int = _knob(192, "captions a step")
-    lr: float = _knob(2e-3, "peak learning rate")
-    warmup: int = _knob(300, "warm-up steps")
-    weight_decay: float = _knob(0.01, "AdamW weight decay")
-    seed: int = _knob(0, "seed of every draw")
-    bf16: bool = _knob(True, "matrix products in bf16")
-    save_every: int = _knob(1000, "steps between checkpoints")
+    vocab_size: int = knob(5000, "word pieces at most")
+    min_count: int = knob(4, "occurrences that make a word one piece")
+    length: int = knob(20, "positions of a caption, [CLS] and [SEP] included")
+    max_words: int = knob(30, "words of a caption that are kept, before it is cut to length")
+    width: int = knob(128, "channels of the text space")
+    depth: int = knob(4, "layers, both halves together")
+    split: int = knob(2, "layers of the lower half")
+    heads: int = knob(4, "attention heads")
+    hidden: int = knob(512, "feed-forward channels")
+    mask_share: float = knob(0.25, "words hidden for the masked-language objective")
+    noise: float = knob(0.5, "greatest noise, in latent standard deviations, of the reconstruction objective")
+    steps: int = knob(6000, "optimiser steps")
+    batch: int = knob(192, "captions a step")
+    lr: float = knob(2e-3, "peak learning rate")
+    warmup: int = knob(300, "warm-up steps")
+    weight_decay: float = knob(0.01, "AdamW weight decay")
+    seed: int = knob(0, "seed of every draw")
+    bf16: bool = knob(True, "matrix products in bf16")
+    save_every: int = knob(1000, "steps between checkpoints")
 
     def __post_init__(self) -> None:
-        if not 0 < self.split < self.depth:
-            raise InputError(f"split={self.split} must lie between 1 and depth-1={self.depth - 1}")
-        if not 0 < self.mask_share < 1:
-            raise InputError(f"mask_share={self.mask_share} must lie between 0 and 1")
+        require(
+            0 < self.split < self.depth,
+            f"split={self.split} must lie between 1 and depth-1={self.depth - 1}",
+        )
+        require(0 < self.mask_share < 1, f"mask_share={self.mask_share} must lie between 0 and 1")
+
+
+class TextObjective(Objective):
+    """Two losses that share each pass over the layers.
+
+    Masked words are predicted (the context the paper takes from BERT), and captions are read back from mid-depth
+    latents with noise on them (the autoencoder that the diffusion decodes with).
+    """
+
+    caption_weight = 1.0
+
+    def __init__(self, model: Any, split: int, pad_id: int) -> None:
+        """Args:
+        model: a ``BertForMaskedLM``.
+        split: layers of the lower half, above which the noise enters.
+        pad_id: token that is not looked at.
+        """
+        super().__init__()
+        self.model, self.split, self.pad_id = model, split, pad_id
+
+    def forward(
+        self,
+        both: Tensor,
+        ids: Tensor,
+        hidden: Tensor,
+        words: Tensor,
+        level: Tensor,
+        noise: Tensor,
+        dropout: int,
+    ) -> tuple[Tensor, Tensor]:
+        """Losses of the masked words and of all words read back, in nats.
+
+        Args:
+            both: captions with hidden words, then the same with all [2 * batch, length].
+            ids: the captions [batch, length].
+            hidden: which words are hidden, of
+            words: the positions that are words.
+            level: of the noise, in standard deviations of the latents [batch, 1, 1].
+            noise: standard normal [batch, length, width].
+            dropout: seed of torch's global generator, which dropout draws from.
+        """
+        torch.manual_seed(dropout)
+        bert = self.model.bert
+        attend = torch.where(
+            ids[:, None, None, :] != self.pad_id, 0.0, -1e4
+        )  # added to scores; pads are not seen
+        h = bert.embeddings(input_ids=both)
+        for layer in bert.encoder.layer[: self.split]:
+            h = layer(h, torch.cat((attend, attend)))
+        masked, clear = h.chunk(2)
+        spread = clear.detach().float().std(dim=(0, 1), keepdim=True)
+        clear = clear + (level * spread * noise).to(clear.dtype)
+        for layer in bert.encoder.layer[self.split :]:
+            masked, clear = (
+                layer(masked, attend),
+                layer(clear),
+            )  # the decoder cannot know where a caption ends
+        return (
+            F.cross_entropy(self.model.cls(masked[hidden]).float(), ids[hidden]),
+            F.cross_entropy(self.model.cls(clear[words]).float(), ids[words]),
+        )
 
 
 def pretrain_text(
@@ -69,21 +123,56 @@ def pretrain_text(
 ) -> None:
     """Train a tokenizer and a ``BertForMaskedLM`` on captions and write both to ``out`` in the hub's format.
 
-    Two losses share each pass over the layers: masked words are predicted (the context the paper takes from
-    BERT), and captions are read back from mid-depth latents with noise on them (the autoencoder that the
-    diffusion decodes with).
-
     Args:
         captions: raw captions.
         out: folder; ``out/checkpoint`` holds the place to resume from.
         config: sizes and schedule.
         report: called every 50 steps with the losses.
-    """
-    from transformers import BertConfig, BertForMaskedLM
 
+    Raises:
+        InputError: no captions, or ``out/checkpoint`` was made with other settings.
+    """
     cleaned = [clean_caption(caption, config.max_words, keep_period=False) for caption in captions]
     tokenizer = train_tokenizer(cleaned, config.vocab_size, config.min_count)
     ids, mask = encode_captions(tokenizer, cleaned, config.length)
+    accelerator = make_accelerator()
+    model = _untrained(config, tokenizer).to(accelerator.device)
+
+    def batch_at(step: int, rank: int, world: int) -> tuple[Any, ...]:
+        generator = generator_at(config.seed, step) if world == 1 else generator_at(config.seed, step, rank)
+        chosen = ids[rows := torch.randint(len(ids), (config.batch,), generator=generator)]
+        words = mask[rows].bool() & (chosen != tokenizer.cls_token_id) & (chosen != tokenizer.sep_token_id)
+        hidden = words & (torch.rand(chosen.shape, generator=generator) < config.mask_share)
+        level = config.noise * torch.rand(len(chosen), 1, 1, generator=generator)
+        noise = torch.randn(*chosen.shape, config.width, generator=generator)
+        both = torch.cat((chosen.masked_fill(hidden, tokenizer.mask_token_id), chosen))
+        return both, chosen, hidden, words, level, noise, generator.initial_seed()
+
+    shared = {name: getattr(config, name) for name in SHARED}
+
+    def say(measured: StepReport) -> None:
+        report(measured.step, {"masked": measured.latent, "read back": measured.caption})
+
+    fit(
+        model,
+        TextObjective(model, config.split, tokenizer.pad_token_id),
+        [plain_adamw(model.parameters(), config.lr, config.weight_decay, betas=(0.9, 0.98))],
+        batch_at,
+        TrainConfig(**shared, decay="cosine", clip=1.0, ema=0.0, log_every=50, sample_every=0),
+        out,
+        settings={"text": asdict(config)},
+        report=say,
+        evaluate=lambda step: None,
+        accelerator=accelerator,
+    )
+    if accelerator.is_main_process:
+        model.save_pretrained(out)
+        tokenizer.save_pretrained(out)
+
+
+def _untrained(config: PretrainTextConfig, tokenizer: Any) -> Any:
+    from transformers import BertConfig, BertForMaskedLM
+
     torch.manual_seed(config.seed)
     model = BertForMaskedLM(
         BertConfig(
@@ -99,74 +188,4 @@ def pretrain_text(
         )
     )
     model.set_attn_implementation("eager")  # 2x faster than the fused kernel in bf16 training on a CPU
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=config.lr, weight_decay=config.weight_decay, betas=(0.9, 0.98)
-    )
-    step = _resume(out, model, optimizer, config)
-    model.train()
-    while step < config.steps:
-        generator = generator_at(config.seed, step)
-        torch.manual_seed(generator.initial_seed())  # dropout draws from the global generator
-        rows = torch.randint(len(ids), (config.batch,), generator=generator)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(
-                step, peak=config.lr, steps=config.steps, warmup=config.warmup, decay="cosine"
-            )
-        with torch.autocast("cpu", torch.bfloat16, enabled=config.bf16):
-            losses = _losses(model, ids[rows], mask[rows], tokenizer, config, generator)
-        optimizer.zero_grad(set_to_none=True)
-        sum(losses.values(), torch.zeros(())).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        step += 1
-        if step % 50 == 0:
-            report(step, {name: loss.item() for name, loss in losses.items()})
-        if step % config.save_every == 0:
-            tensors = module_tensors(model, "model") | optimizer_tensors(optimizer, "adam")
-            tensors.pop("model.cls.predictions.decoder.weight")  # tied to the word embedding
-            tensors.pop("model.cls.predictions.decoder.bias")  # tied to predictions.bias
-            save_checkpoint(out / "checkpoint", tensors, {"step": step, "config": asdict(config)})
-    model.eval().save_pretrained(out)
-    tokenizer.save_pretrained(out)
-
-
-def _resume(out: Path, model: Any, optimizer: torch.optim.Optimizer, config: PretrainTextConfig) -> int:
-    found = load_checkpoint(out / "checkpoint")
-    if found is None:
-        return 0
-    tensors, progress = found
-    if progress["config"] != asdict(config):
-        raise InputError(f"{out}/checkpoint was made with other settings; choose another folder or delete it")
-    tensors["model.cls.predictions.decoder.weight"] = tensors["model.bert.embeddings.word_embeddings.weight"]
-    tensors["model.cls.predictions.decoder.bias"] = tensors["model.cls.predictions.bias"]
-    restore_module(model, "model", tensors)
-    restore_optimizer(optimizer, "adam", tensors)
-    return int(progress["step"])
-
-
-def _losses(
-    model: Any,
-    ids: Tensor,
-    mask: Tensor,
-    tokenizer: Any,
-    config: PretrainTextConfig,
-    generator: torch.Generator,
-) -> dict[str, Tensor]:
-    words = mask.bool() & (ids != tokenizer.cls_token_id) & (ids != tokenizer.sep_token_id)
-    hidden = words & (torch.rand(ids.shape, generator=generator) < config.mask_share)
-    both = torch.cat((ids.masked_fill(hidden, tokenizer.mask_token_id), ids))
-    bert = model.bert
-    attend = torch.where(mask[:, None, None, :].bool(), 0.0, -1e4)  # added to the scores; pads are not seen
-    h = bert.embeddings(input_ids=both)
-    for layer in bert.encoder.layer[: config.split]:
-        h = layer(h, torch.cat((attend, attend)))
-    masked, clear = h.chunk(2)
-    level = config.noise * torch.rand(len(ids), 1, 1, generator=generator)
-    spread = clear.detach().float().std(dim=(0, 1), keepdim=True)
-    clear = clear + (level * spread * torch.randn(clear.shape, generator=generator)).to(clear.dtype)
-    for layer in bert.encoder.layer[config.split :]:
-        masked, clear = layer(masked, attend), layer(clear)  # the decoder cannot know where a caption ends
-    return {
-        "masked": F.cross_entropy(model.cls(masked[hidden]).float(), ids[hidden]),
-        "read back": F.cross_entropy(model.cls(clear[words]).float(), ids[words]),
-    }
+    return model

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,26 +12,18 @@ from jaxtyping import Bool, Float, Int, Shaped, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
+from clearcap.data.ahead import ahead
 from clearcap.errors import InputError
 from clearcap.training.encoder import objective
+from clearcap.training.encoder.settings import DistillConfig
 from clearcap.training.encoder.targets import TargetStore
 from clearcap.vision.compact import STRIDE
 
 
-class RawBatch(NamedTuple):
-    """One step's photos and targets as stored."""
-
-    images: UInt8[Tensor, "batch 3 height width"]
-    tokens: Float[Tensor, "batch tokens dim"]
-    logits: Float[Tensor, "batch classes"]
-    words: Float[Tensor, "batch words"]
-    known: Bool[Tensor, " batch"]
-
-
 class Batch(NamedTuple):
-    """One step's photos and targets, augmented, at the size of the moment."""
+    """One step's photos and targets: bytes as stored, or numbers in 0..1 at the size of the moment."""
 
-    images: Float[Tensor, "batch 3 height width"]
+    images: Shaped[Tensor, "batch 3 height width"]
     tokens: Float[Tensor, "batch tokens dim"]
     logits: Float[Tensor, "batch classes"]
     words: Float[Tensor, "batch words"]
@@ -69,6 +60,17 @@ class Split:
         own = [names[i] for i in self.held_out]
         self.held_out_words = objective.word_shares(captions, own, self.vocabulary) > 0
 
+    @classmethod
+    def read(cls, names: Sequence[str], config: DistillConfig) -> Split:
+        """The split of photos of these names that the files in a run's settings describe.
+
+        Raises:
+            InputError: one of the files is absent, or the captions have other columns.
+        """
+        captions = objective.read_captions(config.captions) if config.captions else {}
+        captioned = read_names(config.captioned) or set(captions)
+        return cls(names, read_names(config.held_out), captions, captioned, config.words)
+
     def rows_of(self, step: int, size: int, seed: int) -> Int[Tensor, " size"]:
         """The photos of a step, by seed and step alone; every photo once per epoch.
 
@@ -84,53 +86,50 @@ class Split:
         return self.rows[order[place * size : (place + 1) * size]]
 
 
-class Data(Split):
+class Data:
     """A store of views and targets, made beforehand."""
 
-    def __init__(
-        self,
-        store: TargetStore,
-        held_out: set[str],
-        captions: dict[str, list[str]],
-        captioned: set[str],
-        words: int,
-    ) -> None:
-        """Index the store; arguments as `Split` has them."""
-        super().__init__([photo.name for photo in store.photos], held_out, captions, captioned, words)
-        self.store = store
+    def __init__(self, split: Split, store: TargetStore, views: int, seed: int) -> None:
+        """Args:
+        split: of the store's photos.
+        store: views and targets.
+        views: of each photo that are trained on.
+        seed: of everything random.
+        """
+        self.split, self.store, self.views, self.seed = split, store, views, seed
         self.grid, self.size, self.classes = store.grid, store.size, store.logits.shape[2]
 
     def held(self, size: int) -> tuple[Iterator[Tensor], Tensor, Tensor]:
         """The held-out photos in batches of `size`, their targets and the teacher's logits of them."""
-        rows, store = np.array(self.held_out, dtype=int), self.store
+        rows, store = np.array(self.split.held_out, dtype=int), self.store
         parts = np.split(rows, range(size, len(rows), size))
         tokens, logits = torch.from_numpy(store.tokens[0, rows]), torch.from_numpy(store.logits[0, rows])
         return (to_floats(store.images[0, part]) for part in parts), tokens.float(), logits.float()
 
-    def batch(self, step: int, size: int, views: int, seed: int) -> RawBatch:
-        """`size` photos for a step, by seed and step alone, so that a resumed run sees the same.
+    def batch(self, step: int, size: int) -> Batch:
+        """`size` photos as stored for a step, by seed and step alone, so that a resumed run sees the same.
 
         Raises:
             InputError: fewer photos than a batch.
         """
-        rows = self.rows_of(step, size, seed)
-        chosen = torch.randint(views, rows.shape, generator=step_generator(seed, step))
+        rows = self.split.rows_of(step, size, self.seed)
+        chosen = torch.randint(self.views, rows.shape, generator=step_generator(self.seed, step))
         index = (chosen.numpy(), rows.numpy())
-        return RawBatch(
+        return Batch(
             torch.from_numpy(self.store.images[index]).permute(0, 3, 1, 2),
             torch.from_numpy(self.store.tokens[index]).float(),
             torch.from_numpy(self.store.logits[index]).float(),
-            self.words[rows],
-            self.known[rows],
+            self.split.words[rows],
+            self.split.known[rows],
         )
 
-    def batches(self, start: int, size: int, views: int, seed: int) -> Iterator[RawBatch]:
+    def batches(self, start: int, size: int) -> Iterator[Batch]:
         """Batches from step `start` on, the next one read while the last one is in use."""
-        with ThreadPoolExecutor(1) as pool:
-            coming = pool.submit(self.batch, start, size, views, seed)
-            for step in range(start + 1, 2**31):
-                ready, coming = coming.result(), pool.submit(self.batch, step, size, views, seed)
-                yield ready
+        return ahead(lambda step: self.batch(step, size), range(start, 2**31), threads=1, depth=1)
+
+    def prepared(self, raw: Batch, step: int, image_size: int) -> Batch:
+        """Photos at `image_size` pixels, targets pooled to their smaller grid, both augmented."""
+        return prepare(raw, image_size, step_generator(self.seed + 1, step))
 
 
 def step_generator(seed: int, step: int, device: torch.device | str = "cpu") -> torch.Generator:
@@ -138,7 +137,7 @@ def step_generator(seed: int, step: int, device: torch.device | str = "cpu") -> 
     return torch.Generator(device).manual_seed(seed * 1_000_003 + 500_000 + step)
 
 
-def prepare(raw: RawBatch, image_size: int, generator: torch.Generator) -> Batch:
+def prepare(raw: Batch, image_size: int, generator: torch.Generator) -> Batch:
     """Photos at `image_size` pixels, targets pooled to their smaller grid, both augmented."""
     images, tokens = shrunk(raw.images, raw.tokens, image_size)
     floats, tokens = objective.augment(images.float().div_(255), tokens, image_size // STRIDE, generator)

@@ -4,37 +4,35 @@ from __future__ import annotations
 
 import copy
 import json
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from rich.console import Console
 from torch import Tensor, nn
 
 from clearcap.errors import InputError
-from clearcap.training.checkpoint import (
-    load_checkpoint,
-    module_tensors,
-    optimizer_tensors,
-    restore_module,
-    restore_optimizer,
-    save_checkpoint,
-)
+from clearcap.training.checkpoint import RunState
 from clearcap.training.encoder import objective
-from clearcap.training.encoder.batches import Batch, Data, prepare, read_names, shrunk, step_generator
+from clearcap.training.encoder.batches import Batch, Data, Split
 from clearcap.training.encoder.live import LiveData
-from clearcap.training.encoder.optimizers import make_optimizers
 from clearcap.training.encoder.settings import DistillConfig
 from clearcap.training.encoder.starting import load_like, start_from, turn_to
 from clearcap.training.encoder.targets import build_targets, list_photos
+from clearcap.training.loop import Averaged, descend, set_learning_rates
+from clearcap.training.optimizers import split_optimizers
+from clearcap.training.run import progress_bar
+from clearcap.training.schedules import learning_rate_by_progress, planned_rate
 from clearcap.vision.compact import CompactEncoder
 
 REPLAN_STEPS = 50  # steps between two looks at the clock
 LOG_STEPS = 50
-CHANGEABLE = (  # in a resumed run
+FREE = (  # may change when a run resumes
     "out",
     "cache",
     "views",
@@ -79,29 +77,31 @@ class Run:
             )
         self.device = device
         self.model = nn.ModuleDict({"encoder": encoder, "heads": heads}).to(device)
-        self.remember()
-        self.optimizers = make_optimizers(
-            encoder, heads, config.optimizer == "muon", config.lr, config.weight_decay
+        self.optimizers = split_optimizers(
+            dict(self.model.named_parameters()),
+            [f"encoder.{name}" for name, p in encoder.named_parameters() if self.is_muons(name, p)],
+            lr=config.lr,
+            muon_lr=config.lr,
+            weight_decay=config.weight_decay,
         )
+        self.remember()
         self.step = 0
         self.progress = 0.0  # of the schedule, 0..1
         self.rate = 1e-4  # progress per step, until the clock tells
         self.seconds = 0.0  # of training so far
 
+    def is_muons(self, name: str, parameter: Tensor) -> bool:
+        """Whether Muon is asked for, and a parameter of the encoder is a matrix or kernel between features."""
+        inner = name.startswith(("stages.", "mixers.")) and parameter.ndim in (2, 4)
+        return self.config.optimizer == "muon" and inner
+
     def remember(self) -> None:
         """Begin the average at the weights as they are."""
-        self.average = {k: v.clone() for k, v in self.model.state_dict().items() if v.is_floating_point()}
+        self.average = Averaged({k: v for k, v in self.model.state_dict().items() if v.is_floating_point()})
 
     def finished(self) -> bool:
         """Whether the schedule has run to its end."""
         return self.progress >= 1
-
-    def learning_rate(self) -> float:
-        """Linear warm-up, then half a cosine down to zero."""
-        warmup, progress = self.config.warmup, self.progress
-        if progress < warmup:
-            return self.config.lr * (progress + 1e-3) / (warmup + 1e-3)
-        return self.config.lr * 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The terms of the objective, unweighted, and their weighted sum `loss`."""
@@ -128,27 +128,25 @@ class Run:
 
     def train_step(self, batch: Batch) -> dict[str, Tensor]:
         """One optimiser step; returns the loss terms."""
-        for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
-            group["lr"] = self.learning_rate()
+        rate = partial(learning_rate_by_progress, self.progress, warmup=self.config.warmup)
+        set_learning_rates(self.optimizers, lambda peak: rate(peak=peak))
         terms = self.losses(batch)
-        self.model.zero_grad()
         terms["loss"].backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), 5.0)
-        for optimizer in self.optimizers:
-            optimizer.step()
+        descend(self.model, self.optimizers, clip=5.0)
         self.step += 1
-        decay = min(self.config.ema, self.step / (self.step + 10))  # a short memory at first
-        state = self.model.state_dict()
-        torch._foreach_lerp_(list(self.average.values()), [state[k] for k in self.average], 1 - decay)
+        # A short memory at first.
+        self.average.update(self.model.state_dict(), min(self.config.ema, self.step / (self.step + 10)))
         return {name: term.detach() for name, term in terms.items()}
+
+    @property
+    def state(self) -> RunState:
+        """What a checkpoint holds."""
+        return RunState(self.model.state_dict(), self.average.values, self.optimizers)
 
     def save(self, folder: Path) -> None:
         """Write everything to a checkpoint."""
-        tensors = module_tensors(self.model, "model") | {f"average.{k}": v for k, v in self.average.items()}
-        for number, optimizer in enumerate(self.optimizers):
-            tensors |= optimizer_tensors(optimizer, f"optimizer{number}")
         place = {"step": self.step, "progress": self.progress, "rate": self.rate, "seconds": self.seconds}
-        save_checkpoint(folder, tensors, place | {"config": asdict(self.config)})
+        self.state.save(folder, asdict(self.config), place)
 
     def load(self, folder: Path) -> bool:
         """Continue from a checkpoint; False where there is none.
@@ -156,25 +154,9 @@ class Run:
         Raises:
             InputError: it is damaged, or was written under other settings.
         """
-        found = load_checkpoint(folder)
-        if found is None:
+        place = self.state.resume(folder, asdict(self.config), FREE)
+        if place is None:
             return False
-        tensors, place = found
-        own = json.loads(json.dumps(asdict(self.config)))
-        changed = [name for name in own if name not in CHANGEABLE and own[name] != place["config"].get(name)]
-        if changed:
-            raise InputError(
-                f"{folder}: written with other settings ({', '.join(changed)}); pass another out folder"
-            )
-        restore_module(self.model, "model", tensors)
-        self.average = {k: v.to(self.device) for k, v in _part(tensors, "average.").items()}
-        for number, optimizer in enumerate(self.optimizers):
-            restore_optimizer(optimizer, f"optimizer{number}", tensors)
-            for parameter, state in optimizer.state.items():
-                # Files hold plain row-major tensors; mixed memory formats would slow every step down.
-                like = torch.empty_like(parameter, requires_grad=False)
-                shaped = {k: like.clone().copy_(m) for k, m in state.items() if m.shape == parameter.shape}
-                state.update(shaped)
         self.step, self.progress = place["step"], place["progress"]
         self.rate, self.seconds = place["rate"], place["seconds"]
         return True
@@ -182,7 +164,7 @@ class Run:
     def averaged(self) -> nn.ModuleDict:
         """Encoder and heads with the averaged weights, in evaluation mode, batch norms folded."""
         model = copy.deepcopy(self.model)
-        model.load_state_dict(model.state_dict() | self.average)
+        model.load_state_dict(model.state_dict() | self.average.values)
         return nn.ModuleDict({"encoder": _encoder(model).folded(), "heads": model["heads"]}).eval()
 
 
@@ -190,10 +172,6 @@ def _encoder(model: nn.ModuleDict) -> CompactEncoder:
     encoder = model["encoder"]
     assert isinstance(encoder, CompactEncoder)
     return encoder
-
-
-def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
 def distill(config: DistillConfig, progress: bool = True) -> DistillResult:
@@ -209,15 +187,11 @@ def distill(config: DistillConfig, progress: bool = True) -> DistillResult:
     Raises:
         InputError: photos, teacher, captions or checkpoint do not fit the settings.
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
+    with progress_bar(Console(stderr=True), progress) as bar:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         shown = bar.add_task("photos" if config.views == 0 else "teacher features")
         data = _open_data(config, device, lambda done, total: bar.update(shown, completed=done, total=total))
-        run = Run(config, data.grid, data.size, data.classes, len(data.vocabulary), device)
+        run = Run(config, data.grid, data.size, data.classes, len(data.split.vocabulary), device)
         out = Path(config.out)
         out.mkdir(parents=True, exist_ok=True)
         checkpoint = out / "checkpoint"
@@ -238,23 +212,16 @@ def _open_data(
     config: DistillConfig, device: torch.device, report: Callable[[int, int], None]
 ) -> Data | LiveData:
     """Photos, targets and words: a store made beforehand, or a teacher that answers while the student learns."""
-    photos, held_out, captions = (
-        list_photos(config.photos),
-        read_names(config.held_out),
-        dict[str, list[str]](),
-    )
-    if config.captions:
-        captions = objective.read_captions(config.captions)
-    captioned = read_names(config.captioned) or set(captions)
-    split = (held_out, captions, captioned, config.words)
+    photos = list_photos(config.photos)
+    split = Split.read([photo.name for photo in photos], config)
     if config.views == 0:
         return LiveData(
-            photos, config.teacher, config.dim, *split, config.seed, config.init, device, report=report
+            split, photos, config.teacher, config.dim, config.seed, config.init, device, report=report
         )
     store = build_targets(
         config.cache,
         photos,
-        frozenset(held_out),
+        frozenset(photos[i].name for i in split.held_out),
         config.teacher,
         config.views,
         config.dim,
@@ -262,7 +229,7 @@ def _open_data(
         config.workers,
         report=report,
     )
-    return Data(store, *split)
+    return Data(split, store, config.views, config.seed)
 
 
 def _begin_from(folder: str, run: Run, data: Data | LiveData) -> None:
@@ -271,20 +238,14 @@ def _begin_from(folder: str, run: Run, data: Data | LiveData) -> None:
     if isinstance(data, LiveData):
         encoder.load_state_dict(load_like(folder, encoder).state_dict())
     else:
-        start_from(folder, encoder, data.store, data.rows)
+        start_from(folder, encoder, data.store, data.split.rows)
     run.remember()
 
 
 def _batches(run: Run, data: Data | LiveData) -> Iterator[Batch]:
     """The run's batches from its step on, at the size of the moment."""
-    config = run.config
-    if isinstance(data, LiveData):
-        for batch in data.batches(run.step, config.batch):
-            images, tokens = shrunk(batch.images, batch.tokens, run.image_size())
-            yield batch._replace(images=images, tokens=tokens)
-        return
-    for raw in data.batches(run.step, config.batch, config.views, config.seed):
-        batch = prepare(raw, run.image_size(), step_generator(config.seed + 1, run.step))
+    for step, raw in zip(count(run.step), data.batches(run.step, run.config.batch), strict=False):
+        batch = data.prepared(raw, step, run.image_size())
         yield Batch(*(part.to(run.device) for part in batch))
 
 
@@ -320,18 +281,10 @@ def _train(
     return metrics or validate(run.averaged(), data, config.batch)
 
 
-def planned_rate(progress: float, step_seconds: float, seconds_left: float) -> float:
-    """Share of the schedule per step with which it ends when the time is over.
-
-    Ten steps at least are left to anneal in, however late it is.
-    """
-    return (1 - progress) / max(10.0, seconds_left / step_seconds)
-
-
 @torch.inference_mode()
 def validate(model: nn.ModuleDict, data: Data | LiveData, batch: int) -> dict[str, float]:
     """Measures on the held-out photos: tokens' cosine and R2, class agreement, words' average precision."""
-    if not data.held_out:
+    if not data.split.held_out:
         return {}
     images, targets, teacher = data.held(batch)
     device = next(model.parameters()).device
@@ -341,8 +294,8 @@ def validate(model: nn.ModuleDict, data: Data | LiveData, batch: int) -> dict[st
     metrics = objective.agreement(tokens, targets)
     if teacher.shape[1]:
         metrics["class_agreement"] = (classes.argmax(-1) == teacher.argmax(-1)).float().mean().item()
-    if data.held_out_words.any():
-        metrics["word_ap"] = objective.mean_average_precision(words.cpu().numpy(), data.held_out_words)
+    if data.split.held_out_words.any():
+        metrics["word_ap"] = objective.mean_average_precision(words.cpu().numpy(), data.split.held_out_words)
     return metrics
 
 
@@ -357,10 +310,12 @@ def _export(run: Run, data: Data | LiveData, folder: Path, metrics: dict[str, fl
 
     weights, settings = folder / "encoder.safetensors", folder / "encoder.json"
     encoder = copy.deepcopy(_encoder(run.model)).eval()
-    encoder.load_state_dict(encoder.state_dict() | _part(run.average, "encoder."))
+    prefix = "encoder."
+    averaged = {k.removeprefix(prefix): v for k, v in run.average.values.items() if k.startswith(prefix)}
+    encoder.load_state_dict(encoder.state_dict() | averaged)
     encoder.cpu()
     if run.config.init and isinstance(data, Data):
-        turn_to(run.config.init, encoder, data.store, data.rows)
+        turn_to(run.config.init, encoder, data.store, data.split.rows)
     save_file({k: v.contiguous() for k, v in encoder.state_dict().items()}, weights)
     record = {
         "encoder": _encoder(run.model).settings(),

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +18,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
-from clearcap.training.encoder.batches import Batch, Split, step_generator
+from clearcap.data.ahead import ahead
+from clearcap.training.encoder.batches import Batch, Split, shrunk, step_generator
 from clearcap.training.encoder.starting import FITTED_PHOTOS, turning
 from clearcap.training.encoder.targets import Basis, draw_view, fit_basis, read_photo
 from clearcap.training.encoder.teacher import square_grid
@@ -67,18 +67,15 @@ def live_teacher(source: str, device: torch.device) -> LiveTeacher:
     return LiveTeacher(encoder.image_size, 0, ask)
 
 
-class LiveData(Split):
+class LiveData:
     """All photos as bytes in the device's memory, and a teacher beside them."""
 
     def __init__(
         self,
+        split: Split,
         photos: Sequence[Path],
         teacher: str,
         dim: int,
-        held_out: set[str],
-        captions: dict[str, list[str]],
-        captioned: set[str],
-        words: int,
         seed: int,
         init: str,
         device: torch.device,
@@ -87,13 +84,10 @@ class LiveData(Split):
         """Read every photo and fit the axes of the targets.
 
         Args:
+            split: of the photos.
             photos: files, squashed to the teacher's size.
             teacher: of `live_teacher`.
             dim: width of the targets.
-            held_out: names of photos never to train on.
-            captions: captions by photo name.
-            captioned: names of the photos whose captions may be trained on.
-            words: how many caption words to predict.
             seed: of the views.
             init: folder of an encoder whose axes the targets are turned to; "" for none.
             device: where photos, teacher and student are.
@@ -102,14 +96,13 @@ class LiveData(Split):
         Raises:
             InputError: a photo or the teacher cannot be read.
         """
-        super().__init__([photo.name for photo in photos], held_out, captions, captioned, words)
-        self.seed, self.device = seed, device
+        self.split, self.seed, self.device = split, seed, device
         self.network = live_teacher(teacher, device)
         self.size, self.classes = self.network.image_size, self.network.classes
         self.photos = read_photos(photos, self.size, report).to(device)
-        self.words, self.known = self.words.to(device), self.known.to(device)
-        order = torch.randperm(len(self.rows), generator=torch.Generator().manual_seed(seed))
-        features, _ = self._asked(self.rows[order[:BASIS_PHOTOS]])
+        self.words, self.known = split.words.to(device), split.known.to(device)
+        order = torch.randperm(len(split.rows), generator=torch.Generator().manual_seed(seed))
+        features, _ = self._asked(split.rows[order[:BASIS_PHOTOS]])
         self.grid = round(features.shape[1] ** 0.5)
         basis = fit_basis(features.flatten(0, 1).cpu().numpy(), dim)
         if init:
@@ -131,7 +124,7 @@ class LiveData(Split):
     @torch.inference_mode()
     def _turned(self, basis: Basis, encoder: CompactEncoder) -> Basis:
         """The basis whose targets are nearest to the tokens of an encoder, so that it goes on in its own axes."""
-        rows, encoder = self.rows[:FITTED_PHOTOS], encoder.to(self.device)
+        rows, encoder = self.split.rows[:FITTED_PHOTOS], encoder.to(self.device)
         own = [encoder(images) for images in self._whole(rows)]
         targets = basis.project(self._asked(rows)[0].cpu().numpy())
         rotation = turning(
@@ -141,8 +134,12 @@ class LiveData(Split):
 
     def batches(self, start: int, size: int) -> Iterator[Batch]:
         """Batches from step `start` on, each a function of seed and step."""
-        for step in range(start, 2**31):
-            yield self.batch(step, size)
+        return (self.batch(step, size) for step in range(start, 2**31))
+
+    def prepared(self, drawn: Batch, step: int, image_size: int) -> Batch:
+        """Photos at `image_size` pixels and targets pooled to their smaller grid."""
+        images, tokens = shrunk(drawn.images, drawn.tokens, image_size)
+        return drawn._replace(images=images, tokens=tokens)
 
     @torch.no_grad()
     def batch(self, step: int, size: int) -> Batch:
@@ -151,7 +148,7 @@ class LiveData(Split):
         Raises:
             InputError: fewer photos than a batch.
         """
-        rows = self.rows_of(step, size, self.seed).to(self.device)
+        rows = self.split.rows_of(step, size, self.seed).to(self.device)
         generator = step_generator(self.seed, step, self.device)
         images = recoloured(drawn(self.photos[rows], generator), generator)
         share = torch.rand(size, device=self.device, generator=generator)
@@ -165,7 +162,7 @@ class LiveData(Split):
 
     def held(self, size: int) -> tuple[Iterator[Tensor], Tensor, Tensor]:
         """The held-out photos in batches of `size`, their targets and the teacher's logits of them."""
-        rows = torch.tensor(self.held_out, dtype=torch.int64)
+        rows = torch.tensor(self.split.held_out, dtype=torch.int64)
         features, logits = self._asked(rows)
         return self._whole(rows, size), (features - self.mean) @ self.components, logits
 
@@ -179,10 +176,13 @@ def read_photos(
         InputError: one cannot be read.
     """
     pixels = torch.empty(len(photos), 3, size, size, dtype=torch.uint8)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for i, view in enumerate(pool.map(lambda path: draw_view(read_photo(path), size, 0, 0), photos)):
-            pixels[i] = torch.tensor(view).permute(2, 0, 1)
-            report(i + 1, len(photos))
+    threads = os.cpu_count() or 1
+    views = ahead(
+        lambda path: draw_view(read_photo(path), size, 0, 0), photos, threads=threads, depth=4 * threads
+    )
+    for i, view in enumerate(views):
+        pixels[i] = torch.tensor(view).permute(2, 0, 1)
+        report(i + 1, len(photos))
     return pixels
 
 

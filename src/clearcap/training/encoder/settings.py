@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from clearcap.config import REQUIRED, check_choices, knob
-from clearcap.errors import InputError
+from clearcap.config import check_choices, knob, require
 from clearcap.vision.compact import STRIDE
 
 
@@ -13,8 +12,8 @@ from clearcap.vision.compact import STRIDE
 class DistillConfig:
     """Settings of a distillation run; ``clearcap distill --settings`` prints them with their meaning."""
 
-    teacher: str = knob(REQUIRED, "a .tflite file, a model folder or a hub name")
-    photos: tuple[str, ...] = knob(REQUIRED, "folders of photos")
+    teacher: str = knob("", "required: a .tflite file, a model folder or a hub name")
+    photos: tuple[str, ...] = knob((), "required: folders of photos")
     out: str = knob("runs/distill", "folder for checkpoint, metrics and the exported encoder")
     cache: str = knob("cache/distill", "folder for the teacher's features (gigabytes)")
     held_out: str = knob("", "text file with photo names, one a line, for validation only; nothing for none")
@@ -73,30 +72,27 @@ class DistillConfig:
         Raises:
             InputError: a value is out of range; the message names it.
         """
-        positive = (
-            "dim",
-            "batch",
-            "lr",
-            "temperature",
-            "checkpoint_minutes",
-            "validate_steps",
-            "workers",
-        )
-        for name in positive:
-            if getattr(self, name) <= 0:
-                raise InputError(f"{name}={getattr(self, name)}: pass a number above 0")
-        for name in ("views", "words", "steps", "minutes", "weight_decay", "class_weight", "word_weight"):
-            if getattr(self, name) < 0:
-                raise InputError(f"{name}={getattr(self, name)}: pass 0 or more")
-        for name in ("warmup", "ema"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"{name}={getattr(self, name)}: pass a share, 0 or more and below 1")
-        if (self.steps > 0) == (self.minutes > 0):
-            raise InputError(f"steps={self.steps}, minutes={self.minutes}: pass one of them, the other as 0")
-        if len(self.switches) != max(0, len(self.sizes) - 1):
-            raise InputError(f"switches={self.switches}: pass one fewer than sizes={self.sizes}")
-        if any(size % STRIDE for size in self.sizes):
-            raise InputError(f"sizes={self.sizes}: pass multiples of {STRIDE}, or 0 for the teacher's size")
         check_choices(self)
-        if not self.photos:
-            raise InputError("photos: no folder given; pass at least one folder of photos")
+        require(bool(self.teacher), "teacher: none given; pass a .tflite file, a model folder or a hub name")
+        require(bool(self.photos), "photos: no folder given; pass at least one folder of photos")
+        above_0 = ["dim", "batch", "lr", "temperature", "checkpoint_minutes", "validate_steps", "workers"]
+        from_0 = ["views", "words", "steps", "minutes", "weight_decay", "class_weight", "word_weight"]
+        for names, allowed, meaning in (
+            (above_0, lambda value: value > 0, "a number above 0"),
+            (from_0, lambda value: value >= 0, "0 or more"),
+            (["warmup", "ema"], lambda value: 0 <= value < 1, "a share, 0 or more and below 1"),
+        ):
+            for name in names:
+                require(allowed(getattr(self, name)), f"{name}={getattr(self, name)}: pass {meaning}")
+        require(
+            (self.steps > 0) != (self.minutes > 0),
+            f"steps={self.steps}, minutes={self.minutes}: pass one of them, the other as 0",
+        )
+        require(
+            len(self.switches) == max(0, len(self.sizes) - 1),
+            f"switches={self.switches}: pass one fewer than sizes={self.sizes}",
+        )
+        require(
+            not any(size % STRIDE for size in self.sizes),
+            f"sizes={self.sizes}: pass multiples of {STRIDE}, or 0 for the teacher's size",
+        )

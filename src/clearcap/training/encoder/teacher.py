@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -20,8 +21,7 @@ class TeacherOutput(NamedTuple):
     logits: Float[np.ndarray, "batch classes"]  # no column at all when the teacher is no classifier
 
 
-@runtime_checkable
-class Teacher(Protocol):
+class Teacher(ABC):
     """A frozen network: photos in, a grid of features (and class logits, if it has any) out."""
 
     image_size: int  # pixels; photos are squashed to image_size x image_size
@@ -29,16 +29,18 @@ class Teacher(Protocol):
     dim: int
     classes: int
 
+    @abstractmethod
     def outputs(self, images: UInt8[np.ndarray, "batch height width 3"]) -> TeacherOutput:
         """Run the network on RGB photos."""
 
     def features(
         self, images: UInt8[np.ndarray, "batch height width 3"]
     ) -> Float[np.ndarray, "batch tokens dim"]:
-        """The feature grid alone."""
+        """The feature grid alone, positions row by row."""
+        return self.outputs(images).features
 
 
-class TfliteTeacher:
+class TfliteTeacher(Teacher):
     """A TensorFlow Lite classifier, read at its last feature map and at its logits.
 
     The flatbuffer's list of outputs is extended by both tensors, so the interpreter keeps them without
@@ -76,13 +78,7 @@ class TfliteTeacher:
             logits[row] = self._read(self._logits).reshape(self.classes)
         return TeacherOutput(features, logits)
 
-    def features(
-        self, images: UInt8[np.ndarray, "batch height width 3"]
-    ) -> Float[np.ndarray, "batch tokens dim"]:
-        """The last feature map before global pooling, positions row by row."""
-        return self.outputs(images).features
-
-    def _read(self, detail: dict[str, Any]) -> Float[np.ndarray, ...]:
+    def _read(self, detail: dict[str, Any]) -> Float[np.ndarray, "..."]:
         """One output tensor as real numbers: scale * (stored - zero point)."""
         stored = self._interpreter.get_tensor(detail["index"]).astype(np.float32)
         scale, zero_point = detail["quantization"]
@@ -101,7 +97,7 @@ def _expose_last_map(path: Path) -> tuple[bytes, int, int]:
     return bytes(builder.Output()), parsed.map, parsed.logits
 
 
-class PretrainedTeacher:
+class PretrainedTeacher(Teacher):
     """A transformers vision model, by hub name or local folder, read through `load_pretrained`."""
 
     def __init__(self, source: str | Path) -> None:
@@ -124,12 +120,6 @@ class PretrainedTeacher:
         with torch.inference_mode():
             tokens = self._encoder(pixels)[:, self._encoder.prefix_tokens :]
         return TeacherOutput(tokens.numpy(), np.empty((len(images), 0), np.float32))
-
-    def features(
-        self, images: UInt8[np.ndarray, "batch height width 3"]
-    ) -> Float[np.ndarray, "batch tokens dim"]:
-        """The patch tokens, positions row by row."""
-        return self.outputs(images).features
 
 
 def square_grid(patches: int, source: str | Path) -> int:

@@ -1,1 +1,1 @@
-"""A captioner of many steps taught to a student of one or two."""
+"""A captioner of many steps distilled into a student of one or two."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from clearcap.captioner.model import Captioner
 from clearcap.captioner.network import CaptionRequest
@@ -14,9 +14,10 @@ from clearcap.config import SamplingConfig
 from clearcap.diffusion.ladic import caption_loss, latent_distance
 from clearcap.sampling.guidance import conditioned, self_conditioned, shifted, without_self_conditioning
 from clearcap.sampling.solvers import solver, times_of
+from clearcap.training.objectives import Objective
 
 
-class Imitation(nn.Module):
+class StepDistillationObjective(Objective):
     """The student's own sampler, with the teacher's caption as the target of each of its calls.
 
     One call from pure noise to the teacher's final prediction is knowledge distillation of a sampler (Luhman and
@@ -30,12 +31,14 @@ class Imitation(nn.Module):
     denoiser: Any
     text: Any
 
-    def __init__(self, captioner: Captioner, sampling: SamplingConfig) -> None:
+    def __init__(self, captioner: Captioner, sampling: SamplingConfig, caption_weight: float = 1.0) -> None:
         """Args:
         captioner: its denoiser is trained; its text space is frozen.
         sampling: how the student will caption, without guidance.
+        caption_weight: lambda.
         """
         super().__init__()
+        self.caption_weight = caption_weight
         self.denoiser = captioner.denoiser
         self.text = captioner.text
         self.noise = captioner.noise(sampling.noise_factor)
@@ -92,7 +95,3 @@ class Imitation(nn.Module):
         """How many words captions have: what stands before the first special token behind [CLS], one at least."""
         ended = torch.isin(ids[:, 1:-1], self.special.to(ids.device))
         return torch.where(ended.any(1), ended.int().argmax(1), ids.shape[1] - 2).clamp(min=1)
-
-    def weight(self, caption_weight: float, latent: Tensor, caption: Tensor) -> float:
-        """lambda, fixed."""
-        return caption_weight

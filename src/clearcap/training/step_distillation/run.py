@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,32 +13,32 @@ from rich.console import Console
 
 from clearcap.captioner.model import Captioner
 from clearcap.config import SamplingConfig, TrainConfig, check_choices, knob, require
-from clearcap.data.features import Features
 from clearcap.data.images import PhotoFile
 from clearcap.data.records import CaptionedPhoto, several
 from clearcap.errors import InputError
 from clearcap.sampling.selection import UTILITIES
+from clearcap.training.checkpoint import write_json
 from clearcap.training.encoder.targets import list_photos
 from clearcap.training.loop import fit
-from clearcap.training.run import Curves, cached_features, progress_bar, sample, save, tracked_accelerator
-from clearcap.training.step_distillation.objective import Imitation
+from clearcap.training.optimizers import make_optimizers
+from clearcap.training.run import Run, Scored, cached_features, progress_bar, shown, tracked_accelerator
+from clearcap.training.step_distillation.objective import StepDistillationObjective
 from clearcap.training.step_distillation.teacher_samples import (
     TARGETS,
-    Taught,
+    TeacherSamples,
     choose_targets,
     read_captions,
+    sample_teacher,
     take_targets,
-    teach,
 )
 
-FREE = ("log_every", "save_every", "sample_every", "tracker")  # of train; may change when a run resumes
-
 UNUSED = ("null_image", "text.weight", "text.bias")  # of a denoiser, without guidance
+PLACES = ("features", "samples", "views", "watch_photos")  # settings that the weights do not depend on
 
 
 @dataclass(frozen=True)
-class FewStepsConfig:
-    """How a student is taught; start from ``few_steps``."""
+class StepDistillationConfig:
+    """How a student is distilled; start from ``settings_for``."""
 
     teacher: SamplingConfig = field(default_factory=SamplingConfig)
     student: SamplingConfig = field(default_factory=SamplingConfig)
@@ -51,11 +51,13 @@ class FewStepsConfig:
     )
     utility: str = knob("bleu", "utility of minimum Bayes risk", tuple(UTILITIES))
     variants: int = knob(4, "variants of a photo: view 0, its mirror image, view 1, its mirror image ...")
-    draws: int = knob(1, "captions the teacher draws of each variant")
+    draws: int = knob(1, "captions the teacher samples of each variant")
     caption_weight: float = knob(1.0, "lambda of the caption loss")
     views: int = knob(2, "views of each photo in the feature cache, where it has to be made")
     features: str = knob("", "folder of the image-feature cache; default OUT/features")
-    taught: str = knob("", "folder of the teacher's captions, which runs may share; default OUT/taught")
+    samples: str = knob(
+        "", "folder of the teacher's samples, which runs may share; default OUT/teacher-samples"
+    )
     watch_photos: int = knob(200, "photos of the periodic evaluation")
 
     def __post_init__(self) -> None:
@@ -84,7 +86,7 @@ class FewStepsConfig:
         )
 
 
-def few_steps(sampling: SamplingConfig) -> FewStepsConfig:
+def settings_for(sampling: SamplingConfig) -> StepDistillationConfig:
     """The usual settings for a teacher that samples in the given way.
 
     The student keeps the teacher's solver, noise factor and start noise; it takes two steps, evenly spaced, and is
@@ -107,7 +109,7 @@ def few_steps(sampling: SamplingConfig) -> FewStepsConfig:
         save_every=100,
         sample_every=250,
     )
-    return FewStepsConfig(teacher=teacher, student=student, train=train)
+    return StepDistillationConfig(teacher=teacher, student=student, train=train)
 
 
 def photos_in(folders: Sequence[Path], but: Collection[str] = ()) -> list[CaptionedPhoto]:
@@ -129,18 +131,19 @@ def distill_steps(
     tokenizer: Any,
     photos: Sequence[CaptionedPhoto],
     watched: Sequence[CaptionedPhoto],
-    config: FewStepsConfig,
+    config: StepDistillationConfig,
     out: Path,
     console: Console | None = None,
 ) -> Captioner:
-    """Teach the captioner to say in a few steps what it says in many, or go on where a killed run stopped.
+    """Train the captioner to say in a few steps what it says in many, or go on where a killed run stopped.
 
-    The teacher captions every variant of every photo once (``clearcap.training.step_distillation.teacher_samples``); then its denoiser,
-    the text space and image encoder frozen, learns those captions (``clearcap.training.step_distillation.objective``). Photos need
-    no captions, and those that the teacher was not trained on show best what it says of new ones.
+    The teacher captions every variant of every photo once (``teacher_samples``); then its denoiser, the text space
+    and image encoder frozen, learns those captions (``objective``). Photos need no captions, and those that the
+    teacher was not trained on show best what it says of new ones.
 
-    Writes ``out/taught``, ``out/teacher.json``, ``out/checkpoint``, ``out/curves.jsonl``, ``out/samples.jsonl``
-    (scores of every number of steps up to the student's) and ``out/model``, which samples in few steps by default.
+    Writes ``out/teacher-samples``, ``out/teacher.json``, ``out/checkpoint``, ``out/curves.jsonl``,
+    ``out/samples.jsonl`` (scores of every number of steps up to the student's) and ``out/model``, which samples in few
+    steps by default.
 
     Args:
         captioner: the teacher; turned into the student in place.
@@ -161,49 +164,38 @@ def distill_steps(
     watched = watched[: config.watch_photos]
     _check_photos(photos, watched)
     out.mkdir(parents=True, exist_ok=True)
-    _keep_settings(out / "settings.json", config)
     accelerator = tracked_accelerator(train.tracker, out)
-    folder = Path(config.features or out / "features")
     captioner.to(accelerator.device)
-    with accelerator.main_process_first():
-        features = cached_features(captioner, [*photos, *watched], folder, config.views, console)
-    with progress_bar(console, accelerator) as progress:
-        with accelerator.main_process_first():  # the others find it done
+    with progress_bar(console, accelerator.is_main_process) as progress:
+        with accelerator.main_process_first():  # the others find both done
+            folder = Path(config.features or out / "features")
+            features = cached_features(captioner, [*photos, *watched], folder, config.views, progress)
             task = progress.add_task("teacher", total=len(photos) * config.variants * config.draws)
-            taught = teach(
+            samples = sample_teacher(
                 captioner,
                 features,
                 features.rows([photo.id for photo in photos]),
-                Path(config.taught or out / "taught"),
+                Path(config.samples or out / "teacher-samples"),
                 sampling=config.teacher,
                 variants=config.variants,
                 draws=config.draws,
                 seed=train.seed,
                 advance=lambda captions: progress.advance(task, captions),
             )
+        run = Run(captioner, tokenizer, features, watched, out, console, progress, accelerator)
         if watched and accelerator.is_main_process:
-            _score_teacher(captioner, tokenizer, features, watched, config.teacher, out, console)
-        _imitate(captioner, tokenizer, features, taught, watched, config, out, console, progress, accelerator)
+            _score_teacher(run, config.teacher)
+        _fit_student(run, samples, config)
     if accelerator.is_main_process:
-        save(captioner, tokenizer, out)
+        run.save()
     accelerator.end_training()
     return captioner
 
 
-def _imitate(
-    captioner: Captioner,
-    tokenizer: Any,
-    features: Features,
-    taught: Taught,
-    watched: Sequence[CaptionedPhoto],
-    config: FewStepsConfig,
-    out: Path,
-    console: Console,
-    progress: Any,
-    accelerator: Any,
-) -> None:
+def _fit_student(run: Run, samples: TeacherSamples, config: StepDistillationConfig) -> None:
     """Train the student; at the end the captioner is it."""
-    captions = read_captions(taught, tokenizer, captioner.text.special_ids)
+    captioner, accelerator = run.captioner, run.accelerator
+    captions = read_captions(samples, run.tokenizer, captioner.text.special_ids)
     chosen = choose_targets(captions, config.target, config.utility)
     captioner.defaults = config.student
     captioner.config.sampling = dataclasses.asdict(config.student)
@@ -211,106 +203,62 @@ def _imitate(
     for name, parameter in captioner.denoiser.named_parameters():
         if name in UNUSED:
             parameter.requires_grad_(False)  # several processes would wait for its gradient
-    objective = Imitation(captioner, config.student)
-    curves = Curves(out, accelerator, progress, config.train.steps)
-
-    def batch_at(step: int, rank: int, world: int) -> tuple[Any, ...]:
-        return take_targets(
-            taught,
-            chosen,
-            features,
-            config.train,
-            step,
-            rank,
-            world,
-            calls=objective.calls,
-            device=accelerator.device,
-        )
+    objective = StepDistillationObjective(captioner, config.student, config.caption_weight)
 
     def evaluate(step: int) -> None:
-        if watched:
-            curves.sample(
-                step,
-                _score_student(captioner, tokenizer, features, watched, config.student),
-                console,
-                lambda: save(captioner, tokenizer, out),
-            )
+        if run.watched:
+            run.evaluate(step, _score_student(run, config.student))
 
-    if not curves.reached and accelerator.is_main_process:
+    if not run.begin(config.train.steps) and accelerator.is_main_process:
         evaluate(0)  # what the teacher says in so few steps, for comparison
+    settings = dataclasses.asdict(config)
     fit(
         captioner,
         objective,
-        batch_at,
+        make_optimizers(objective, config.train),
+        partial(
+            take_targets,
+            samples,
+            chosen,
+            run.features,
+            config.train,
+            calls=objective.calls,
+            device=accelerator.device,
+        ),
         config.train,
-        out,
-        caption_weight=config.caption_weight,
-        report=curves.write,
+        run.out,
+        settings={name: value for name, value in settings.items() if name not in PLACES},
+        report=run.report,
         evaluate=evaluate,
         accelerator=accelerator,
     )
 
 
-def _score_teacher(
-    captioner: Captioner,
-    tokenizer: Any,
-    features: Features,
-    watched: Sequence[CaptionedPhoto],
-    sampling: SamplingConfig,
-    out: Path,
-    console: Console,
-) -> None:
-    if (out / "teacher.json").is_file():
+def _score_teacher(run: Run, sampling: SamplingConfig) -> None:
+    file = run.out / "teacher.json"
+    if file.is_file():
         return  # a resumed run, whose captioner is the teacher no longer or will not be for long
-    captions, scores = sample(captioner, tokenizer, features, watched, sampling)
-    (out / "teacher.json").write_text(json.dumps({"scores": scores, "captions": captions}, indent=1))
-    console.print(f"teacher, {sampling.steps} steps, guidance {sampling.guidance:g}: {_said(scores)}")
+    captions, scores = run.sample(sampling)
+    write_json(file, {"scores": scores, "captions": captions})
+    run.console.print(f"teacher, {sampling.steps} steps, guidance {sampling.guidance:g}: {shown(scores)}")
 
 
-def _score_student(
-    captioner: Captioner,
-    tokenizer: Any,
-    features: Features,
-    watched: Sequence[CaptionedPhoto],
-    sampling: SamplingConfig,
-) -> tuple[dict[str | int, str], dict[str, float]]:
+def _score_student(run: Run, sampling: SamplingConfig) -> Scored:
     """Captions and scores in all steps, and the scores in fewer under names such as "CIDEr-D 1"."""
-    captions, scores = sample(captioner, tokenizer, features, watched, sampling)
+    captions, scores = run.sample(sampling)
     for steps in range(1, sampling.steps):
-        fewer = dataclasses.replace(sampling, steps=steps)
-        _, found = sample(captioner, tokenizer, features, watched, fewer)
+        _, found = run.sample(dataclasses.replace(sampling, steps=steps))
         scores |= {f"{name} {steps}": value for name, value in found.items()}
     return captions, scores
 
 
-def _said(scores: dict[str, float]) -> str:
-    return ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
-
-
 def _check_photos(photos: Sequence[CaptionedPhoto], watched: Sequence[CaptionedPhoto]) -> None:
     if not photos:
-        raise InputError("no photos to teach with; pass --data NAME:ROOT:SPLIT or --photos FOLDER")
+        raise InputError("no photos to sample the teacher on; pass --data NAME:ROOT:SPLIT or --photos FOLDER")
     seen: set[str] = set()
     twice = [photo.id for photo in photos if photo.id in seen or seen.add(photo.id)]  # type: ignore[func-returns-value]
     if twice:
         raise InputError(f"{several(twice, 'photo')} given twice; pass each corpus once")
     held = [photo.id for photo in watched if photo.id in seen]
     if held:
-        raise InputError(f"{several(held, 'photo')} of --watch would be taught with; pass another split")
-
-
-def _keep_settings(file: Path, config: FewStepsConfig) -> None:
-    """Write the run's settings, or see that a resumed run has the same."""
-    settings = json.loads(json.dumps(dataclasses.asdict(config)))
-    if file.is_file():
-        before = json.loads(file.read_text())
-        changed = [name for name in settings if _fixed(before.get(name)) != _fixed(settings[name])]
-        if changed:
-            raise InputError(
-                f"{file.parent} holds a run of other settings ({changed[0]}); give the same or another --out"
-            )
-    file.write_text(json.dumps(settings, indent=1))
-
-
-def _fixed(section: Any) -> Any:
-    return {k: v for k, v in section.items() if k not in FREE} if isinstance(section, dict) else section
+        raise InputError(f"{several(held, 'photo')} of --watch would be trained on; pass another split")

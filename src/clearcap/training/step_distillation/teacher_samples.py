@@ -1,11 +1,10 @@
-"""A teacher captioner's own captions of photos: drawn once, kept on disk, chosen among, and served as targets."""
+"""A teacher captioner's own captions of photos: sampled once, kept on disk, chosen among, and served as targets."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,15 +23,16 @@ from clearcap.errors import InputError
 from clearcap.sampling.selection import choose
 from clearcap.sampling.solvers import randn_rows, row_generators
 from clearcap.text.tokenizer import decode_caption
+from clearcap.training.checkpoint import check_settings, write_json
 from clearcap.training.examples import SIDED, photos_of_step
 from clearcap.training.schedules import generator_at
 
-BATCH = 32  # photos of one chunk, the unit in which drawing resumes
+BATCH = 32  # photos of one chunk, the unit in which sampling resumes
 TARGETS = ("draw", "mbr", "mbr-photo")
 
 
 @dataclass(frozen=True)
-class Taught:
+class TeacherSamples:
     """What a teacher says about photos in several variants: 2v is view v of the feature cache, 2v + 1 its mirror image.
 
     Attributes:
@@ -48,12 +48,12 @@ class Taught:
     seed: int
 
     def stream(self, variant: int, photo: int, draw: int) -> int:
-        """The stream that a draw's noise comes from (see ``Caption``)."""
+        """The stream that a draw's noise comes from (see ``CaptionRequest``)."""
         _, photos, draws = self.ids.shape[:3]
         return (variant * photos + photo) * draws + draw
 
 
-def look(
+def features_of(
     features: Features, variants: Int[Tensor, " photos"], rows: Int[Tensor, " photos"]
 ) -> Float[Tensor, "photos tokens dim"]:
     """Image tokens of the given variants of the given photos."""
@@ -62,7 +62,7 @@ def look(
 
 
 @torch.inference_mode()
-def teach(
+def sample_teacher(
     captioner: Captioner,
     features: Features,
     rows: Int[Tensor, " photos"],
@@ -73,8 +73,8 @@ def teach(
     draws: int,
     seed: int,
     advance: Callable[[int], None] = lambda captions: None,
-) -> Taught:
-    """Draw the teacher's captions, or go on where a killed call stopped.
+) -> TeacherSamples:
+    """Sample the teacher's captions, or go on where a killed call stopped.
 
     Every draw has a noise stream of its own and chunks are always the same, so a resumed call writes what one
     never killed would have written.
@@ -84,21 +84,21 @@ def teach(
         features: image tokens.
         rows: the photos' rows in it.
         folder: where ``x0.npy``, ``ids.npy`` and ``progress.json`` go; about 5 kB a caption at the bundled size.
-        sampling: how the teacher draws.
+        sampling: how the teacher captions.
         variants: of each photo, at most twice the cache's views.
         draws: of each variant.
         seed: of the noise.
-        advance: told how many captions have been drawn.
+        advance: told how many captions have been sampled.
 
     Raises:
-        InputError: more variants than the cache has, or the folder holds captions drawn otherwise.
+        InputError: more variants than the cache has, or the folder holds captions sampled otherwise.
     """
     if not 1 <= variants <= 2 * len(features.tokens):
         raise InputError(
             f"variants={variants}, but the feature cache's {len(features.tokens)} views and their mirror images "
             f"are {2 * len(features.tokens)}; lower it, or make a cache of more views"
         )
-    asked = {
+    settings = {
         "teacher": _fingerprint(captioner),
         "photos": hashlib.sha256("\n".join(features.names[i] for i in rows.tolist()).encode()).hexdigest(),
         "sampling": dataclasses.asdict(sampling),
@@ -107,18 +107,18 @@ def teach(
         "seed": seed,
     }
     folder.mkdir(parents=True, exist_ok=True)
-    done = _done(folder, asked)
+    done = _done(folder, settings)
     shape = (variants, len(rows), draws, captioner.length)
     x0 = _open(folder / "x0.npy", np.float16, (*shape, captioner.text.dim), new=done == 0)
     ids = _open(folder / "ids.npy", np.int32, shape, new=done == 0)
-    taught = Taught(x0, ids, rows, seed)
+    samples = TeacherSamples(x0, ids, rows, seed)
     chunks = [(variant, start) for variant in range(variants) for start in range(0, len(rows), BATCH)]
     for number, (variant, start) in enumerate(chunks):
         photos = range(start, min(start + BATCH, len(rows)))
         if number >= done:
-            image = look(features, torch.full((len(photos),), variant), rows[start : photos.stop])
+            image = features_of(features, torch.full((len(photos),), variant), rows[start : photos.stop])
             wanted = [
-                CaptionRequest(i, taught.stream(variant, photo, draw), sampling.length_of(draw))
+                CaptionRequest(i, samples.stream(variant, photo, draw), sampling.length_of(draw))
                 for i, photo in enumerate(photos)
                 for draw in range(draws)
             ]
@@ -131,18 +131,19 @@ def teach(
             )
             x0.flush()
             ids.flush()
-            _write(folder / "progress.json", {"asked": asked, "done": number + 1})
+            write_json(folder / "progress.json", {"settings": settings, "done": number + 1})
         advance(len(photos) * draws)
-    return taught
+    return samples
 
 
-def read_captions(taught: Taught, tokenizer: Any, special_ids: Sequence[int]) -> list[list[list[str]]]:
+def read_captions(
+    samples: TeacherSamples, tokenizer: Any, special_ids: Sequence[int]
+) -> list[list[list[str]]]:
     """The teacher's captions as text: [variants][photos][draws]."""
-
-    def read(ids: Sequence[int]) -> str:
-        return decode_caption(tokenizer, ids, special_ids).text
-
-    return [[[read(ids) for ids in draws] for draws in photos] for photos in taught.ids.tolist()]
+    return [
+        [[decode_caption(tokenizer, ids, special_ids).text for ids in draws] for draws in photos]
+        for photos in samples.ids.tolist()
+    ]
 
 
 def choose_targets(
@@ -178,7 +179,7 @@ def choose_targets(
 
 
 def take_targets(
-    taught: Taught,
+    samples: TeacherSamples,
     chosen: Int[Tensor, "variants photos 2"] | None,
     features: Features,
     config: TrainConfig,
@@ -200,7 +201,7 @@ def take_targets(
     chosen the first call's noise is the one that the teacher's draw started from.
 
     Args:
-        taught: targets.
+        samples: targets.
         chosen: of ``choose_targets``.
         features: image tokens.
         config: photos, copies and seed.
@@ -208,26 +209,27 @@ def take_targets(
         calls: of the student.
         device: that the teacher's noise was drawn on.
     """
-    variants, photos, draws, length = taught.ids.shape
+    variants, photos, draws, length = samples.ids.shape
     picked = photos_of_step(photos, config.photos, config.seed, step, rank, world)
     generator = generator_at(config.seed, 1, step, rank)
     variant = torch.randint(variants, (config.photos,), generator=generator)
     first = torch.randint(draws, (config.photos, 1), generator=generator)
     draw = ((first + torch.arange(config.copies)) % draws).flatten()
     photo, shown = picked.repeat_interleave(config.copies), variant.repeat_interleave(config.copies)
-    noise = torch.randn(calls, len(photo), length, taught.x0.shape[-1], generator=generator)
+    noise = torch.randn(calls, len(photo), length, samples.x0.shape[-1], generator=generator)
     said = shown
     if chosen is None:
         streams = [
-            taught.stream(*place) for place in zip(shown.tolist(), photo.tolist(), draw.tolist(), strict=True)
+            samples.stream(*place)
+            for place in zip(shown.tolist(), photo.tolist(), draw.tolist(), strict=True)
         ]
-        noise[0] = randn_rows(row_generators(taught.seed, streams, device), length, noise.shape[-1])().cpu()
+        noise[0] = randn_rows(row_generators(samples.seed, streams, device), length, noise.shape[-1])().cpu()
     else:
         said, draw = chosen[shown, photo].unbind(-1)
     place = said.numpy(), photo.numpy(), draw.numpy()
-    x0 = torch.from_numpy(taught.x0[place].astype(np.float32))
-    ids = torch.from_numpy(taught.ids[place].astype(np.int64))
-    return look(features, variant, taught.rows[picked]), x0, ids, noise
+    x0 = torch.from_numpy(samples.x0[place].astype(np.float32))
+    ids = torch.from_numpy(samples.ids[place].astype(np.int64))
+    return features_of(features, variant, samples.rows[picked]), x0, ids, noise
 
 
 def _fingerprint(captioner: Captioner) -> str:
@@ -239,16 +241,13 @@ def _fingerprint(captioner: Captioner) -> str:
     return digest.hexdigest()
 
 
-def _done(folder: Path, asked: dict[str, Any]) -> int:
+def _done(folder: Path, settings: dict[str, Any]) -> int:
+    """Chunks that were sampled into the folder, with these settings."""
     file = folder / "progress.json"
     if not file.is_file():
         return 0
     progress = json.loads(file.read_text())
-    changed = [name for name in asked if progress["asked"].get(name) != asked[name]]
-    if changed:
-        raise InputError(
-            f"{folder} holds captions drawn with another {changed[0]}; delete it or choose another folder"
-        )
+    check_settings(folder, progress.get("settings", {}), settings)
     return int(progress["done"])
 
 
@@ -262,9 +261,3 @@ def _open(file: Path, dtype: type, shape: tuple[int, ...], *, new: bool) -> np.m
     if stored.shape != shape:
         raise InputError(f"{file} is of shape {stored.shape}, not {shape}; delete its folder to draw again")
     return stored
-
-
-def _write(file: Path, content: dict[str, Any]) -> None:
-    fresh = file.with_suffix(".new")
-    fresh.write_text(json.dumps(content))
-    os.replace(fresh, file)  # a kill leaves the old or the new file

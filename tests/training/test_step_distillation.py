@@ -30,13 +30,18 @@ from clearcap.data.images import PhotoFile
 from clearcap.data.records import CaptionedPhoto
 from clearcap.errors import InputError
 from clearcap.pipeline import CaptionPipeline
-from clearcap.sampling.guidance import Step, guided
+from clearcap.sampling.guidance import guided
 from clearcap.sampling.solvers import randn_rows, row_generators, times_of
-from clearcap.training.step_distillation.objective import Imitation
-from clearcap.training.step_distillation.run import distill_steps, few_steps, photos_in
-from clearcap.training.step_distillation.teacher_samples import Taught, choose_targets, take_targets, teach
+from clearcap.training.step_distillation.objective import StepDistillationObjective
+from clearcap.training.step_distillation.run import distill_steps, photos_in, settings_for
+from clearcap.training.step_distillation.teacher_samples import (
+    TeacherSamples,
+    choose_targets,
+    sample_teacher,
+    take_targets,
+)
 
-TEACHER = SamplingConfig(solver="renoise", steps=6, guidance=1.0, factor=1.0, start=1.0)
+TEACHER = SamplingConfig(solver="renoise", steps=6, guidance=1.0, noise_factor=1.0, start=1.0)
 STEPS = 30
 
 
@@ -46,18 +51,18 @@ def features(count: int, views: int = 2) -> Features:
     return Features(tokens.numpy().astype(np.float16), tuple(f"p{i}" for i in range(count)), "test")
 
 
-def taught_by(captioner: Captioner, cache: Features, folder: Path, **how: Any) -> Taught:
+def samples_of(captioner: Captioner, cache: Features, folder: Path, **how: Any) -> TeacherSamples:
     settings = {"sampling": TEACHER, "variants": 3, "draws": 2, "seed": 5} | how
-    return teach(captioner, cache, torch.arange(len(cache.names)), folder, **settings)
+    return sample_teacher(captioner, cache, torch.arange(len(cache.names)), folder, **settings)
 
 
 def test_a_draw_starts_from_the_noise_that_its_student_is_given(tmp_path: Path) -> None:
     captioner, _ = tiny_captioner()
     cache = features(5)
     ddim = dataclasses.replace(TEACHER, solver="ddim")
-    taught = taught_by(captioner, cache, tmp_path, sampling=ddim)
+    samples = samples_of(captioner, cache, tmp_path, sampling=ddim)
     config = TrainConfig(photos=4, copies=2)
-    image, x0, ids, noise = take_targets(taught, None, cache, config, 3, 0, 1, calls=2)
+    image, x0, ids, noise = take_targets(samples, None, cache, config, 3, 0, 1, calls=2)
     with torch.inference_mode():
         denoise = guided(captioner.denoiser, captioner.noise(1.0), captioner.image_context(image), 1.0)
         x, said, levels = noise[0], torch.zeros_like(noise[0]), times_of("uniform", 1000, 6)
@@ -73,7 +78,7 @@ def test_a_draw_starts_from_the_noise_that_its_student_is_given(tmp_path: Path) 
 def test_killed_drawing_resumes_to_the_same_captions(tmp_path: Path) -> None:
     captioner, _ = tiny_captioner()
     cache = features(40, views=1)
-    whole = taught_by(captioner, cache, tmp_path / "whole", variants=2)
+    whole = samples_of(captioner, cache, tmp_path / "whole", variants=2)
     drawn: list[int] = []
 
     def stop(captions: int) -> None:
@@ -82,17 +87,17 @@ def test_killed_drawing_resumes_to_the_same_captions(tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        taught_by(captioner, cache, tmp_path / "killed", variants=2, advance=stop)
+        samples_of(captioner, cache, tmp_path / "killed", variants=2, advance=stop)
     assert json.loads((tmp_path / "killed" / "progress.json").read_text())["done"] == 3
     stored = np.load(tmp_path / "killed" / "ids.npy")
     assert not np.array_equal(stored, whole.ids)
-    killed = taught_by(captioner, cache, tmp_path / "killed", variants=2)
+    killed = samples_of(captioner, cache, tmp_path / "killed", variants=2)
     np.testing.assert_array_equal(killed.x0, whole.x0)
     np.testing.assert_array_equal(killed.ids, whole.ids)
-    with pytest.raises(InputError, match="another draws"):
-        taught_by(captioner, cache, tmp_path / "killed", variants=2, draws=3)
+    with pytest.raises(InputError, match=r"made with draws=2, not 3"):
+        samples_of(captioner, cache, tmp_path / "killed", variants=2, draws=3)
     with pytest.raises(InputError, match=r"variants=3, but the feature cache's 1 views"):
-        taught_by(captioner, cache, tmp_path / "more", variants=3)
+        samples_of(captioner, cache, tmp_path / "more", variants=3)
 
 
 def test_targets_are_the_captions_most_alike() -> None:
@@ -120,11 +125,16 @@ def test_targets_are_the_captions_most_alike() -> None:
 def test_the_student_is_trained_on_what_it_will_see_when_it_samples(words: tuple[int, ...]) -> None:
     """The losses, from the very predictions of the sampler that users call, told the lengths they are told."""
     captioner = copy.deepcopy(tiny_captioner()[0]).eval()
-    student = dataclasses.replace(TEACHER, steps=3, guidance=0.0, words=max(words))
+    student = dataclasses.replace(TEACHER, steps=3, guidance=0.0, length=max(words))
     image, captions = random_photos(4), [CaptionRequest(i, 7 + i, n) for i, n in enumerate(words)]
-    seen: list[Step] = []
-    captioner.sample(image, captions, seed=2, sampling=student, watch=seen.append)
-    assert [step.t for step in seen] == [999, 666, 333]
+    seen: list[tuple[int, torch.Tensor]] = []
+
+    def note(step: int, time: int, held: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        seen.append((time, held["latents"]))
+        return {}
+
+    captioner.sample(image, captions, seed=2, sampler=captioner.sampler(student), callback=note)
+    assert [time for time, _ in seen] == [999, 666, 333]
     x0 = torch.randn(4, 10, 24, generator=torch.Generator().manual_seed(1))
     tokens, special = captioner.config.tokens, captioner.text.special_ids
     ordinary = torch.tensor([i for i in range(79) if i not in special])
@@ -135,13 +145,13 @@ def test_the_student_is_trained_on_what_it_will_see_when_it_samples(words: tuple
         row[count + 1] = tokens["sep"]
     randn = randn_rows(row_generators(2, [7 + i for i in range(4)]), 10, 24)
     noise = torch.stack([randn() for _ in range(3)])
-    objective = Imitation(captioner, student)
+    objective = StepDistillationObjective(captioner, student)
     latent, caption = objective(image, x0, ids, noise)
-    distances = [(step.x0 - x0).square().sum(-1).sqrt().mean() for step in seen]
+    distances = [(said - x0).square().sum(-1).sqrt().mean() for _, said in seen]
     torch.testing.assert_close(latent, torch.stack(distances).mean(), rtol=1e-5, atol=1e-6)
     targets = captioner.text.targets(ids)
     surprise = [
-        -captioner.logits(step.x0).log_softmax(-1).gather(-1, targets[..., None]).mean() for step in seen
+        -captioner.logits(said).log_softmax(-1).gather(-1, targets[..., None]).mean() for _, said in seen
     ]
     torch.testing.assert_close(caption, torch.stack(surprise).mean(), rtol=1e-4, atol=1e-5)
 
@@ -156,22 +166,22 @@ def test_one_step_says_what_the_teacher_says_in_six(tmp_path: Path) -> None:
     (folder / "index.json").write_text(json.dumps({"photos": cache.names, "source": "test"}))
     told = ["target=mbr-photo", "variants=1", f"features={folder}", "train.photos=6", "train.steps=900"]
     told += ["train.lr=3e-3", "train.muon_lr=3e-3", "train.bf16=false", "train.tracker=none", "train.ema=0.9"]
-    config = override(few_steps(TEACHER), told)
+    config = override(settings_for(TEACHER), told)
     image = torch.from_numpy(cache.tokens[0].astype(np.float32))
     before = captioner.generate(
         image=image, sampling=dataclasses.replace(TEACHER, steps=1, guidance=0.0), seed=9
     )
     distill_steps(captioner, tokenizer, photos, [], config, tmp_path / "run")
-    taught = np.load(tmp_path / "run" / "taught" / "ids.npy")[0, :, 0]
+    samples = np.load(tmp_path / "run" / "teacher-samples" / "ids.npy")[0, :, 0]
 
     def agree(captioner: Captioner, **how: Any) -> float:
         drawn = captioner.generate(image=image, seed=9, **how)  # noise that it was not trained with
-        return float((drawn.ids[:, 0].numpy() == taught).mean())
+        return float((drawn.ids[:, 0].numpy() == samples).mean())
 
-    assert float((before.ids[:, 0].numpy() == taught).mean()) < 0.7
+    assert float((before.ids[:, 0].numpy() == samples).mean()) < 0.7
     student = Captioner.from_pretrained(tmp_path / "run" / "model")
     assert (student.defaults.steps, student.defaults.guidance) == (2, 0.0)
-    assert (student.defaults.solver, student.defaults.noise_factor) == (TEACHER.solver, TEACHER.factor)
+    assert (student.defaults.solver, student.defaults.noise_factor) == (TEACHER.solver, TEACHER.noise_factor)
     assert agree(student) > 0.97
     assert agree(student, sampling=dataclasses.replace(student.defaults, steps=1)) > 0.97
     lines = [json.loads(line) for line in (tmp_path / "run" / "curves.jsonl").read_text().splitlines()]
@@ -183,7 +193,7 @@ def test_one_step_says_what_the_teacher_says_in_six(tmp_path: Path) -> None:
 
 
 def test_settings_that_cannot_be_met_are_named(tmp_path: Path) -> None:
-    config = few_steps(TEACHER)
+    config = settings_for(TEACHER)
     with pytest.raises(InputError, match=r"student\.guidance=1\.0 would cost a second branch"):
         override(config, ["student.guidance=1"])
     with pytest.raises(InputError, match="draws=1 leaves nothing to choose"):
@@ -192,9 +202,9 @@ def test_settings_that_cannot_be_met_are_named(tmp_path: Path) -> None:
         override(config, ["targets=mbr"])
     captioner, tokenizer = tiny_captioner()
     photo = CaptionedPhoto("a", PhotoFile(tmp_path / "a.jpg"), ("a dog",))
-    with pytest.raises(InputError, match="no photos to teach with"):
+    with pytest.raises(InputError, match="no photos to sample the teacher on"):
         distill_steps(captioner, tokenizer, [], [], config, tmp_path / "run")
-    with pytest.raises(InputError, match="of --watch would be taught with"):
+    with pytest.raises(InputError, match="of --watch would be trained on"):
         distill_steps(captioner, tokenizer, [photo], [photo], config, tmp_path / "run")
     with pytest.raises(InputError, match="given twice"):
         distill_steps(captioner, tokenizer, [photo, photo], [], config, tmp_path / "run")
@@ -269,4 +279,7 @@ def test_killed_and_resumed_equals_never_killed(workshop: Path) -> None:
     assert isinstance(result.caption, str)
     other = run_distillation(workshop, "killed", "caption_weight=2.0")
     assert other.wait(300) == 1
-    assert "holds a run of other settings (caption_weight)" in (workshop / "killed.log").read_text()
+    assert (
+        "was made with caption_weight=1.0, not 2.0; give the settings it was made with"
+        in (workshop / "killed.log").read_text()
+    )

@@ -1,11 +1,11 @@
-"""Captions borrowed from other photos: the ones pycocoevalcap's CIDEr ranks first, and never the photo's own."""
+"""Neighbour captions: the ones pycocoevalcap's CIDEr ranks first, and never the photo's own."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from clearcap.training.neighbours import borrow
+from clearcap.training.neighbours import neighbour_captions
 
 WORDS = ["dog", "cat", "man", "red", "ball", "runs", "sits", "grass", "snow", "house", "two", "big"]
 
@@ -16,7 +16,7 @@ def corpus(seed: int = 0, photos: int = 8, each: int = 3) -> list[list[str]]:
     return [[" ".join(rng.permutation(WORDS)[:6]) for _ in range(each)] for _ in range(photos)]
 
 
-def test_borrows_what_pycocoevalcap_ranks_first() -> None:
+def test_finds_what_pycocoevalcap_ranks_first() -> None:
     Cider = pytest.importorskip("pycocoevalcap.cider.cider").Cider
     groups = corpus()
     references = dict(enumerate(groups))
@@ -24,7 +24,7 @@ def test_borrows_what_pycocoevalcap_ranks_first() -> None:
     for caption in (caption for group in groups for caption in group):
         _, scores = Cider().compute_score(references, {photo: [caption] for photo in references})
         agreement[caption] = scores / 10
-    for photo, captions in enumerate(borrow(groups, 5)):
+    for photo, captions in enumerate(neighbour_captions(groups, 5)):
         others = [caption for caption in agreement if caption not in groups[photo]]
         best = sorted((agreement[caption][photo] for caption in others), reverse=True)[:5]
         assert not set(captions) & set(groups[photo])
@@ -38,12 +38,12 @@ def test_repeats_no_caption_and_none_of_the_photos_own() -> None:
         ["a dog runs !", "a dog is running", "a cat"],
         ["a bird"],
     ]
-    first, second, third, last = borrow(groups, 2)
+    first, second, third, last = neighbour_captions(groups, 2)
     assert first == ["a dog is running"]  # "a dog runs" is its own, whatever the punctuation
     assert second == ["the dog"]
     assert third == ["the dog"]
     assert last == []  # "a" is in every photo's captions and says nothing
 
 
-def test_photos_with_nothing_in_common_borrow_nothing() -> None:
-    assert borrow([["a dog"], ["two cats"]], 3) == [[], []]
+def test_photos_with_nothing_in_common_find_nothing() -> None:
+    assert neighbour_captions([["a dog"], ["two cats"]], 3) == [[], []]

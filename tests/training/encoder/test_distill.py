@@ -16,18 +16,20 @@ from safetensors.torch import load_file
 
 from clearcap.errors import InputError
 from clearcap.training.checkpoint import reached_step
-from clearcap.training.encoder.batches import Data, RawBatch, prepare, to_floats
-from clearcap.training.encoder.distill import distill, planned_rate
+from clearcap.training.encoder.batches import Batch, Data, Split, prepare, to_floats
+from clearcap.training.encoder.distill import Run, distill
 from clearcap.training.encoder.objective import read_captions
-from clearcap.training.encoder.optimizers import KernelMuon, make_optimizers
 from clearcap.training.encoder.settings import DistillConfig
 from clearcap.training.encoder.starting import RIDGE, start_from, turn_to
 from clearcap.training.encoder.targets import build_targets, list_photos
-from clearcap.vision.compact import CompactEncoder, load_compact
+from clearcap.training.optimizers import KernelMuon
+from clearcap.training.schedules import planned_rate
+from clearcap.vision.compact import load_compact
 
 SCRIPT = """
 import json, sys, torch
-from clearcap.vision import DistillConfig, distill
+from clearcap.training.encoder.distill import distill
+from clearcap.training.encoder.settings import DistillConfig
 torch.set_num_threads(1)
 distill(DistillConfig(**json.loads(sys.argv[1])), progress=False)
 """
@@ -101,7 +103,7 @@ def test_learns_and_resumes_bit_for_bit_after_sigkill(config, tmp_path, optimize
 
     encoder = load_compact(tmp_path / "cut")
     assert (encoder.tokens, encoder.dim, encoder.image_size) == (4, 4, 64)
-    with pytest.raises(InputError, match=r"other settings \(lr\)"):
+    with pytest.raises(InputError, match=r"made with lr=0\.005, not 0\.001"):
         distill(replace(cut, lr=1e-3), progress=False)
 
 
@@ -166,15 +168,16 @@ def test_muon_takes_a_kernel_as_a_matrix():
 
 
 def test_muon_is_for_what_lies_between_features(config):
-    encoder = CompactEncoder(4, (16, 16, 32, 32), (0, 1, 1, 1), image_size=64)
-    adam, muon = make_optimizers(encoder, torch.nn.Linear(4, 4), True, 1e-3, 0.1)
-    named = {id(p): name for name, p in encoder.named_parameters()}
+    run = Run(replace(config, optimizer="muon", mixers=1), 2, 64, 5, 4, torch.device("cpu"))
+    adam, muon = run.optimizers
+    assert isinstance(muon, KernelMuon)
+    named = {id(p): name for name, p in run.model["encoder"].named_parameters()}
     inner = {named[id(p)] for p in muon.sources}
     assert "stages.1.0.first.conv.weight" in inner
     assert "mixers.0.qkv.weight" in inner
     assert not {"stem.conv.weight", "head.weight", "position"} & inner
     held = sum(len(group["params"]) for group in adam.param_groups) + len(inner)
-    assert held == len(named) + 2  # and the head's two
+    assert held == len(named) + 4  # and the heads' four
 
 
 def test_held_out_photos_and_their_captions_are_never_trained_on(config):
@@ -182,7 +185,8 @@ def test_held_out_photos_and_their_captions_are_never_trained_on(config):
         config.cache, list_photos(config.photos), frozenset({"00.png", "05.png"}), config.teacher, 2, 8
     )
     captions = read_captions(config.captions)
-    data = Data(store, {"00.png", "05.png"}, captions, set(captions) - {"07.png"}, words=50)
+    names = [photo.name for photo in store.photos]
+    data = Split(names, {"00.png", "05.png"}, captions, set(captions) - {"07.png"}, words=50)
     assert data.held_out == [0, 5]
     assert not {0, 5} & set(data.rows.tolist())
     assert not data.known[[0, 5]].any()
@@ -190,13 +194,13 @@ def test_held_out_photos_and_their_captions_are_never_trained_on(config):
     assert not data.known[7:].any()
     assert data.held_out_words.any(1).all()
     with pytest.raises(InputError, match="10 photos to train on, fewer than batch=11"):
-        data.batch(0, 11, 2, 0)
+        Data(data, store, 2, 0).batch(0, 11)
 
 
 def test_small_photos_get_pooled_targets(generator):
     images = torch.full((2, 3, 128, 128), 51, dtype=torch.uint8)
     tokens = torch.arange(16.0).repeat(2, 1)[:, :, None]
-    raw = RawBatch(images, tokens, torch.zeros(2, 0), torch.zeros(2, 0), torch.zeros(2, dtype=torch.bool))
+    raw = Batch(images, tokens, torch.zeros(2, 0), torch.zeros(2, 0), torch.zeros(2, dtype=torch.bool))
     batch = prepare(raw, 64, generator)
     assert batch.images.shape == (2, 3, 64, 64)
     plain, mirrored = [2.5, 4.5, 10.5, 12.5], [4.5, 2.5, 12.5, 10.5]  # means of 2 x 2 cells of the grid
@@ -218,6 +222,7 @@ def test_the_clock_plans_the_rest_of_the_schedule():
 @pytest.mark.parametrize(
     ("setting", "value"),
     [
+        ("teacher", ""),
         ("batch", 0),
         ("ema", 1.0),
         ("steps", -1),

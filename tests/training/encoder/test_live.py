@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from clearcap.errors import InputError
+from clearcap.training.encoder.batches import Split
 from clearcap.training.encoder.live import LiveData, drawn, recoloured, to_unit
 from clearcap.training.encoder.targets import list_photos
 from clearcap.training.encoder.teacher import load_teacher
@@ -34,7 +35,8 @@ def live(photos, tmp_path):
 
     def build(seed=0, init=""):
         files = list_photos([photos])
-        return LiveData(files, source, 4, {"00.png"}, captions, set(captions), 5, seed, init, CPU)
+        split = Split([file.name for file in files], {"00.png"}, captions, set(captions), 5)
+        return LiveData(split, files, source, 4, seed, init, CPU)
 
     build.source = source
     return build
@@ -94,7 +96,7 @@ def test_the_teacher_answers_about_the_very_pixels(live):
     again = data.batch(3, 8)
     assert all(torch.equal(a, b) for a, b in zip(batch, again, strict=True))
     assert not torch.equal(batch.images, data.batch(4, 8).images)
-    assert 0 not in torch.cat([data.rows_of(step, 11, 0) for step in range(3)])
+    assert 0 not in torch.cat([data.split.rows_of(step, 11, 0) for step in range(3)])
     with pytest.raises(InputError, match="11 photos to train on, fewer than batch=12"):
         data.batch(0, 12)
 
@@ -103,10 +105,10 @@ def test_mixtures_have_the_words_of_both_photos(live):
     """Each photo one brightness of its own: a view's brightness tells its share, and so its words."""
     data = live()
     data.photos = (10 * torch.arange(1, 13, dtype=torch.uint8))[:, None, None, None].expand_as(data.photos)
-    column = data.vocabulary.index("two")  # said of odd photos alone
+    column = data.split.vocabulary.index("two")  # said of odd photos alone
     mixed = unknown = 0
     for step in range(40):
-        rows, batch = data.rows_of(step, 8, 0), data.batch(step, 8)
+        rows, batch = data.split.rows_of(step, 8, 0), data.batch(step, 8)
         own, other = data.words[rows, column], data.words[rows.roll(1), column]
         share = batch.words[:, column]
         between = (share >= torch.minimum(own, other)) & (share <= torch.maximum(own, other))

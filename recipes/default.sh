@@ -1,0 +1,84 @@
+#!/usr/bin/env bash
+# Makes `default`, the captioner that ships: recipes/default.sh DATA TEACHER OUT
+#
+#   DATA     holds flickr8k/ (Images/, captions.txt, the official split lists) and coco/ (captions_val2017.json, a
+#            captions.jsonl of photos kept for the zero-shot check, and unlabelled/, photos without captions)
+#   TEACHER  a vision network: a .tflite file, a folder or a hub name
+#   OUT      everything that is made; the model lies in OUT/model at last
+#
+# Kill it at any moment and give the same command again. docs/training.md says what every stage does and why.
+set -euo pipefail
+DATA=$1 TEACHER=$2 OUT=$3
+HERE=$(dirname "$0")
+source "$HERE/common.sh"
+
+COCO=coco:$DATA/coco:val2017
+KEPT=folder:$DATA/coco:all # photos of the zero-shot check, whose captions nothing is trained on
+
+distil() { # NAME SETTINGS...: the image encoder, from the teacher, on every photo but the dev split's
+    local name=$1
+    shift
+    stage "$name" $CLEARCAP distill "teacher=$TEACHER" "photos=$DATA/flickr8k/Images,$DATA/coco/unlabelled" \
+        "held_out=$DATA/flickr8k/Flickr_8k.devImages.txt" "captions=$DATA/flickr8k/captions.txt" \
+        "captioned=$DATA/flickr8k/Flickr_8k.trainImages.txt" "out=$OUT/$name" "$@" $TINY_ENCODER
+}
+
+fit() { # NAME SETTINGS...: the denoiser, on Flickr8k's captions and a share of COCO's without their photos
+    local name=$1
+    shift
+    stage "$name" $CLEARCAP train compact "data.corpus=flickr8k:$DATA/flickr8k:train" "data.text=$COCO" \
+        "data.text_exclude=$KEPT" "$@" $TINY_DATA $TINY_FIT --out "$OUT/$name"
+}
+
+# From the sixth stage on: few steps, strongly regularised, for more overfit.
+GENTLE="train.text_only=0.1666667 train.lr=4e-4 train.muon_lr=4e-4 train.weight_decay=0.1 train.warmup=30 train.ema=0.995"
+# The first denoisers learn nothing of lengths and given words yet.
+PLAIN="diffusion.timestep_exponent=1 diffusion.infilling=0 denoiser.image_dropout=0.1 train.text_only=0.1"
+
+# 1. The text space.
+stage text $CLEARCAP pretrain-text --data "flickr8k:$DATA/flickr8k:train" --data "$COCO" --exclude "$KEPT" \
+    --out "$OUT/text" steps=2500 warmup=150 $TINY_TEXT
+
+# 2. The image encoder.
+distil encoder1 "cache=$OUT/targets1" views=5 minutes=68
+
+# 3. The denoiser, on the teacher's own features.
+stage teacher-features python "$HERE/teacher_features.py" "$OUT/targets1" "$OUT/features-teacher"
+fit captioner1 "text.source=$OUT/text" "data.features=$OUT/features-teacher" $PLAIN \
+    train.steps=5000 train.sample_every=500 train.save_every=250
+
+# 4. The denoiser, on the encoder's features.
+fit captioner2 "train.init=$OUT/captioner1/model" "vision.source=$OUT/encoder1/encoder.safetensors" \
+    "data.features=$OUT/features2" data.views=3 $PLAIN train.steps=1500 train.lr=1e-3 train.muon_lr=1e-3 \
+    train.warmup=50 train.ema=0.995
+
+# 5. Captions of which the length and some words are given.
+fit captioner3 "train.init=$OUT/captioner2/model" "data.features=$OUT/features3" $GENTLE \
+    train.photos=48 train.steps=650 train.sample_every=200
+
+# 6. The encoder again, for another hour.
+distil encoder2 "cache=$OUT/targets2" views=6 "init=$OUT/encoder1" optimizer=muon batch=128 minutes=59 \
+    sizes=128,160,0 switches=0.6,0.75 weight_decay=0.05
+
+# 7. The denoiser on the new tokens; captions that agree with their photo's others are sampled more often.
+fit captioner4 "train.init=$OUT/captioner3/model" "vision.source=$OUT/encoder2/encoder.safetensors" \
+    "data.features=$OUT/features4" data.views=5 $GENTLE train.photos=48 train.steps=520 \
+    train.agreement=0.7 train.sample_every=260
+
+# 8, 9. Neighbour captions, agreement weighing more and more.
+fit captioner5 "train.init=$OUT/captioner4/model" "data.features=$OUT/features4" data.views=5 $GENTLE \
+    train.photos=48 train.steps=420 train.neighbour_captions=5 train.agreement=0.7 train.sample_every=140
+fit captioner6 "train.init=$OUT/captioner5/model" "data.features=$OUT/features4" data.views=5 $GENTLE \
+    train.photos=48 train.steps=420 train.neighbour_captions=5 train.agreement=1.5 train.seed=1 train.sample_every=210
+
+# 10. The encoder on a GPU, for five minutes: every view is new.
+distil encoder3 views=0 "init=$OUT/encoder2" optimizer=muon batch=512 minutes=5 sizes=160,0 switches=0.55 \
+    weight_decay=0.05 validate_steps=1500
+
+# 11. The denoiser on the new tokens, half a minute of the same GPU.
+fit captioner7 "train.init=$OUT/captioner6/model" "vision.source=$OUT/encoder3/encoder.safetensors" \
+    "data.features=$OUT/features7" data.views=8 $GENTLE train.photos=192 train.steps=300 \
+    train.neighbour_captions=5 train.agreement=1.5 train.sample_every=150 train.log_every=50
+
+# At half the size.
+stage export $CLEARCAP export "$OUT/captioner7/model" "$OUT/model"

@@ -1,0 +1,78 @@
+"""The recipes of the shipped models, with two steps a stage on a handful of real photos."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import transformers as hf
+
+from clearcap.pipeline import CaptionPipeline
+
+RECIPES = Path(__file__).resolve().parents[2] / "recipes"
+
+
+@pytest.fixture
+def data(shared: Path, tmp_path: Path) -> Path:
+    """Eleven photos of Flickr8k and four of COCO, in the layout that the recipes ask for."""
+    root, flickr, coco = tmp_path / "data", shared / "data" / "flickr8k", shared / "data" / "coco"
+    (root / "flickr8k" / "Images").mkdir(parents=True)
+    header, *lines = (flickr / "captions.txt").read_text().splitlines()
+    used: set[str] = set()
+    for split, count in (("train", 8), ("dev", 3)):
+        list_name = f"Flickr_8k.{split}Images.txt"
+        names = (flickr / list_name).read_text().split()[:count]
+        (root / "flickr8k" / list_name).write_text("\n".join(names) + "\n")
+        for name in names:
+            shutil.copy(flickr / "Images" / name, root / "flickr8k" / "Images")
+        used |= set(names)
+    kept = [header, *(line for line in lines if line.split(",")[0] in used)]
+    (root / "flickr8k" / "captions.txt").write_text("\n".join(kept) + "\n")
+    (root / "coco" / "unlabelled").mkdir(parents=True)
+    (root / "coco" / "captions.jsonl").write_text(
+        (coco / "captions.jsonl").read_text().splitlines()[0] + "\n"
+    )
+    listed = json.loads((coco / "captions_val2017.json").read_text())
+    photos = listed["images"][:20]
+    ids = {photo["id"] for photo in photos}
+    captions = [caption for caption in listed["annotations"] if caption["image_id"] in ids]
+    few = {**listed, "images": photos, "annotations": captions}
+    (root / "coco" / "captions_val2017.json").write_text(json.dumps(few))
+    for photo in sorted((coco / "unlabelled").iterdir())[:4]:
+        shutil.copy(photo, root / "coco" / "unlabelled")
+    return root
+
+
+@pytest.mark.shared
+def test_both_models_are_made_from_start_to_end(data: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 256, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    teacher, out = tmp_path / "teacher", tmp_path / "out"
+    hf.ViTModel(hf.ViTConfig(**sizes, image_size=224, patch_size=32)).save_pretrained(teacher)
+    settings = {"STEPS": "2", "CLEARCAP": f"{sys.executable} -m clearcap", "OMP_NUM_THREADS": "1"}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+
+    def recipe(name: str, *arguments: Path) -> str:
+        done = subprocess.run(
+            [RECIPES / name, *arguments],
+            capture_output=True,
+            text=True,
+            env={**os.environ, **settings, "PATH": path},
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stderr
+
+    recipe("default.sh", data, teacher, out)
+    recipe("few-steps.sh", data, out)
+    photo = next((data / "coco" / "unlabelled").iterdir())
+    for model in (out / "model", out / "model" / "few-steps"):
+        assert isinstance(CaptionPipeline.from_pretrained(model)(str(photo)).caption, str)
+    settings_of_last = json.loads((out / "captioner7" / "preset.json").read_text())["train"]
+    assert (settings_of_last["agreement"], settings_of_last["neighbour_captions"]) == (1.5, 5)
+    assert "==" not in recipe("default.sh", data, teacher, out)  # all is done
