@@ -40,7 +40,7 @@ train: install ## train the compact preset (see docs/training.md for the stages 
 	    data.corpus=flickr8k:$(SHARED)/data/flickr8k:train --out runs/compact
 
 evaluate: install ## score the bundled model on the Flickr8k dev split
-	$(BIN)/clearcap evaluate --model default --data flickr8k --root $(SHARED)/data/flickr8k --split dev
+	$(BIN)/clearcap evaluate --model default --data flickr8k:$(SHARED)/data/flickr8k:dev
 
 clean: ## remove the environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -16,7 +16,7 @@ from benchmarks.ratios import Ratio, noisiest, ratios
 from benchmarks.systems import VARIANTS, captioner_of_size, systems_of
 from benchmarks.timing import System, Timing, measure
 from clearcap import __version__
-from clearcap.bench.paper_size import DTYPES
+from benchmarks.paper_size import DTYPES
 from clearcap.errors import InputError
 
 SIDE = 224

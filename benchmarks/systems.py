@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.timing import System
-from clearcap.bench.paper_size import paper_size_captioner
+from benchmarks.paper_size import paper_size_captioner
 from clearcap.captioner.loading import bundled_model
 from clearcap.captioner.model import Captioner, CaptionerConfig
 from clearcap.config import load_preset

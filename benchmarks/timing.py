@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clearcap.bench.paper_size import matrix_rate
+from benchmarks.paper_size import matrix_rate
 
 Write = Callable[[Tensor, int, int], Tensor]
 """(photos [photos, 3, side, side] in 0..1, tokens, candidates) -> token ids [photos * candidates, tokens]."""

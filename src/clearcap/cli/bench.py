@@ -41,22 +41,14 @@ def latency(model: Model = "default", photo: Photo = None, repeats: Repeats = 30
     Console().print(table)
 
 
-@app.command("ladic-base")
-def ladic_base() -> None:
-    """The published sampling loop against ours, at paper size with random weights."""
-    from clearcap.bench.paper_size import run
-
-    run()
-
-
 @app.command()
 def backends(
     model: Model = "default",
     photo: Photo = None,
     repeats: Repeats = 20,
-    data: Annotated[str, typer.Option(help="corpus whose photos are captioned: flickr8k, coco ...")] = "",
-    root: Annotated[str, typer.Option(help="its folder; without one, only one photo is timed")] = "",
-    split: Annotated[str, typer.Option(help="split of the corpus")] = "dev",
+    data: Annotated[
+        str, typer.Option(help="corpus NAME:ROOT:SPLIT to caption; without one, only one photo is timed")
+    ] = "",
     limit: Annotated[int | None, typer.Option(help="only the first photos of the split")] = None,
     batch_size: Annotated[int, typer.Option(help="photos at once")] = 16,
     steps: Annotated[int | None, typer.Option(help="calls of the denoiser")] = None,
@@ -71,9 +63,9 @@ def backends(
 
     from clearcap.bench.backends import compare_backends, open_backends
     from clearcap.bench.latency import sample_photo
-    from clearcap.data.corpus import open_corpus
+    from clearcap.data.corpus import open_spec
 
-    photos = open_corpus(data or "flickr8k", root, split).photos[:limit] if root else ()
+    photos = open_spec(data).photos[:limit] if data else ()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -129,9 +121,19 @@ def _print_backends(rows: list[Row], model: str, photos: int, batch_size: int) -
 
 @app.command(hidden=True, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
 def rivals() -> None:
-    """Moved: comparisons with other people's models are run from a checkout of the repository."""
+    """Moved to the repository, as comparisons with other people's models are."""
+    _moved("rivals", "rivals")
+
+
+@app.command("ladic-base", hidden=True)
+def ladic_base() -> None:
+    """Moved to the repository, as comparisons with other people's code are."""
+    _moved("ladic-base", "paper_size")
+
+
+def _moved(command: str, module: str) -> None:
     from clearcap.errors import InputError
 
     raise InputError(
-        "bench rivals has moved: run python -m benchmarks.rivals from a checkout of the repository"
+        f"bench {command} has moved: run python -m benchmarks.{module} from a checkout of the repository"
     )

@@ -1,4 +1,4 @@
-"""LaDiC at paper size with random weights: the published sampling loop against ours, side by side in one run."""
+"""``python -m benchmarks.paper_size``: LaDiC at paper size with random weights, the published sampling loop against ours, side by side in one run."""
 
 from __future__ import annotations
 
@@ -267,3 +267,7 @@ def _seconds(work: Callable[[], Any], warmup: int = 0) -> float:
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    run()
