@@ -230,7 +230,7 @@ def recoloured(
 
 
 def mix(
-    values: Float[Tensor, batch * rest], share: Float[Tensor, batch * ones]
-) -> Float[Tensor, batch * rest]:
+    values: Float[Tensor, "batch *rest"], share: Float[Tensor, "batch *ones"]
+) -> Float[Tensor, "batch *rest"]:
     """`share` of each row and the rest of its neighbour (Zhang et al. 2018, mixup)."""
     return torch.lerp(values.roll(1, 0), values, share)
