@@ -12,11 +12,11 @@ import torch
 
 from benchmarks.baselines import baselines, blip_base, git_base
 from benchmarks.evaluations import Quality
+from benchmarks.paper_size import DTYPES
 from benchmarks.ratios import Ratio, noisiest, ratios
 from benchmarks.systems import VARIANTS, captioner_of_size, systems_of
 from benchmarks.timing import System, Timing, measure
 from clearcap import __version__
-from benchmarks.paper_size import DTYPES
 from clearcap.errors import InputError
 
 SIDE = 224

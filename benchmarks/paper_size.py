@@ -1,4 +1,4 @@
-"""``python -m benchmarks.paper_size``: LaDiC at paper size with random weights, the published sampling loop against ours, side by side in one run."""
+"""``python -m benchmarks.paper_size``: LaDiC at paper size with random weights, the published loop against ours."""
 
 from __future__ import annotations
 

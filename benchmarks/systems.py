@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from benchmarks.timing import System
 from benchmarks.paper_size import paper_size_captioner
+from benchmarks.timing import System
 from clearcap.captioner.loading import bundled_model
 from clearcap.captioner.model import Captioner, CaptionerConfig
 from clearcap.config import load_preset
