@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import numbers
 import tomllib
 import warnings
 from collections.abc import Mapping, Sequence
@@ -351,11 +353,47 @@ class Preset:
         return {name: dataclasses.asdict(getattr(self, name)) for name in names}
 
 
+NUMBERS: dict[Any, type] = {"int": int, "float": float}  # as fields' annotations spell them
+
+
+def number(name: str, value: Any, kind: type, low: float = -math.inf, high: float = math.inf) -> Any:
+    """A number that a caller gave, as Python's own: the one check for the command line, settings and arguments.
+
+    Args:
+        name: what messages call it.
+        value: an int or a float, NumPy's included.
+        kind: ``int``, or ``float`` for finite ones; an int given for a float stays one.
+        low: the least it may be.
+        high: the most.
+
+    Raises:
+        InputError: another type, not finite, or out of range.
+    """
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not whole and (kind is int or isinstance(value, bool) or not isinstance(value, numbers.Real)):
+        raise InputError(f"{name}={value!r} must be of type {kind.__name__}")
+    own = int(value) if whole else float(value)
+    require(math.isfinite(own), f"{name}={value!r} must be finite")
+    require(own >= low, f"{name}={value!r} must be at least {low}")
+    require(own <= high, f"{name}={value!r} must be at most {high}")
+    return own
+
+
 def check_choices(config: Any) -> None:
-    """Raise InputError where a field holds a value outside its declared choices."""
+    """Raise InputError where a field's value is of another type than declared, or outside its declared choices.
+
+    Numbers of other libraries become Python's own.
+    """
+    section = type(config).__name__.removesuffix("Config").lower()
     for f in dataclasses.fields(config):
         choices, part = f.metadata.get("choices"), f.metadata.get("part")
         value = getattr(config, f.name)
+        if f.type in NUMBERS:
+            value = number(f"{section}.{f.name}", value, NUMBERS[f.type])
+            object.__setattr__(config, f.name, value)
+        elif f.type == "bool" or f.type == "str":
+            kind = bool if f.type == "bool" else str
+            require(isinstance(value, kind), f"{section}.{f.name}={value!r} must be of type {f.type}")
         if part:
             registry.check(part, value)
         if choices and value not in choices:
