@@ -38,6 +38,8 @@ RENAMED: dict[str, dict[str, str]] = {  # section -> old name of a setting -> it
         "words_to": "max_length",
     },
 }
+LENGTHS = {"length", "min_length", "max_length", "words", "words_from", "words_to"}
+"""Settings, under all their names, that ask for captions of a length."""
 ALIASES = {"num_inference_steps": "steps", "guidance_scale": "guidance"}
 """diffusers' names of sampling settings -> ours."""
 
@@ -260,6 +262,35 @@ class SamplingConfig:
     def one_length(self) -> SamplingConfig:
         """The same settings with ``length`` for every candidate."""
         return dataclasses.replace(self, min_length=0, max_length=0)
+
+
+def sampling_with(defaults: SamplingConfig, how: Mapping[str, Any]) -> SamplingConfig:
+    """Sampling settings with some of them changed, under our names or diffusers' (None leaves one as it is).
+
+    ``length`` without ``min_length`` or ``max_length`` is that of every candidate.
+
+    Raises:
+        InputError: an unknown setting, a value that it cannot have, or one given under both names.
+    """
+    how = renamed(SamplingConfig, own_names(how))
+    if "length" in how:
+        how = {"min_length": 0, "max_length": 0} | how
+    known = {field.name for field in dataclasses.fields(SamplingConfig)}
+    for name in how:
+        require(name in known, f"unknown sampling setting {name!r}; choose among {', '.join(sorted(known))}")
+    return dataclasses.replace(defaults, **how) if how else defaults
+
+
+def own_names(how: Mapping[str, Any]) -> dict[str, Any]:
+    """The sampling settings that are given (not None), diffusers' names among them replaced by ours.
+
+    Raises:
+        InputError: a setting is given under both names.
+    """
+    for alias, name in ALIASES.items():
+        if how.get(alias) is not None and how.get(name) is not None:
+            raise InputError(f"{alias!r} is diffusers' name of {name!r}; pass one of them")
+    return {ALIASES.get(name, name): value for name, value in how.items() if value is not None}
 
 
 @dataclass(frozen=True)
