@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -36,7 +35,7 @@ from clearcap.captioner.model import (
     processor_settings,
     save_processor,
 )
-from clearcap.config import SamplingConfig
+from clearcap.config import SamplingConfig, sampling_with
 from clearcap.data.images import each_photo, open_image, to_square
 from clearcap.errors import InputError
 from clearcap.sampling.selection import choose
@@ -160,25 +159,27 @@ class ImageCaptioning(Pipeline):
     ``seed`` and fields of ``SamplingConfig``.
     """
 
-    _load_processor = True
-    _load_tokenizer = False
-    _load_image_processor = False
-    _load_feature_extractor = False
+    _load_processor: Any = True  # the only one of them that captioners have
+    _load_tokenizer: Any = False
+    _load_image_processor: Any = False
+    _load_feature_extractor: Any = False
+    model: Any
+    processor: Any
 
     def _sanitize_parameters(self, **how: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         return {}, how, {}
 
-    def preprocess(self, image: Any) -> BatchFeature:
+    def preprocess(self, input_: Any, **unused: Any) -> Any:
         """Pixel values of one photo."""
-        return self.processor(images=image)
+        return self.processor(images=input_)
 
-    def _forward(self, photo: BatchFeature, *, seed: int = 0, **how: Any) -> dict[str, Any]:
-        sampling = dataclasses.replace(self.model.defaults, **how)
+    def _forward(self, photo: Any, seed: int = 0, **how: Any) -> dict[str, Any]:  # type: ignore[override]
+        sampling = sampling_with(self.model.defaults, how)
         pixels = photo["pixel_values"].to(self.model.dtype)
         generated = self.model.generate(pixels, seed=seed, sampling=sampling)
         return {"ids": generated.ids[0], "confidence": generated.confidence[0], "sampling": sampling}
 
-    def postprocess(self, drawn: dict[str, Any]) -> list[dict[str, str]]:
+    def postprocess(self, drawn: Any) -> list[dict[str, str]]:  # type: ignore[override]
         """The caption that the sampling settings choose."""
         tokenizer, special = self.processor.tokenizer, self.model.text.special_ids
         read = [
@@ -186,9 +187,7 @@ class ImageCaptioning(Pipeline):
             for ids, trust in zip(drawn["ids"].tolist(), drawn["confidence"].tolist(), strict=True)
         ]
         captions, how = [one.text for one in read], drawn["sampling"]
-        best = choose(
-            captions, how.select, confidences=[one.confidence for one in read], utility=how.utility
-        )
+        best = choose(captions, how.select, confidences=[one.confidence for one in read], utility=how.utility)
         return [{"generated_text": captions[best]}]
 
 

@@ -33,7 +33,9 @@ BUNDLED = {
 # Not Tensor.normal_ itself: nn.init.trunc_normal_ repeats it until all values are in range.
 DRAWING = {nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_}
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
-SETTLED: dict[str, tuple[Any, ...]] = {  # other options of transformers -> the values that are true of us anyway
+SETTLED: dict[
+    str, tuple[Any, ...]
+] = {  # other options of transformers -> the values that are true of us anyway
     "attn_implementation": ("sdpa",),
     "ignore_mismatched_sizes": (False,),
     "low_cpu_mem_usage": (True, False),
@@ -94,7 +96,10 @@ class Loading:
             device_map = device_map[""]
         if isinstance(device_map, str) and device_map in ("auto", "balanced", "balanced_low_0", "sequential"):
             device_map = "cuda" if torch.cuda.is_available() else "cpu"
-        place, kind = device if device_map is None else device_map, dtype if torch_dtype is None else torch_dtype
+        place, kind = (
+            device if device_map is None else device_map,
+            dtype if torch_dtype is None else torch_dtype,
+        )
         return cls(
             hub,
             None if place is None else find_device(place),
@@ -115,7 +120,9 @@ def find_device(name: Any) -> torch.device:
         torch.empty(0, device=device)
     except Exception as fault:  # each backend raises its own
         reason = str(fault).splitlines()[0]
-        raise InputError(f"device={str(name)!r} cannot be used ({reason}); pass cpu, cuda or cuda:N") from fault
+        raise InputError(
+            f"device={str(name)!r} cannot be used ({reason}); pass cpu, cuda or cuda:N"
+        ) from fault
     return device
 
 
@@ -127,7 +134,9 @@ def find_dtype(name: Any) -> torch.dtype:
     """
     found = getattr(torch, name.removeprefix("torch."), None) if isinstance(name, str) else name
     if not isinstance(found, torch.dtype) or not found.is_floating_point or found.itemsize < 2:
-        raise InputError(f"dtype={name!r} is no type to compute in; pass float32, bfloat16, float16 or float64")
+        raise InputError(
+            f"dtype={name!r} is no type to compute in; pass float32, bfloat16, float16 or float64"
+        )
     return found
 
 
@@ -215,6 +224,46 @@ def find_folder(source: str, *, subfolder: str = "", **hub: Any) -> Path:
         raise InputError(
             f"{source}: no such folder, and the hub does not give it ({reason}); pass a folder"
         ) from fault
+
+
+def models_at_hand(folder: str = "") -> list[tuple[str, str, Path]]:
+    """Captioners that need no download: name, where it was found, and its folder.
+
+    Args:
+        folder: also those in it and below it.
+
+    Raises:
+        InputError: there is no such folder.
+    """
+    from huggingface_hub import scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound
+
+    found = [(name, "ships", bundled_model(name)) for name in BUNDLED]
+    try:
+        repositories = sorted(scan_cache_dir().repos, key=lambda repository: repository.repo_id)
+    except CacheNotFound:
+        repositories = []
+    cached = [
+        (repository.repo_id, "hub cache", Path(revision.snapshot_path))
+        for repository in repositories
+        for revision in repository.revisions
+    ]
+    if folder and not Path(folder).is_dir():
+        raise InputError(f"{folder}: no such folder; check the path")
+    files = sorted(Path(folder).rglob("config.json")) if folder else []
+    return found + [
+        one
+        for one in [*cached, *((str(f.parent), "folder", f.parent) for f in files)]
+        if is_captioner(one[2])
+    ]
+
+
+def is_captioner(folder: Path) -> bool:
+    """Whether a folder holds a captioner's settings."""
+    try:
+        return bool(read_settings(folder))
+    except InputError:
+        return False
 
 
 def local_folder(source: str) -> Path:

@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
@@ -91,7 +90,7 @@ class Captioner(Network, PreTrainedModel):
         self.post_init()
 
     @classmethod
-    def from_pretrained(
+    def from_pretrained(  # type: ignore[override]
         cls,
         pretrained_model_name_or_path: Any,
         *,
@@ -120,13 +119,15 @@ class Captioner(Network, PreTrainedModel):
         attention = None if config is None else config._attn_implementation  # where AutoModel puts it
         how = Loading.of(device, dtype, **{"attn_implementation": attention} | options)
         folder = find_folder(str(pretrained_model_name_or_path), **how.hub)
-        captioner = load_folder(folder, config)
+        captioner: Any = load_folder(folder, config)
         if (folder / TOKENIZER).is_file():
             captioner.tokenizer = load_tokenizer(folder)
-        placed: Any = captioner.to(how.device or "cpu", how.dtype or saved_dtype(folder))
+        placed: Captioner = captioner.to(how.device or "cpu", how.dtype or saved_dtype(folder))
         return placed
 
-    def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **options: Any) -> None:
+    def save_pretrained(  # type: ignore[override]
+        self, save_directory: Any, push_to_hub: bool = False, **options: Any
+    ) -> None:
         """Write weights and settings, and tokenizer and processor where the tokenizer is known.
 
         Args:
@@ -141,7 +142,8 @@ class Captioner(Network, PreTrainedModel):
         if push_to_hub:
             names = ("token", "private", "commit_message", "revision", "create_pr")
             hub = {name: options[name] for name in names if name in options}
-            self.push_to_hub(repository or Path(save_directory).name, **hub)
+            upload: Any = self.push_to_hub
+            upload(repository or Path(save_directory).name, **hub)
 
     def _init_weights(self, module: nn.Module) -> None:
         """Every part initialises itself."""
@@ -171,7 +173,9 @@ def load_tokenizer(folder: Path) -> Any:
     from transformers import BertTokenizer
 
     if not (folder / TOKENIZER).is_file():
-        raise InputError(f"{folder}: holds no {TOKENIZER}; save it there too: tokenizer.save_pretrained(folder)")
+        raise InputError(
+            f"{folder}: holds no {TOKENIZER}; save it there too: tokenizer.save_pretrained(folder)"
+        )
     return BertTokenizer.from_pretrained(folder)
 
 

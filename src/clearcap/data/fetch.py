@@ -41,7 +41,9 @@ def fetch(url: str, *, timeout: float = 20.0, max_bytes: int = MAX_BYTES) -> byt
     """
     shown = clipped(" ".join(url.split()))
     scheme = url.partition(":")[0].lower()
-    read = {"http": _from_web, "https": _from_web, "data": _from_data, "file": _from_file}.get(scheme, _from_fsspec)
+    read = {"http": _from_web, "https": _from_web, "data": _from_data, "file": _from_file}.get(
+        scheme, _from_fsspec
+    )
     try:
         if not url.isprintable():
             raise ValueError("it has characters that no URL has")
@@ -64,7 +66,9 @@ def _from_web(url: str, shown: str, timeout: float, max_bytes: int) -> bytes:
     deadline = time.monotonic() + timeout
     with urlopen(Request(address, headers={"User-Agent": "clearcap"}), timeout=timeout) as response:
         if urlsplit(response.url).scheme not in ("http", "https"):  # urllib follows redirects to ftp
-            raise InputError(f"{shown} leads to {response.url}, which is not http; download the photo yourself")
+            raise InputError(
+                f"{shown} leads to {response.url}, which is not http; download the photo yourself"
+            )
         received = bytearray()
         while len(received) <= max_bytes and (chunk := response.read1(_CHUNK)):
             received += chunk
@@ -84,7 +88,9 @@ def _from_data(url: str, shown: str, timeout: float, max_bytes: int) -> bytes:
     if not about.lower().endswith(";base64"):
         return raw
     try:
-        raw = raw.translate(bytes.maketrans(b"-_", b"+/")).rstrip(b"=")  # the alphabet for URLs, and no padding, too
+        raw = raw.translate(bytes.maketrans(b"-_", b"+/")).rstrip(
+            b"="
+        )  # the alphabet for URLs, and no padding, too
         return base64.b64decode(raw + b"=" * (-len(raw) % 4), validate=True)
     except binascii.Error as error:
         raise InputError(f"{shown} is not base64 ({error}); encode the photo again") from error

@@ -20,7 +20,9 @@ IMAGE_SUFFIXES = frozenset(
     | {".heic", ".heif", ".hif", ".heics", ".heifs"}  # where pillow-heif is installed
 )
 # Photos too, which no reader of ours knows: a folder of them is no empty folder.
-PHOTO_SUFFIXES = IMAGE_SUFFIXES | RAW_SUFFIXES | {".jxl", ".jxr", ".svg", ".psd", ".tga", ".exr", ".hdr", ".bpg"}
+PHOTO_SUFFIXES = (
+    IMAGE_SUFFIXES | RAW_SUFFIXES | {".jxl", ".jxr", ".svg", ".psd", ".tga", ".exr", ".hdr", ".bpg"}
+)
 
 _CONTROL = frozenset(range(32)) - frozenset(b"\t\n\r")  # bytes that no text has, and every encoded photo has
 
@@ -52,7 +54,11 @@ def _listed(path: str) -> list[Entry]:
         try:
             return _names(Path(path[1:]).read_bytes(), path[1:])
         except (OSError, ValueError) as error:
-            return [InputError(f"{clipped(path[1:])!r} cannot be read as a list of photos ({error}); check the path")]
+            return [
+                InputError(
+                    f"{clipped(path[1:])!r} cannot be read as a list of photos ({error}); check the path"
+                )
+            ]
     return _expand_one(path)
 
 

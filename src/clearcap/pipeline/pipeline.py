@@ -133,7 +133,9 @@ class CaptionPipeline:
         scorer = None if clip is None else ClipScorer.load(clip)
         folder = find_folder(str(model or "default"), **how.hub)
         frequency = load_frequency(str(folder))
-        given = how.dtype or (saved_dtype(folder) if "auto" in (dtype, options.get("torch_dtype")) else torch.float32)
+        given = how.dtype or (
+            saved_dtype(folder) if "auto" in (dtype, options.get("torch_dtype")) else torch.float32
+        )
         if backend == "packed":
             warnings.warn("the backend 'packed' is called 'prepacked' now", RenamedWarning, stacklevel=2)
             backend = "prepacked"
@@ -210,7 +212,8 @@ class CaptionPipeline:
             return self.captioner
         if self.source is None:
             raise InputError("this pipeline was not loaded from a folder; save its Captioner instead")
-        return load_captioner(str(self.source))[0].to(self.dtype)
+        captioner: Any = load_captioner(str(self.source))[0]
+        return captioner.to(self.dtype)
 
     def __call__(self, images: Any, *, batch_size: int = 16, seed: int = 0, **how: Any) -> Any:
         """Caption photos.
