@@ -387,7 +387,9 @@ class Preset:
 NUMBERS: dict[Any, type] = {"int": int, "float": float}  # as fields' annotations spell them
 
 
-def number(name: str, value: Any, kind: type, low: float = -math.inf, high: float = math.inf) -> Any:
+def number(
+    name: str, value: Any, kind: type, low: int | float = -math.inf, high: int | float = math.inf
+) -> Any:
     """A number that a caller gave, as Python's own: the one check for the command line, settings and arguments.
 
     Args:

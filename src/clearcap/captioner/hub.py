@@ -23,6 +23,7 @@ from clearcap.captioner.loading import (
     Loading,
     find_folder,
     load_frequency,
+    read_settings,
     rename_0_1,
     training_curves,
 )
@@ -131,7 +132,7 @@ class CaptionerProcessor(ProcessorMixin):
     def from_pretrained(  # type: ignore[override]
         cls, pretrained_model_name_or_path: str | Path, **options: Any
     ) -> CaptionerProcessor:
-        """Read what ``save_pretrained`` wrote, from a folder or the hub.
+        """Read what ``save_pretrained`` wrote, from a folder or the hub; without it, what the captioner there needs.
 
         Args:
             pretrained_model_name_or_path: folder or hub name.
@@ -143,9 +144,11 @@ class CaptionerProcessor(ProcessorMixin):
         folder = find_folder(str(pretrained_model_name_or_path), **Loading.of(**options).hub)
         try:
             settings = json.loads((folder / PROCESSOR_FILE).read_text())
+        except FileNotFoundError:
+            settings = processor_settings(CaptionerConfig.from_dict(read_settings(folder)))
         except (OSError, ValueError) as fault:
             raise InputError(
-                f"{folder}: holds no {PROCESSOR_FILE} that can be read; pass a folder that clearcap wrote"
+                f"{folder / PROCESSOR_FILE}: cannot be read ({fault}); fetch the file again"
             ) from fault
         known = {name: settings[name] for name in ("image_size", "length", "keep_period")}
         known["max_words"] = settings.get("max_words", 30)  # files before 0.1.0's paragraphs have none
@@ -167,27 +170,27 @@ class ImageCaptioning(Pipeline):
     processor: Any
 
     def _sanitize_parameters(self, **how: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        return {}, how, {}
+        return {}, how, {name: value for name, value in how.items() if name != "seed"}
 
     def preprocess(self, input_: Any, **unused: Any) -> Any:
         """Pixel values of one photo."""
-        return self.processor(images=input_)
+        return {"photos": self.processor(images=input_)["pixel_values"]}  # a name that transformers batches
 
     def _forward(self, photo: Any, seed: int = 0, **how: Any) -> dict[str, Any]:  # type: ignore[override]
         sampling = sampling_with(self.model.defaults, how)
-        pixels = photo["pixel_values"].to(self.model.dtype)
-        generated = self.model.generate(pixels, seed=seed, sampling=sampling)
-        return {"ids": generated.ids[0], "confidence": generated.confidence[0], "sampling": sampling}
+        generated = self.model.generate(photo["photos"].to(self.model.dtype), seed=seed, sampling=sampling)
+        return {"ids": generated.ids, "confidence": generated.confidence}
 
-    def postprocess(self, drawn: Any) -> list[dict[str, str]]:  # type: ignore[override]
+    def postprocess(self, drawn: Any, **how: Any) -> list[dict[str, str]]:
         """The caption that the sampling settings choose."""
         tokenizer, special = self.processor.tokenizer, self.model.text.special_ids
         read = [
             decode_caption(tokenizer, ids, special, trust)
-            for ids, trust in zip(drawn["ids"].tolist(), drawn["confidence"].tolist(), strict=True)
+            for ids, trust in zip(*(drawn[name][0].tolist() for name in ("ids", "confidence")), strict=True)
         ]
-        captions, how = [one.text for one in read], drawn["sampling"]
-        best = choose(captions, how.select, confidences=[one.confidence for one in read], utility=how.utility)
+        captions, sampling = [one.text for one in read], sampling_with(self.model.defaults, how)
+        trust = [one.confidence for one in read]
+        best = choose(captions, sampling.select, confidences=trust, utility=sampling.utility)
         return [{"generated_text": captions[best]}]
 
 

@@ -160,7 +160,7 @@ def info(
     if as_json:
         print(json.dumps(about))
         return
-    table = Table("part", "setting", "value", title=f"clearcap model: {model}")
+    table = Table("part", "setting", "value", title=f"clearcap model: {model}", box=None)
     for part, settings in about.items():
         names = [name for name in settings if every or name in SUMMARY.get(part, settings)]
         for i, name in enumerate(names):

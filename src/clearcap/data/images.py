@@ -390,8 +390,6 @@ def _damaged(name: str, error: Exception) -> InputError:
         return InputError(f"{shown} needs more memory than there is; scale it down first")
     if isinstance(error, ValueError) and "closed" in fault.lower():
         return InputError(f"{shown} was closed before its pixels were read; load it first, or pass its path")
-    if isinstance(error, ValueError) and fault.startswith("conversion from "):
-        return InputError(f"{shown} has colours that do not become RGB ({fault}); convert it to RGB yourself")
     return InputError(f"{shown} is cut short or damaged ({fault}); fetch the photo again")
 
 
