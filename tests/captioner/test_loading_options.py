@@ -72,7 +72,9 @@ def weights(model: Any) -> torch.Tensor:
         {"attn_implementation": "sdpa"},
     ],
 )
-def test_a_folder_is_loaded_as_bert_is(loader: Any, options: dict[str, Any], folder: Path, bert: Path) -> None:
+def test_a_folder_is_loaded_as_bert_is(
+    loader: Any, options: dict[str, Any], folder: Path, bert: Path
+) -> None:
     theirs, ours = BertModel.from_pretrained(bert, **options), loader.from_pretrained(folder, **options)
     assert ours.dtype == theirs.dtype
     assert ours.device == theirs.device

@@ -87,7 +87,9 @@ def test_models_that_ship_have_a_processor_and_a_task(name: str) -> None:
 
 @pytest.mark.parametrize("backend", ["torch", "prepacked"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_pipeline_pickles_and_copies(backend: str, dtype: torch.dtype, folder: Path, tmp_path: Path) -> None:
+def test_a_pipeline_pickles_and_copies(
+    backend: str, dtype: torch.dtype, folder: Path, tmp_path: Path
+) -> None:
     loaded = CaptionPipeline.from_pretrained(folder, backend=backend, dtype=dtype)
     expected = loaded(PHOTO, candidates=4)
     for again in (copy.copy(loaded), copy.deepcopy(loaded), pickle.loads(pickle.dumps(loaded))):
@@ -100,7 +102,9 @@ def test_a_pickled_pipeline_works_in_another_process(tmp_path: Path) -> None:
     (tmp_path / "it").write_bytes(pickle.dumps(loaded))
     PHOTO.save(tmp_path / "a.png")
     code = "import pickle; print(pickle.load(open('it', 'rb'))('a.png').caption)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == loaded(PHOTO).caption
 
 

@@ -79,7 +79,12 @@ def test_every_way_to_hand_over_a_photo_gives_its_pixels(make: Callable[[], obje
 def test_files_by_url_and_by_row(tmp_path: Path) -> None:
     file = tmp_path / "grün 1.png"
     file.write_bytes(PNG)
-    for source in (file.as_uri(), f"file:{file}", {"bytes": None, "path": str(file)}, {"path": file.as_uri()}):
+    for source in (
+        file.as_uri(),
+        f"file:{file}",
+        {"bytes": None, "path": str(file)},
+        {"path": file.as_uri()},
+    ):
         np.testing.assert_array_equal(np.asarray(open_image(source)), PIXELS)
     with pytest.raises(InputError, match=r"no\.png cannot be fetched \(.*No such file"):
         open_image((tmp_path / "no.png").as_uri())
@@ -180,7 +185,9 @@ def test_long_names_are_clipped() -> None:
     assert len(str(entry)) < 600
 
 
-@pytest.mark.parametrize("error", [RuntimeError("a\nb"), ZeroDivisionError(), AssertionError(), UnicodeError("u")])
+@pytest.mark.parametrize(
+    "error", [RuntimeError("a\nb"), ZeroDivisionError(), AssertionError(), UnicodeError("u")]
+)
 @pytest.mark.parametrize("when", ["open", "load"])
 def test_whatever_a_decoder_raises_is_one_line(
     error: Exception, when: str, monkeypatch: pytest.MonkeyPatch

@@ -87,9 +87,9 @@ class PhotoFile(PhotoSource):
         try:
             return open(self.path, "rb")
         except FileNotFoundError as error:
-            raise InputError(f"{self.name}: no such file; check the path") from error
+            raise InputError(f"{_one_line(self.name)}: no such file; check the path") from error
         except IsADirectoryError as error:
-            raise InputError(f"{self.name} is a folder, not a photo; name a file in it") from error
+            raise InputError(f"{_one_line(self.name)} is a folder, not a photo; name a file in it") from error
         except (OSError, ValueError) as error:  # ValueError: a NUL byte in the path
             raise InputError(
                 f"{_one_line(self.name)} cannot be read ({_fault(error)}); check the path"
@@ -112,7 +112,7 @@ def is_many(images: Any) -> bool:
     if isinstance(images, np.ndarray) and images.ndim == 1:
         return images.dtype.kind in "OU"  # a column of paths
     if isinstance(images, np.ndarray) or _is_tensor(images):
-        return bool(images.ndim == 4)
+        return _is_batch(images)
     single = (str, bytes, bytearray, memoryview, os.PathLike, Mapping, Image.Image, PhotoSource, Readable)
     return isinstance(images, Iterable) and not isinstance(images, single)
 
@@ -123,7 +123,7 @@ def each_photo(images: Any) -> Iterator[ImageSource]:
         yield images
         return
     for image in images:
-        yield from image if is_many(image) else [image]
+        yield from image if _is_batch(image) else [image]
 
 
 def open_image(
@@ -176,6 +176,10 @@ def open_image(
         f"{name or 'the image'} is of type {type(source).__name__}; "
         "pass a path, URL, bytes, file object, PIL image, NumPy array or torch tensor"
     )
+
+
+def _is_batch(images: Any) -> bool:
+    return (isinstance(images, np.ndarray) or _is_tensor(images)) and images.ndim == 4
 
 
 def _is_tensor(source: Any) -> bool:
