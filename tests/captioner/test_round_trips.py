@@ -65,8 +65,8 @@ def test_a_captioner_without_a_tokenizer_says_what_is_missing(folder: Path, tmp_
     with pytest.raises(InputError, match=r"holds no tokenizer\.json.*tokenizer\.save_pretrained\(folder\)"):
         CaptionPipeline.from_pretrained(tmp_path)
     assert Captioner.from_pretrained(tmp_path).tokenizer is None
+    loaded = CaptionPipeline.from_pretrained(folder)
     with pytest.raises(InputError, match="was not loaded from a folder"):
-        loaded = CaptionPipeline.from_pretrained(folder)
         CaptionPipeline(loaded.captioner, loaded.tokenizer).save_pretrained(tmp_path)
 
 

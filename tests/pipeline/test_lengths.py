@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -24,7 +26,7 @@ def test_an_asked_length_is_kept_to_the_word(length: int, pipeline: CaptionPipel
     for result in pipeline(PHOTOS, length=length, candidates=3):
         assert [len(caption.split()) for caption in result.candidates] == [length] * 3
         words = result.caption.split()
-        assert all(one != two for one, two in zip(words, words[1:], strict=False))
+        assert all(one != two for one, two in pairwise(words))
     with pytest.raises(InputError, match="captions of this model have at most 8 words"):
         pipeline(PHOTOS, length=9)
 

@@ -181,12 +181,14 @@ class ImageCaptioning(Pipeline):
         generated = self.model.generate(photo["photos"].to(self.model.dtype), seed=seed, sampling=sampling)
         return {"ids": generated.ids, "confidence": generated.confidence}
 
-    def postprocess(self, drawn: Any, **how: Any) -> list[dict[str, str]]:
+    def postprocess(self, model_outputs: Any, **how: Any) -> list[dict[str, str]]:
         """The caption that the sampling settings choose."""
         tokenizer, special = self.processor.tokenizer, self.model.text.special_ids
         read = [
             decode_caption(tokenizer, ids, special, trust)
-            for ids, trust in zip(*(drawn[name][0].tolist() for name in ("ids", "confidence")), strict=True)
+            for ids, trust in zip(
+                *(model_outputs[name][0].tolist() for name in ("ids", "confidence")), strict=True
+            )
         ]
         captions, sampling = [one.text for one in read], sampling_with(self.model.defaults, how)
         trust = [one.confidence for one in read]

@@ -116,7 +116,8 @@ def caption(
                 print(json_line(told), flush=True)
                 continue
             for caption in captions:
-                print(caption if len(entries) == 1 else f"{result.image}\t{caption}", flush=True)
+                name = result.image.translate(dict.fromkeys(b"\t\n\r", "?"))  # a photo is one line
+                print(caption if len(entries) == 1 else f"{name}\t{caption}", flush=True)
     seconds = time.perf_counter() - loaded
     log.info("%d photos in %.2f s, %.3f s each", len(entries), seconds, seconds / max(1, len(entries)))
     if failed:

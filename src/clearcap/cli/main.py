@@ -98,6 +98,8 @@ def main() -> None:
     words, rest = sys.argv[1:], []
     if "--" in words:
         words, rest = words[: words.index("--")], words[words.index("--") :]
+    if not {"-q", "--quiet"}.isdisjoint(words):
+        log.setLevel(logging.ERROR)  # sooner than the first warning
     try:
         app(args=[*sorted(renamed(words), key=lambda word: word not in ANYWHERE), *rest])
     except InputError as fault:

@@ -33,10 +33,8 @@ MAX_PIXELS = 178_956_970  # Pillow itself refuses more (twice its MAX_IMAGE_PIXE
 
 # Camera's own files, many of which are TIFFs to Pillow: it would give their thumbnail.
 RAW_SUFFIXES = frozenset(
-    f".{name}"
-    for name in (
-        "3fr arw cr2 cr3 crw dcr dng erf iiq kdc mef mos mrw nef nrw orf pef raf raw rw2 rwl sr2 srf srw x3f"
-    ).split()
+    {".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".iiq", ".kdc", ".mef", ".mos"}
+    | {".mrw", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".x3f"}
 )
 
 
