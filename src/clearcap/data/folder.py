@@ -35,8 +35,10 @@ def read_folder(root: Path, split: str, strictness: Strictness, *, photos: str |
         records = [(label, *line) for label, path in files.items() for line in read_jsonl(path)]
     else:
         path = first_file(root / "captions.jsonl", root / "metadata.jsonl") or root / "captions.jsonl"
-        lines = list(read_jsonl(path, _LAYOUT))
-        records = [(_split_of(record, where), where, record) for where, record in lines]
+        records = [
+            (as_kind(record.get("split", ""), str, f"{where}: 'split'"), where, record)
+            for where, record in list(read_jsonl(path, _LAYOUT))
+        ]
         labels = dict.fromkeys(label for label, _, _ in records if label)
         split = choose_split(f"the folder {root}", split, [*labels, "all"])
     if photos is not None:
@@ -54,14 +56,9 @@ def read_folder(root: Path, split: str, strictness: Strictness, *, photos: str |
     return verified("folder", split, listed, strictness, other_splits=others)
 
 
-def _split_of(record: dict[str, Any], where: str) -> str:
-    return as_kind(record.get("split", ""), str, f"{where}: 'split'")
-
-
 def _file_name(record: dict[str, Any], where: str) -> str:
-    return member(
-        record, "image" if "image" in record and "file_name" not in record else "file_name", str, where
-    )
+    key = "image" if "image" in record and "file_name" not in record else "file_name"
+    return member(record, key, str, where)
 
 
 def _id(record: dict[str, Any], where: str) -> str:
@@ -70,12 +67,10 @@ def _id(record: dict[str, Any], where: str) -> str:
 
 
 def _captions(record: dict[str, Any], where: str) -> object:
-    if "captions" in record:
-        return record["captions"]
-    key = next((key for key in ("caption", "text") if key in record), None)
+    key = next((key for key in ("captions", "caption", "text") if key in record), None)
     if key is None:
         raise InputError(f"{where} has no 'captions'; {_LAYOUT}")
-    return record[key] if isinstance(record[key], list) else [record[key]]
+    return record[key] if key == "captions" or isinstance(record[key], list) else [record[key]]
 
 
 def _photo_folder(root: Path, names: list[str]) -> Path:
