@@ -99,7 +99,7 @@ def open_backends(model: str, folder: Path) -> dict[str, Backend]:
     load = CaptionPipeline.from_pretrained
     return {
         FIRST: Backend(load(model, device="cpu")),
-        "torch packed": Backend(load(model, device="cpu", backend="packed")),
+        "torch packed": Backend(load(model, device="cpu", backend="prepacked")),
         "torch bfloat16": Backend(load(model, device="cpu", dtype=torch.bfloat16)),
         "onnx float32": Backend(load(folder / "float32")),
         "onnx int8": Backend(load(folder / "int8")),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -55,20 +57,14 @@ def table(
     texts = {"times": times, "shares": shares, "thresholds": thresholds, "levels": levels}
     grid = {name: options.number_list(text, float, f"--{name}") for name, text in texts.items()}
     corpus = options.open_split(data, root, split, option, subset)
+    if refine_sweep:
+        run: Callable[..., MethodTable] = partial(sweep, steps=counts, **grid)  # type: ignore[arg-type]
+    else:
+        run = partial(steps_table, steps=counts or [1, 2, 5, 10, 30], candidates=candidates)
     with options.shown_progress("starting") as advance:
-        common = {
-            "out": out,
-            "limit": limit,
-            "batch_size": batch_size,
-            "seed": seed,
-            "progress": advance,
-            **how,
-        }
-        if refine_sweep:
-            found = sweep(model, corpus, steps=counts, **grid, **common)  # type: ignore[arg-type]
-        else:
-            counts = counts or [1, 2, 5, 10, 30]
-            found = steps_table(model, corpus, steps=counts, candidates=candidates, **common)
+        found = run(
+            model, corpus, out=out, limit=limit, batch_size=batch_size, seed=seed, progress=advance, **how
+        )
     if as_json:
         print(json.dumps(found.to_json(), ensure_ascii=False))
     else:

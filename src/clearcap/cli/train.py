@@ -57,10 +57,7 @@ def train(
     run(load_preset(preset, overrides or []), out)
 
 
-def distill(
-    overrides: Overrides = None,
-    settings: ShowSettings = False,
-) -> None:
+def distill(overrides: Overrides = None, settings: ShowSettings = False) -> None:
     """Distil the compact image encoder from a teacher (``teacher=FILE photos=FOLDER,FOLDER ...``)."""
     from clearcap.training.encoder.distill import distill as run
     from clearcap.training.encoder.settings import DistillConfig
