@@ -30,17 +30,6 @@ def load_tokenizer(source: str | Path) -> Any:
         raise InputError(f"{source}: no tokenizer there ({reason}); pass its folder or vocab.txt") from fault
 
 
-def special_ids(tokenizer: Any, filler: str) -> dict[str, int]:
-    """Ids of the special tokens that a captioner needs, and of what stands for them in the caption loss."""
-    tokens = {
-        "pad": tokenizer.pad_token,
-        "cls": tokenizer.cls_token,
-        "sep": tokenizer.sep_token,
-        "filler": filler,
-    }
-    return {name: tokenizer.convert_tokens_to_ids(token) for name, token in tokens.items()}
-
-
 def sections(preset: Preset, **sizes: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """A preset's settings of the model with a checkpoint's sizes; its towers are in the checkpoint."""
     found = preset.of_the_model()

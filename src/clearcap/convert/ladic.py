@@ -12,8 +12,9 @@ from torch import Tensor
 
 from clearcap.captioner.loading import load_strictly
 from clearcap.captioner.model import Captioner, CaptionerConfig
+from clearcap.captioner.towers import special_ids
 from clearcap.config import load_preset
-from clearcap.convert.folder import load_tokenizer, sections, special_ids, write_folder
+from clearcap.convert.folder import load_tokenizer, sections, write_folder
 from clearcap.convert.reading import read_state, read_vector
 from clearcap.convert.renaming import ConversionReport, Parts, Renaming, in_authors_names
 from clearcap.errors import InputError
