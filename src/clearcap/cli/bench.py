@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Measure speed, side by side in one run.", invoke_without_command=True)
 
-Model = Annotated[str, typer.Option(help="folder or hub name; default is the bundled model")]
 Photo = Annotated[Path | None, typer.Option(help="photo; default is one that matplotlib ships")]
 Repeats = Annotated[int, typer.Option(help="counted runs")]
 MOVED = {"rivals": "rivals", "ladic-base": "paper_size"}  # commands -> modules of the repository's benchmarks
@@ -25,7 +24,7 @@ ANY_OPTIONS = {"ignore_unknown_options": True, "allow_extra_args": True}
 
 @app.callback()
 def bench(
-    context: typer.Context, model: Model = "default", photo: Photo = None, repeats: Repeats = 30
+    context: typer.Context, model: options.Model = "default", photo: Photo = None, repeats: Repeats = 30
 ) -> None:
     """Measure speed, side by side in one run; without a command, ``latency``."""
     if context.invoked_subcommand is None:
@@ -33,7 +32,7 @@ def bench(
 
 
 @app.command()
-def latency(model: Model = "default", photo: Photo = None, repeats: Repeats = 30) -> None:
+def latency(model: options.Model = "default", photo: Photo = None, repeats: Repeats = 30) -> None:
     """One photo with a trained model, warm and in a fresh process."""
     from clearcap.bench.latency import caption_latency, sample_photo
 
@@ -48,7 +47,7 @@ def latency(model: Model = "default", photo: Photo = None, repeats: Repeats = 30
 
 @app.command()
 def backends(
-    model: Model = "default",
+    model: options.Model = "default",
     photo: Photo = None,
     repeats: Repeats = 20,
     data: Annotated[

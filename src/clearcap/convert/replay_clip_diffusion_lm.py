@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from clearcap.captioner.model import Captioner
 from clearcap.convert.clip_diffusion_lm import authors_names, build_clip_diffusion_lm
@@ -52,9 +52,7 @@ def _build(recorded: Recorded, config: dict[str, Any]) -> Captioner:
         length=config["MAX_LENGTH"],
         dropout=float(bert["dropout"]),
     )
-    cast: Any = captioner  # transformers' stub of .to() takes no dtype
-    cast.to(recorded.dtype)
-    return captioner
+    return nn.Module.to(captioner, recorded.dtype)
 
 
 def _untrained_clip(dim: int) -> TransformersEncoder:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from clearcap.captioner.model import Captioner
 from clearcap.convert.comparing import Comparison, Injected, Recorded, Spy, compare_training
@@ -69,9 +69,7 @@ def _build(recorded: Recorded, time_norm: bool, decoder: str = "identity") -> Ca
         length=sizes["L"],
         dropout=float(sizes["diffuser"]["hidden_dropout_prob"]),
     )
-    cast: Any = captioner  # transformers' stub of .to() takes no dtype
-    cast.to(recorded.dtype)
-    return captioner
+    return nn.Module.to(captioner, recorded.dtype)
 
 
 @torch.no_grad()
@@ -223,14 +221,11 @@ def _training(recorded: Recorded, variant: str, told: dict[str, Any]) -> Compari
             compared.same("kept images", keep.long(), theirs["kept_image"])
         with Spy(captioner.denoiser) as calls, Spy(captioner.text.lm_head) as head:
             latent, caption = objective(image, torch.ones_like(keep), x0, ids, draws)
-        for name, mine in (
-            ("x_t", calls.inputs[-1][0]),
-            ("x_pred", calls.outputs[-1]),
-            ("selfcond_pred", calls.outputs[0]),
-            ("logits", head.outputs[0]),
-        ):
+        mine = {"x_t": calls.inputs[-1][0], "x_pred": calls.outputs[-1]}
+        mine |= {"selfcond_pred": calls.outputs[0], "logits": head.outputs[0]}
+        for name, tensor in mine.items():
             if name in theirs:
-                compared.close(f"{name}, step {step}", mine, theirs[name])
+                compared.close(f"{name}, step {step}", tensor, theirs[name])
         square = (calls.outputs[-1] - x0).square()
         losses = {
             "total": latent + weight * caption,
