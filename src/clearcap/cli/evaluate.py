@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clearcap.cli import options
+from clearcap.errors import InputError
 
 if TYPE_CHECKING:
     from clearcap.evaluation.run import Evaluation
     from clearcap.metrics.scoring import Scores
-    from clearcap.metrics.significance import Comparison
 
 
 def evaluate(
@@ -122,28 +122,28 @@ def _print(found: Evaluation) -> None:
 
 
 def _compare(folders: tuple[Path, Path], as_json: bool) -> None:
-    from clearcap.errors import InputError
     from clearcap.evaluation.run import load_evaluation
-    from clearcap.metrics.significance import compare as paired
 
     a, b = (load_evaluation(folder) for folder in folders)
     if a.references != b.references:
         raise InputError(
             f"{folders[0]} and {folders[1]} have other photos or references; evaluate on the same split"
         )
-    scores = (a.scored.scores, b.scored.scores)
-    print_comparison(paired(*scores), scores, (str(folders[0]), str(folders[1])), as_json)
+    print_comparison((a.scored.scores, b.scored.scores), folders, as_json)
 
 
 def print_comparison(
-    found: dict[str, Comparison], scores: tuple[Scores, Scores], names: tuple[str, str], as_json: bool
+    scores: tuple[Scores, Scores], files: tuple[Path, Path], as_json: bool, seed: int = 0
 ) -> None:
-    """A table of differences on standard output, or one JSON object."""
+    """A table of paired differences on standard output, or one JSON object."""
+    from clearcap.metrics.significance import compare
+
+    found, photos = compare(*scores, seed=seed), len(scores[0].photos)
     a, b = (one.corpus for one in scores)
-    photos = len(scores[0].photos)
     if as_json:
         rows = {name: {"A": a[name], "B": b[name], **row.to_json()} for name, row in found.items()}
-        print(json.dumps({"A": names[0], "B": names[1], "photos": photos, **rows}, ensure_ascii=False))
+        named = {"A": str(files[0]), "B": str(files[1]), "photos": photos}
+        print(json.dumps({**named, **rows}, ensure_ascii=False))
         return
     options.show_table(
         ("metric", "A", "B", "A - B", "95% interval", "p boot.", "p perm."),
@@ -159,6 +159,6 @@ def print_comparison(
             )
             for name, row in found.items()
         ),
-        title=f"A: {names[0]}\nB: {names[1]}",
+        title=f"A: {files[0]}\nB: {files[1]}",
         caption=f"{photos:,} photos, paired",
     )

@@ -41,13 +41,11 @@ def score(
     candidates = {photo: candidates[photo] for photo in held}
     if compare is not None:
         from clearcap.cli.evaluate import print_comparison
-        from clearcap.metrics.significance import compare as paired
 
         other = read_results(compare)
         match(other, held, names=(str(compare), names[0]))
         a, b = (score_captions(one, held, metrics=chosen).scores for one in (candidates, other))
-        scores = (a, b)
-        print_comparison(paired(*scores, seed=seed), scores, (str(results), str(compare)), as_json)
+        print_comparison((a, b), (results, compare), as_json, seed)
         return
 
     scored = score_captions(candidates, held, metrics=chosen, seed=seed)
