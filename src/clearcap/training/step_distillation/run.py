@@ -21,7 +21,7 @@ from clearcap.training.checkpoint import write_json
 from clearcap.training.encoder.targets import list_photos
 from clearcap.training.loop import fit
 from clearcap.training.optimizers import make_optimizers
-from clearcap.training.run import Run, Scored, cached_features, progress_bar, shown, tracked_accelerator
+from clearcap.training.run import Run, Scored, begun_run, shown
 from clearcap.training.step_distillation.objective import StepDistillationObjective
 from clearcap.training.step_distillation.teacher_samples import (
     TARGETS,
@@ -160,35 +160,27 @@ def distill_steps(
     Raises:
         InputError: no photos, or one twice or also watched, or ``out`` holds a run of other settings.
     """
-    console, train = console or Console(stderr=True), config.train
     watched = watched[: config.watch_photos]
     _check_photos(photos, watched)
     out.mkdir(parents=True, exist_ok=True)
-    accelerator = tracked_accelerator(train.tracker, out)
-    captioner.to(accelerator.device)
-    with progress_bar(console, accelerator.is_main_process) as progress:
-        with accelerator.main_process_first():  # the others find both done
-            folder = Path(config.features or out / "features")
-            features = cached_features(captioner, [*photos, *watched], folder, config.views, progress)
-            task = progress.add_task("teacher", total=len(photos) * config.variants * config.draws)
+    with begun_run(captioner, tokenizer, watched, out, config.train.tracker, console) as run:
+        run.cache_features([*photos, *watched], Path(config.features or out / "features"), config.views)
+        with run.accelerator.main_process_first():  # the others find them done
+            task = run.progress.add_task("teacher", total=len(photos) * config.variants * config.draws)
             samples = sample_teacher(
                 captioner,
-                features,
-                features.rows([photo.id for photo in photos]),
+                run.features,
+                run.features.rows([photo.id for photo in photos]),
                 Path(config.samples or out / "teacher-samples"),
                 sampling=config.teacher,
                 variants=config.variants,
                 draws=config.draws,
-                seed=train.seed,
-                advance=lambda captions: progress.advance(task, captions),
+                seed=config.train.seed,
+                advance=lambda captions: run.progress.advance(task, captions),
             )
-        run = Run(captioner, tokenizer, features, watched, out, console, progress, accelerator)
-        if watched and accelerator.is_main_process:
+        if watched and run.accelerator.is_main_process:
             _score_teacher(run, config.teacher)
         _fit_student(run, samples, config)
-    if accelerator.is_main_process:
-        run.save()
-    accelerator.end_training()
     return captioner
 
 
@@ -240,7 +232,9 @@ def _score_teacher(run: Run, sampling: SamplingConfig) -> None:
         return  # a resumed run, whose captioner is the teacher no longer or will not be for long
     captions, scores = run.sample(sampling)
     write_json(file, {"scores": scores, "captions": captions})
-    run.console.print(f"teacher, {sampling.steps} steps, guidance {sampling.guidance:g}: {shown(scores)}")
+    run.progress.console.print(
+        f"teacher, {sampling.steps} steps, guidance {sampling.guidance:g}: {shown(scores)}"
+    )
 
 
 def _score_student(run: Run, sampling: SamplingConfig) -> Scored:
