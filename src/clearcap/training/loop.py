@@ -86,7 +86,7 @@ def fit(
     *,
     settings: Mapping[str, Any],
     report: Callable[[StepReport], None],
-    evaluate: Callable[[int], None],
+    evaluate: Callable[[int], None] = lambda step: None,
     accelerator: Any,
 ) -> None:
     """Train until ``config.steps``, from the newest checkpoint in ``out`` if there is one.

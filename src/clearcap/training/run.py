@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -191,8 +192,10 @@ class Run:
         reached = reached_step(self.out / "checkpoint")
         self.task = self.progress.add_task("training", total=steps, completed=reached)
         self.started = time.monotonic()
-        for file in (self.out / CURVES, self.out / SAMPLES):
-            _keep_until(file, reached)
+        for file in filter(Path.is_file, (self.out / CURVES, self.out / SAMPLES)):
+            lines = file.read_text().splitlines(keepends=True)
+            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= reached]
+            file.write_text("".join(kept))
         return reached
 
     def report(self, measured: StepReport) -> None:
@@ -314,20 +317,10 @@ def captions_of(specs: Sequence[str], exclude: Sequence[str] = ()) -> list[str]:
         specs: corpora, each as NAME:ROOT:SPLIT.
         exclude: corpora whose photos' captions are left out; "" is none.
     """
-    held = {photo.id for spec in exclude if spec for photo in _text_corpus(spec)}
-    photos = (photo for spec in specs for photo in _text_corpus(spec))
+    opened = partial(open_spec, missing="keep", expected=None)
+    held = {photo.id for spec in exclude if spec for photo in opened(spec)}
+    photos = (photo for spec in specs for photo in opened(spec))
     return [caption for photo in photos if photo.id not in held for caption in photo.captions]
-
-
-def _text_corpus(spec: str) -> Corpus:
-    return open_spec(spec, missing="keep", expected=None)
-
-
-def _keep_until(file: Path, step: int) -> None:
-    if file.is_file():
-        lines = file.read_text().splitlines(keepends=True)
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-        file.write_text("".join(kept))
 
 
 def _append(file: Path, line: dict[str, Any]) -> None:

@@ -11,19 +11,15 @@ from clearcap.config import TrainConfig
 from clearcap.errors import InputError
 
 
-def constant(progress: float) -> float:
-    return 1.0
-
-
-def linear(progress: float) -> float:
-    return 1.0 - progress
-
-
 def cosine(progress: float) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
-DECAYS: dict[str, Callable[[float], float]] = {"constant": constant, "linear": linear, "cosine": cosine}
+DECAYS: dict[str, Callable[[float], float]] = {
+    "constant": lambda progress: 1.0,
+    "linear": lambda progress: 1.0 - progress,
+    "cosine": cosine,
+}
 
 
 def learning_rate(config: TrainConfig, step: int, peak: float) -> float:

@@ -15,7 +15,6 @@ from torch.nn import functional as F
 from clearcap.data.ahead import ahead
 from clearcap.errors import InputError
 from clearcap.training.encoder import objective
-from clearcap.training.encoder.settings import DistillConfig
 from clearcap.training.encoder.targets import TargetStore
 from clearcap.vision.compact import STRIDE
 
@@ -59,17 +58,6 @@ class Split:
         self.words = shares.nan_to_num()
         own = [names[i] for i in self.held_out]
         self.held_out_words = objective.word_shares(captions, own, self.vocabulary) > 0
-
-    @classmethod
-    def read(cls, names: Sequence[str], config: DistillConfig) -> Split:
-        """The split of photos of these names that the files in a run's settings describe.
-
-        Raises:
-            InputError: one of the files is absent, or the captions have other columns.
-        """
-        captions = objective.read_captions(config.captions) if config.captions else {}
-        captioned = read_names(config.captioned) or set(captions)
-        return cls(names, read_names(config.held_out), captions, captioned, config.words)
 
     def rows_of(self, step: int, size: int, seed: int) -> Int[Tensor, " size"]:
         """The photos of a step, by seed and step alone; every photo once per epoch.

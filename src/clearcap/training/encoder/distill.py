@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from clearcap.errors import InputError
 from clearcap.training.checkpoint import RunState
 from clearcap.training.encoder import objective
-from clearcap.training.encoder.batches import Batch, Data, Split
+from clearcap.training.encoder.batches import Batch, Data, Split, read_names
 from clearcap.training.encoder.live import LiveData
 from clearcap.training.encoder.settings import DistillConfig
 from clearcap.training.encoder.starting import load_like, start_from, turn_to
@@ -69,13 +69,10 @@ class Run:
         self.model = nn.ModuleDict({"encoder": encoder, "heads": heads}).to(device)
         stages = ("encoder.stages.", "encoder.mixers.")  # matrices and kernels between features are Muon's
         named = dict(self.model.named_parameters())
-        inner = [name for name, p in named.items() if name.startswith(stages) and p.ndim in (2, 4)]
+        muon = config.optimizer == "muon"
+        inner = [name for name, p in named.items() if muon and name.startswith(stages) and p.ndim in (2, 4)]
         self.optimizers = split_optimizers(
-            named,
-            inner if config.optimizer == "muon" else (),
-            lr=config.lr,
-            muon_lr=config.lr,
-            weight_decay=config.weight_decay,
+            named, inner, lr=config.lr, muon_lr=config.lr, weight_decay=config.weight_decay
         )
         weights = self.model.state_dict()
         self.average = Averaged({k: v for k, v in weights.items() if v.is_floating_point()})
@@ -186,11 +183,14 @@ def _open_data(
 ) -> Data | LiveData:
     """Photos, targets and words: a store made beforehand, or a teacher that answers while the student learns."""
     photos = list_photos(config.photos)
-    split = Split.read([photo.name for photo in photos], config)
+    captions = objective.read_captions(config.captions) if config.captions else {}
+    captioned = read_names(config.captioned) or set(captions)
+    names = [photo.name for photo in photos]
+    split = Split(names, read_names(config.held_out), captions, captioned, config.words)
     teacher, dim, seed = config.teacher, config.dim, config.seed
     if config.views == 0:
         return LiveData(split, photos, teacher, dim, seed, config.init, device, report)
-    held_out = frozenset(photos[i].name for i in split.held_out)
+    held_out = frozenset(names[i] for i in split.held_out)
     store = build_targets(
         config.cache, photos, held_out, teacher, config.views, dim, seed, config.workers, report
     )
@@ -267,12 +267,6 @@ def _export(run: Run, data: Data | LiveData, folder: Path, metrics: dict[str, fl
     if run.config.init and isinstance(data, Data):
         turn_to(run.config.init, encoder, data.store, data.split.rows)
     save_file({k: v.contiguous() for k, v in encoder.state_dict().items()}, weights)
-    record = {
-        "encoder": encoder.settings(),
-        "metrics": metrics,
-        "steps": run.step,
-        "seconds": run.seconds,
-        "config": asdict(run.config),
-    }
-    settings.write_text(json.dumps(record, indent=2) + "\n")
+    record = {"encoder": encoder.settings(), "metrics": metrics, "steps": run.step, "seconds": run.seconds}
+    settings.write_text(json.dumps(record | {"config": asdict(run.config)}, indent=2) + "\n")
     return DistillResult(weights, settings, metrics)

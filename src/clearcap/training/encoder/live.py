@@ -62,7 +62,16 @@ class LiveData:
         self.split, self.seed, self.device = split, seed, device
         self.network = load_teacher(teacher, device)
         self.size, self.grid, self.classes = self.network.image_size, self.network.grid, self.network.classes
-        self.photos = read_photos(photos, self.size, report).to(device)
+        pixels = torch.empty(len(photos), 3, self.size, self.size, dtype=torch.uint8)
+
+        def squashed(path: Path) -> UInt8[np.ndarray, "size size 3"]:
+            return draw_view(read_photo(path), self.size, 0, 0)
+
+        threads = os.cpu_count() or 1
+        for i, view in enumerate(ahead(squashed, photos, threads=threads, depth=4 * threads)):
+            pixels[i] = torch.tensor(view).permute(2, 0, 1)
+            report(i + 1, len(photos))
+        self.photos = pixels.to(device)
         self.words, self.known = split.words.to(device), split.known.to(device)
         order = torch.randperm(len(split.rows), generator=torch.Generator().manual_seed(seed))
         features, _ = self._asked(split.rows[order[:BASIS_PHOTOS]])
@@ -122,25 +131,6 @@ class LiveData:
         rows = torch.tensor(self.split.held_out, dtype=torch.int64)
         features, logits = self._asked(rows)
         return self._whole(rows, size), (features - self.mean) @ self.components, logits
-
-
-def read_photos(
-    photos: Sequence[Path], size: int, report: Callable[[int, int], None]
-) -> UInt8[Tensor, "photos 3 size size"]:
-    """Photos squashed to `size` pixels, read by as many threads as there are cores.
-
-    Raises:
-        InputError: one cannot be read.
-    """
-    pixels = torch.empty(len(photos), 3, size, size, dtype=torch.uint8)
-    threads = os.cpu_count() or 1
-    views = ahead(
-        lambda path: draw_view(read_photo(path), size, 0, 0), photos, threads=threads, depth=4 * threads
-    )
-    for i, view in enumerate(views):
-        pixels[i] = torch.tensor(view).permute(2, 0, 1)
-        report(i + 1, len(photos))
-    return pixels
 
 
 def drawn(

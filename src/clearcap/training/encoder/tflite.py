@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -78,11 +80,12 @@ class TfliteNetwork(nn.Module):
         scale, zero = _quantization(graph.tensors[self.input]) or (np.ones(1), np.zeros(1))
         self.scale, self.zero = float(scale[0]), float(zero[0])
         names = {code: name for name, code in vars(BuiltinOperator).items() if isinstance(code, int)}
-        self.steps: list[tuple[str, list[int], int, dict[str, Any]]] = []
+        self.steps: list[tuple[Callable[..., Tensor], list[int], int, float, float]] = []
         for number, (op, kind) in enumerate(zip(graph.operators, parsed.kinds, strict=True)):
             name, options = names[kind], op.builtinOptions
             inputs, output = [int(i) for i in op.inputs], int(op.outputs[0])
-            how: dict[str, Any] = {}
+            taken: list[int] = inputs[:1]
+            step: Callable[..., Tensor]
             if name in ("CONV_2D", "DEPTHWISE_CONV_2D"):
                 depthwise = name == "DEPTHWISE_CONV_2D"
                 weight = _real(parsed.model, graph.tensors[inputs[1]])
@@ -92,22 +95,21 @@ class TfliteNetwork(nn.Module):
                 weight = weight.contiguous(memory_format=torch.channels_last)
                 self.register_buffer(f"weight{number}", weight)
                 self.register_buffer(f"bias{number}", _real(parsed.model, graph.tensors[inputs[2]]))
-                how = {"number": number, "groups": len(weight) if depthwise else 1}
-                how |= {"stride": (options.strideH, options.strideW), "same": options.padding == Padding.SAME}
-                inputs = inputs[:1]
+                groups, same = len(weight) if depthwise else 1, options.padding == Padding.SAME
+                step = partial(self._convolved, number, (options.strideH, options.strideW), groups, same)
             elif name == "ADD":
-                pass
+                taken, step = inputs, torch.add
             elif name in ("AVERAGE_POOL_2D", "MEAN"):
-                name = "POOL"
+                step = partial(torch.mean, dim=(2, 3), keepdim=True)
             elif output == self.logits or name in ("RESHAPE", "SQUEEZE", "SOFTMAX"):
-                name, inputs = "FLATTEN", inputs[:1]
+                step = partial(torch.flatten, start_dim=1)
             else:
                 raise InputError(f"{path}: operator {name} is not known here; distil on a CPU, views above 0")
             activation = getattr(options, "fusedActivationFunction", ActivationFunctionType.NONE)
             low, high = _range(graph.tensors[output])
             low = max(low, 0.0) if activation != ActivationFunctionType.NONE else low
             high = min(high, 6.0) if activation == ActivationFunctionType.RELU6 else high
-            self.steps.append((name, inputs, output, how | {"low": low, "high": high}))
+            self.steps.append((step, taken, output, low, high))
             if output == self.logits:
                 break
 
@@ -116,23 +118,18 @@ class TfliteNetwork(nn.Module):
     ) -> tuple[Float[Tensor, "batch tokens dim"], Float[Tensor, "batch classes"]]:
         """The last feature map before pooling, positions row by row, and the logits, of photos in 0..1."""
         values = {self.input: (images * 255 - self.zero) * self.scale}
-        for name, inputs, output, how in self.steps:
-            x = values[inputs[0]]
-            if name in ("CONV_2D", "DEPTHWISE_CONV_2D"):
-                weight, bias = getattr(self, f"weight{how['number']}"), getattr(self, f"bias{how['number']}")
-                size, kernel, stride = x.shape[-2:], weight.shape[-2:], how["stride"]
-                left, right, top, bottom = _same(size, kernel, stride) if how["same"] else [0, 0, 0, 0]
-                if (left, top) != (right, bottom):
-                    x, left, top = F.pad(x, (left, right, top, bottom)), 0, 0
-                x = F.conv2d(x, weight, bias, stride, (top, left), groups=how["groups"])
-            elif name == "ADD":
-                x = x + values[inputs[1]]
-            elif name == "POOL":
-                x = x.mean((2, 3), keepdim=True)
-            else:
-                x = x.flatten(1)
-            values[output] = x.clamp_(how["low"], how["high"])
+        for step, taken, output, low, high in self.steps:
+            values[output] = step(*(values[i] for i in taken)).clamp_(low, high)
         return values[self.map].flatten(2).transpose(1, 2), values[self.logits].flatten(1)
+
+    def _convolved(self, number: int, stride: tuple[int, int], groups: int, same: bool, x: Tensor) -> Tensor:
+        """The convolution of that number, with TensorFlow's padding."""
+        weight, bias = self.get_buffer(f"weight{number}"), self.get_buffer(f"bias{number}")
+        padding = _same(x.shape[-2:], weight.shape[-2:], stride) if same else [0, 0, 0, 0]
+        left, right, top, bottom = padding
+        if (left, top) != (right, bottom):
+            x, left, top = F.pad(x, padding), 0, 0
+        return F.conv2d(x, weight, bias, stride, (top, left), groups=groups)
 
 
 def _quantization(tensor: Any) -> tuple[np.ndarray, np.ndarray] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,6 +18,7 @@ from clearcap.data.images import PhotoFile
 from clearcap.data.records import CaptionedPhoto, several
 from clearcap.errors import InputError
 from clearcap.sampling.selection import UTILITIES
+from clearcap.text.tokenizer import decode_caption
 from clearcap.training.checkpoint import write_json
 from clearcap.training.encoder.targets import list_photos
 from clearcap.training.loop import fit
@@ -27,7 +29,6 @@ from clearcap.training.step_distillation.teacher_samples import (
     TARGETS,
     TeacherSamples,
     choose_targets,
-    read_captions,
     sample_teacher,
     take_targets,
 )
@@ -187,7 +188,11 @@ def distill_steps(
 def _fit_student(run: Run, samples: TeacherSamples, config: StepDistillationConfig) -> None:
     """Train the student; at the end the captioner is it."""
     captioner, accelerator = run.captioner, run.accelerator
-    captions = read_captions(samples, run.tokenizer, captioner.text.special_ids)
+    tokenizer, special = run.tokenizer, captioner.text.special_ids
+    captions = [
+        [[decode_caption(tokenizer, ids, special).text for ids in draws] for draws in photos]
+        for photos in samples.ids.tolist()
+    ]
     chosen = choose_targets(captions, config.target, config.utility)
     captioner.defaults = config.student
     captioner.config.sampling = dataclasses.asdict(config.student)
@@ -249,10 +254,8 @@ def _score_student(run: Run, sampling: SamplingConfig) -> Scored:
 def _check_photos(photos: Sequence[CaptionedPhoto], watched: Sequence[CaptionedPhoto]) -> None:
     if not photos:
         raise InputError("no photos to sample the teacher on; pass --data NAME:ROOT:SPLIT or --photos FOLDER")
-    seen: set[str] = set()
-    twice = [photo.id for photo in photos if photo.id in seen or seen.add(photo.id)]  # type: ignore[func-returns-value]
-    if twice:
+    seen = Counter(photo.id for photo in photos)
+    if twice := [name for name, times in seen.items() if times > 1]:
         raise InputError(f"{several(twice, 'photo')} given twice; pass each corpus once")
-    held = [photo.id for photo in watched if photo.id in seen]
-    if held:
+    if held := [photo.id for photo in watched if photo.id in seen]:
         raise InputError(f"{several(held, 'photo')} of --watch would be trained on; pass another split")
