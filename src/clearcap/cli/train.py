@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import typer
 
-from clearcap.cli.options import shown_progress
 from clearcap.config import Preset, changes, load_preset, override
 from clearcap.errors import InputError
 
@@ -123,7 +122,7 @@ def pretrain_text(
     if not data:
         raise InputError("no --data; pass --data NAME:ROOT:SPLIT")
     config = PretrainTextConfig(**changes(PretrainTextConfig, overrides or []))
-    with shown_progress("pre-training") as advance:
+    with options.shown_progress("pre-training") as advance:
 
         def report(step: int, losses: dict[str, float]) -> None:
             advance(step, config.steps, "  ".join(f"{name} {loss:.3f}" for name, loss in losses.items()))
