@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from clearcap.cli import options
 from clearcap.config import Preset, changes, load_preset, override
 from clearcap.errors import InputError
 
@@ -125,7 +126,8 @@ def pretrain_text(
     with options.shown_progress("pre-training") as advance:
 
         def report(step: int, losses: dict[str, float]) -> None:
-            advance(step, config.steps, "  ".join(f"{name} {loss:.3f}" for name, loss in losses.items()))
+            shown = "  ".join(f"{name} {loss:.3f}" for name, loss in losses.items())
+            advance(step, config.steps, shown)
 
         run(captions_of(data, exclude or []), out, config, report)
 
