@@ -81,7 +81,7 @@ def continued(preset: Preset) -> tuple[Captioner, Any]:
     """The captioner that ``train.init`` names, to go on with, and its tokenizer.
 
     Its parts and its text statistics are kept; dropout, corruption, sampling and, where ``vision.source`` is given,
-    the compact image encoder's weights are the preset's.
+    the weights of an image encoder trained here are the preset's.
 
     Raises:
         InputError: it is missing, or the preset describes other parts than it has.
@@ -89,7 +89,10 @@ def continued(preset: Preset) -> tuple[Captioner, Any]:
     start, tokenizer = load_captioner(preset.train.init)
     for section in ("text", "vision", "denoiser"):
         asked, has = dataclasses.asdict(getattr(preset, section)), getattr(start.config, section)
-        fixed = [key for key in asked if key not in ("source", "dropout", "image_dropout")]
+        free = ["source", "dropout", "image_dropout"]
+        if section == "vision" and preset.vision.kind != "pretrained" and preset.vision.source:
+            free.append("kind")  # another encoder with tokens of the same shape
+        fixed = [key for key in asked if key not in free]
         changed = [key for key in fixed if has.get(key, asked[key]) != asked[key]]
         if changed:
             raise InputError(
@@ -101,9 +104,14 @@ def continued(preset: Preset) -> tuple[Captioner, Any]:
     config.denoiser = dataclasses.asdict(preset.denoiser)
     config.diffusion = dataclasses.asdict(preset.diffusion)
     config.sampling = dataclasses.asdict(preset.sampling)
+    replaced = preset.vision.kind != "pretrained" and bool(preset.vision.source)
+    if replaced and preset.vision.kind != config.vision["kind"]:
+        config.vision = {**config.vision, "kind": preset.vision.kind}
+        config.tower = {}
     captioner = Captioner(config)
-    captioner.load_state_dict(start.state_dict(), strict=True)
-    if preset.vision.kind == "compact" and preset.vision.source:
+    for name in ("text", "denoiser") if replaced else ("text", "denoiser", "vision"):
+        getattr(captioner, name).load_state_dict(getattr(start, name).state_dict(), strict=True)
+    if replaced:
         load_compact_encoder(captioner, Path(preset.vision.source))
     return captioner, tokenizer
 
@@ -190,11 +198,11 @@ def load_masked_lm(source: str, kind: str = "bert-split") -> tuple[Any, Any]:
 
 
 def load_compact_encoder(captioner: Captioner, file: Path) -> None:
-    """Strictly load a distilled encoder's weights."""
+    """Strictly load the weights of an encoder that was trained here."""
     from safetensors.torch import load_file
 
     if not file.is_file():
-        raise InputError(f"vision.source={str(file)!r} does not exist; make it with clearcap distill")
+        raise InputError(f"vision.source={str(file)!r} does not exist; clearcap distill and finetune-encoder make one")
     captioner.vision.load_state_dict(load_file(file), strict=True)
 
 

@@ -61,9 +61,13 @@ class VisionConfig:
     """The image encoder."""
 
     kind: str = knob(
-        "compact", "compact (ships with clearcap) or pretrained (transformers)", ("compact", "pretrained")
+        "compact",
+        "compact or efficientnet (trained here), or pretrained (transformers)",
+        ("compact", "efficientnet", "pretrained"),
     )
-    source: str = knob("", "weights: a safetensors file (compact), a folder or hub name (pretrained)")
+    source: str = knob(
+        "", "weights: a safetensors file (compact, efficientnet), a folder or hub name (pretrained)"
+    )
     tokens: int = knob(49, "image tokens the denoiser attends to")
     dim: int = knob(256, "channels of an image token")
     image_size: int = knob(224, "photos are squashed to this many pixels a side")
@@ -289,6 +293,10 @@ class DataConfig:
     name: str = knob("flickr8k", "corpus")
     root: str = knob("", "its folder")
     split: str = knob("train", "split that is trained on")
+    also: str = knob("", "further corpora that are trained on, each as NAME:ROOT:SPLIT, commas between")
+    taught: str = knob(
+        "", "captions written by another captioner, added to people's: lines of {photo: id, captions: [...]}"
+    )
     expected: bool = knob(True, "insist on the published number of photos; false trains on a subset")
     watch: str = knob("dev", "split of the periodic evaluation")
     watch_photos: int = knob(200, "photos of the periodic evaluation")
@@ -298,7 +306,7 @@ class DataConfig:
     text_exclude: str = knob("", "corpus NAME:ROOT:SPLIT whose photos' captions data.text must not give")
 
     def __post_init__(self) -> None:
-        for spec in (self.text, self.text_exclude):
+        for spec in (self.text, self.text_exclude, *self.also.split(",")):
             require(spec.count(":") == 2 or not spec, f"{spec!r} is not a corpus of the form NAME:ROOT:SPLIT")
         require(self.split != self.watch, f"data.watch={self.watch!r} is the training split; choose another")
 

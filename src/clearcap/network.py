@@ -400,13 +400,10 @@ def build_text(text: TextConfig, config: Any) -> SplitBertSpace | EmbeddingSpace
 
 def build_vision(vision: VisionConfig, config: Any) -> nn.Module:
     """The image encoder of a configuration, with random weights."""
-    from clearcap.vision.compact import CompactEncoder
-    from clearcap.vision.pretrained import build_pretrained
+    from clearcap.vision.build import build_encoder
 
-    if vision.kind == "compact":
-        encoder: Any = CompactEncoder(dim=vision.dim, image_size=vision.image_size, **config.tower)
-    else:
-        encoder = build_pretrained(**config.tower)
+    own = {} if vision.kind == "pretrained" else {"dim": vision.dim, "image_size": vision.image_size}
+    encoder: Any = build_encoder(vision.kind, **own, **config.tower)
     if (encoder.tokens, encoder.dim) != (vision.tokens, vision.dim):
         raise InputError(
             f"vision.tokens={vision.tokens} and vision.dim={vision.dim}, but the encoder makes {encoder.tokens} tokens "

@@ -28,7 +28,7 @@ from clearcap.onnx import is_exported
 from clearcap.selection import choose, diverse
 from clearcap.text.tokens import join_words, words_of
 from clearcap.trajectory import Frame, trajectory
-from clearcap.vision.compact import CompactEncoder, fold
+from clearcap.vision.build import for_inference
 
 
 @dataclass(frozen=True)
@@ -136,8 +136,7 @@ class CaptionPipeline:
                 )
             return cls(*load_graphs(folder), load_frequency(source), scorer)
         captioner, tokenizer = load_network(source)
-        if isinstance(captioner.vision, CompactEncoder):
-            captioner.vision = fold(captioner.vision)  # inference only: batch norms merged into convolutions
+        captioner.vision = for_inference(captioner.vision)
         place = device or ("cuda" if torch.cuda.is_available() else "cpu")
         captioner = captioner.to(place, dtype)
         if backend == "packed":

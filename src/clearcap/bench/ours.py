@@ -15,7 +15,7 @@ from clearcap.captioner import Captioner, CaptionerConfig
 from clearcap.config import load_preset
 from clearcap.errors import InputError
 from clearcap.loading import bundled_model
-from clearcap.vision.compact import CompactEncoder, fold
+from clearcap.vision.build import for_inference
 
 ENDS = 2  # [CLS] and [SEP], positions of ours that hold no word
 DISTILLED = (2, 0.0)  # steps and guidance of a distilled captioner
@@ -45,8 +45,7 @@ def captioner_of_size(size: str, longest: int) -> Captioner:
         captioner = Captioner(CaptionerConfig.from_dict(settings))
     else:
         raise InputError(f"unknown size {size!r}; choose among {', '.join(WAYS)}")
-    if isinstance(captioner.vision, CompactEncoder):
-        captioner.vision = fold(captioner.vision)  # as the pipeline does
+    captioner.vision = for_inference(captioner.vision)  # as the pipeline does
     return captioner.eval().requires_grad_(False)
 
 

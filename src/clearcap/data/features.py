@@ -104,7 +104,7 @@ def make_features(
 
     def look(view: int, row: int) -> np.ndarray:
         picture = photos[row][1]()
-        return to_square(_crop(picture, np.random.default_rng((seed, view, row))) if view else picture, size)
+        return to_square(random_crop(picture, np.random.default_rng((seed, view, row))) if view else picture, size)
 
     wanted = [(view, row) for view in range(views) for row in range(len(photos))]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -123,7 +123,7 @@ def make_features(
     )
 
 
-def _crop(picture: Any, rng: np.random.Generator) -> Any:
+def random_crop(picture: Any, rng: np.random.Generator) -> Any:
     """A random rectangle of 35% to 100% of the area, squashed later like any photo."""
     width, height = picture.size
     share = rng.uniform(0.35, 1.0)

@@ -19,7 +19,7 @@ from clearcap.captioner import Captioner
 from clearcap.errors import InputError
 from clearcap.loading import FREQUENCY, load_captioner, load_frequency
 from clearcap.onnx import FORMAT, graph_file
-from clearcap.vision.compact import CompactEncoder, fold
+from clearcap.vision.build import for_inference
 
 LINEAR = ("encode", "denoise", "decode")  # graphs that int8 is worth it for
 OPSET = 20  # the first with Gelu as one operator
@@ -108,8 +108,7 @@ def export_graphs(source: str, out: Path, *, int8: bool = False) -> None:
     """
     require_onnx()
     captioner, tokenizer = load_captioner(source)
-    if isinstance(captioner.vision, CompactEncoder):
-        captioner.vision = fold(captioner.vision)
+    captioner.vision = for_inference(captioner.vision)
     out.mkdir(parents=True, exist_ok=True)
     captioner.config.save_pretrained(out)
     tokenizer.save_pretrained(out)

@@ -112,6 +112,7 @@ def fit(
     report: Callable[[StepReport], None],
     evaluate: Callable[[int], None],
     accelerator: Any,
+    optimizers: Callable[[nn.Module, TrainConfig], list[torch.optim.Optimizer]] = make_optimizers,
 ) -> None:
     """Train until ``config.steps``, from the newest checkpoint in ``out`` if there is one.
 
@@ -129,13 +130,14 @@ def fit(
         report: receives every ``log_every``-th step's measures.
         evaluate: called every ``sample_every`` steps while the captioner holds the averaged weights.
         accelerator: see ``make_accelerator``.
+        optimizers: makes the optimisers of the objective's parameters.
     """
     device, rank, world = accelerator.device, accelerator.process_index, accelerator.num_processes
     captioner.to(device)
-    optimizers = make_optimizers(objective, config)
-    peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
+    made = optimizers(objective, config)
+    peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in made]
     average = Averaged.of(objective, config.ema)
-    step = _resume(out / "checkpoint", objective, optimizers, average, config)
+    step = _resume(out / "checkpoint", objective, made, average, config)
     wrapped = accelerator.prepare_model(objective)
     run: Callable[..., tuple[Tensor, Tensor]] = torch.compile(wrapped) if config.compile else wrapped
     # On a CPU the threads would take the cores that the step computes on (LOG.md).
@@ -143,7 +145,7 @@ def fit(
     for batch in ahead(lambda step: batch_at(step, rank, world), range(step, config.steps)):
         objective.train()
         torch.manual_seed(generator_at(config.seed, 3, step, rank).initial_seed())  # dropout
-        for optimizer, peak in zip(optimizers, peaks, strict=True):
+        for optimizer, peak in zip(made, peaks, strict=True):
             for group, lr in zip(optimizer.param_groups, peak, strict=True):
                 group["lr"] = learning_rate(
                     step,
@@ -158,17 +160,17 @@ def fit(
         accelerator.backward(latent + objective.weight(caption_weight, latent, caption) * caption)
         trained = [p for p in objective.parameters() if p.grad is not None]
         norm = nn.utils.clip_grad_norm_(trained, config.clip or float("inf"))
-        for optimizer in optimizers:
+        for optimizer in made:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         step += 1
         if config.ema:
             average.update(objective, step)
         if step % config.log_every == 0:
-            lr_now = optimizers[0].param_groups[0]["lr"]
+            lr_now = made[0].param_groups[0]["lr"]
             report(StepReport(step, latent.item(), caption.item(), lr_now, float(norm)))
         if accelerator.is_main_process and (step % config.save_every == 0 or step == config.steps):
-            _save(out / "checkpoint", objective, optimizers, average, config, step)
+            _save(out / "checkpoint", objective, made, average, config, step)
         if config.sample_every and accelerator.is_main_process and step % config.sample_every == 0:
             _evaluate(captioner, objective, average, config, partial(evaluate, step))
     if config.ema:

@@ -21,6 +21,7 @@ from clearcap.checkpoint import reached_step
 from clearcap.config import DataConfig, Preset, SamplingConfig
 from clearcap.data.corpus import CaptionedPhoto, Corpus, open_corpus
 from clearcap.data.features import Features, make_features, open_features
+from clearcap.data.reading import member, read_jsonl
 from clearcap.data.records import Expected
 from clearcap.errors import InputError
 from clearcap.loading import CURVES, FREQUENCY, SAMPLES
@@ -50,8 +51,9 @@ def train(preset: Preset, out: Path, console: Console | None = None) -> Captione
     if not data.root:
         raise InputError("data.root is empty; pass data.root=<the corpus's folder>")
     count: Expected = "official" if data.expected else None
-    corpus = open_corpus(data.name, data.root, data.split, expected=count)
+    corpus = photos_to_learn(data)
     watched = open_corpus(data.name, data.root, data.watch, expected=count).photos[: data.watch_photos]
+    taught = read_taught(Path(data.taught)) if data.taught else {}
     captioner, tokenizer = continued(preset) if config.init else assemble(preset, seed=config.seed)
     accelerator = tracked_accelerator(config.tracker, out)
     tokenize = tokenize_for(preset.text, tokenizer)
@@ -64,7 +66,12 @@ def train(preset: Preset, out: Path, console: Console | None = None) -> Captione
     examples = prepare_examples(
         captioner,
         tokenize,
-        captions_to_learn([photo.captions for photo in corpus], config.borrowed, console),
+        captions_to_learn(
+            [photo.captions for photo in corpus],
+            config.borrowed,
+            console,
+            [taught.get(str(photo.id), ()) for photo in corpus],
+        ),
         features.rows([photo.id for photo in corpus]),
         _text_only(data, watched),
         config.consensus,
@@ -222,16 +229,51 @@ def _text_corpus(spec: str) -> Corpus:
     return open_corpus(name, root, split, missing="keep", expected=None)
 
 
+def photos_to_learn(data: DataConfig) -> list[CaptionedPhoto]:
+    """The photos of ``data.name`` and of ``data.also``.
+
+    Raises:
+        InputError: a corpus cannot be opened, or two photos have the same id.
+    """
+    count: Expected = "official" if data.expected else None
+    photos = list(open_corpus(data.name, data.root, data.split, expected=count))
+    for spec in filter(None, data.also.split(",")):
+        name, root, split = spec.split(":")
+        photos += open_corpus(name, root, split, expected=count)
+    ids = {photo.id for photo in photos}
+    if len(ids) < len(photos):
+        raise InputError(f"data.also={data.also!r} holds photos that other corpora hold too; leave one out")
+    return photos
+
+
+def read_taught(file: Path) -> dict[str, tuple[str, ...]]:
+    """Captions by photo id from lines of ``{"photo": id, "captions": [...]}``.
+
+    Raises:
+        InputError: the file is missing or a line is something else.
+    """
+    taught: dict[str, tuple[str, ...]] = {}
+    for where, line in read_jsonl(file, 'write one line per photo: {"photo": "a.jpg", "captions": ["..."]}'):
+        taught[str(member(line, "photo", (str, int), where))] = tuple(member(line, "captions", list, where))
+    return taught
+
+
 def captions_to_learn(
-    captions: Sequence[tuple[str, ...]], borrowed: int, console: Console
+    captions: Sequence[tuple[str, ...]],
+    borrowed: int,
+    console: Console,
+    taught: Sequence[tuple[str, ...]] = (),
 ) -> Sequence[tuple[str, ...]]:
-    """Each photo's captions and as many that it borrows from other photos."""
+    """Each photo's captions, those that a teacher wrote, and as many that it borrows from other photos."""
+    own_and_taught = [
+        (*own, *more) for own, more in zip(captions, taught or [()] * len(captions), strict=True)
+    ]
     if not borrowed:
-        return captions
+        return own_and_taught
     with Progress(console=console) as progress:
         task = progress.add_task("borrowing captions", total=len(captions))
         more = borrow(captions, borrowed, lambda n: progress.advance(task, n))
-    return [(*own, *others) for own, others in zip(captions, more, strict=True)]
+    return [(*own, *others) for own, others in zip(own_and_taught, more, strict=True)]
 
 
 def cached_features(

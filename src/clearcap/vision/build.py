@@ -6,21 +6,26 @@ from pathlib import Path
 from typing import Any
 
 from clearcap.errors import InputError
-from clearcap.vision.compact import CompactEncoder, load_compact
+from clearcap.vision.compact import CompactEncoder, fold, load_compact
+from clearcap.vision.efficientnet import EfficientNetEncoder, fold_batch_norms
 from clearcap.vision.pretrained import Mode, PretrainedEncoder, build_pretrained, load_pretrained
 
 
-def build_encoder(kind: str, **settings: Any) -> CompactEncoder | PretrainedEncoder:
+def build_encoder(kind: str, **settings: Any) -> CompactEncoder | EfficientNetEncoder | PretrainedEncoder:
     """An untrained encoder, for loading a saved state into.
 
     Args:
-        kind: `compact` or `pretrained`.
+        kind: `compact`, `efficientnet` or `pretrained`.
         settings: what the `settings()` of such an encoder returned.
 
     Raises:
         InputError: no such kind, or settings it does not take.
     """
-    builders = {"compact": CompactEncoder, "pretrained": build_pretrained}
+    builders = {
+        "compact": CompactEncoder,
+        "efficientnet": EfficientNetEncoder,
+        "pretrained": build_pretrained,
+    }
     if kind not in builders:
         raise InputError(f"encoder kind {kind!r}: unknown; pass one of {', '.join(builders)}")
     try:
@@ -29,6 +34,13 @@ def build_encoder(kind: str, **settings: Any) -> CompactEncoder | PretrainedEnco
         raise InputError(
             f"encoder settings of kind {kind!r}: {error}; pass those its settings() gave"
         ) from error
+
+
+def for_inference(encoder: Any) -> Any:
+    """The encoder with batch norms merged into its convolutions, where it is one of those trained here."""
+    if isinstance(encoder, EfficientNetEncoder):
+        return fold_batch_norms(encoder)
+    return fold(encoder) if isinstance(encoder, CompactEncoder) else encoder
 
 
 def load_encoder(

@@ -1,0 +1,1 @@
+"""Fine-tuning an ImageNet encoder to what captions say."""
