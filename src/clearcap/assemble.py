@@ -202,7 +202,9 @@ def load_compact_encoder(captioner: Captioner, file: Path) -> None:
     from safetensors.torch import load_file
 
     if not file.is_file():
-        raise InputError(f"vision.source={str(file)!r} does not exist; clearcap distill and finetune-encoder make one")
+        raise InputError(
+            f"vision.source={str(file)!r} does not exist; clearcap distill and finetune-encoder make one"
+        )
     captioner.vision.load_state_dict(load_file(file), strict=True)
 
 

@@ -62,11 +62,11 @@ class VisionConfig:
 
     kind: str = knob(
         "compact",
-        "compact or efficientnet (trained here), or pretrained (transformers)",
-        ("compact", "efficientnet", "pretrained"),
+        "compact, efficientnet or the pair of them (trained here), or pretrained (transformers)",
+        ("compact", "efficientnet", "pair", "pretrained"),
     )
     source: str = knob(
-        "", "weights: a safetensors file (compact, efficientnet), a folder or hub name (pretrained)"
+        "", "weights: a safetensors file (trained here), a folder or hub name (pretrained)"
     )
     tokens: int = knob(49, "image tokens the denoiser attends to")
     dim: int = knob(256, "channels of an image token")

@@ -113,6 +113,44 @@ def distill_steps(
     run(captioner, tokenizer, used, watched, override(config, overrides or []), out)
 
 
+def finetune_encoder(
+    overrides: Overrides = None,
+    out: Annotated[Path, typer.Option(help="folder of the run; a killed run goes on from here")] = Path(
+        "runs/encoder"
+    ),
+    data: Annotated[
+        list[str] | None, typer.Option(help="corpus NAME:ROOT:SPLIT to learn from; several allowed")
+    ] = None,
+    photos: Annotated[
+        list[Path] | None, typer.Option(help="folder of photos without captions; several allowed")
+    ] = None,
+    watch: Annotated[
+        list[str] | None, typer.Option(help="corpus NAME:ROOT:SPLIT to measure on; several allowed")
+    ] = None,
+    start: Annotated[
+        str, typer.Option(help="captioner whose words are used and whose tokens the projection begins at")
+    ] = "default",
+    settings: Annotated[
+        bool, typer.Option("--settings", help="print every setting and its default, then stop")
+    ] = False,
+) -> None:
+    """Fine-tune an ImageNet encoder to captions, together with a word-by-word twin that then writes captions."""
+    from clearcap.config import override
+    from clearcap.loading import load_network
+    from clearcap.training.encoder.run import EncoderConfig
+    from clearcap.training.encoder.run import finetune_encoder as run
+    from clearcap.training.few_steps import photos_in
+
+    if settings:
+        show_knobs(EncoderConfig())
+    captioner, tokenizer = load_network(start)
+    learned = [photo for spec in data or [] for photo in _corpus(spec, missing="error")]
+    watched = [photo for spec in watch or [] for photo in _corpus(spec, missing="error")]
+    rest = photos_in(photos or [], {photo.id for photo in [*learned, *watched]})
+    opened = [(str(photo.id), photo.image.open) for photo in rest]
+    run(learned, opened, watched, captioner.vision, tokenizer, override(EncoderConfig(), overrides or []), out)
+
+
 def pretrain_text(
     data: Annotated[list[str], typer.Option(help="corpus as NAME:ROOT:SPLIT; may be given several times")],
     overrides: Overrides = None,

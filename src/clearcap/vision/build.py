@@ -8,14 +8,17 @@ from typing import Any
 from clearcap.errors import InputError
 from clearcap.vision.compact import CompactEncoder, fold, load_compact
 from clearcap.vision.efficientnet import EfficientNetEncoder, fold_batch_norms
+from clearcap.vision.pair import PairedEncoder
 from clearcap.vision.pretrained import Mode, PretrainedEncoder, build_pretrained, load_pretrained
 
 
-def build_encoder(kind: str, **settings: Any) -> CompactEncoder | EfficientNetEncoder | PretrainedEncoder:
+def build_encoder(
+    kind: str, **settings: Any
+) -> CompactEncoder | EfficientNetEncoder | PairedEncoder | PretrainedEncoder:
     """An untrained encoder, for loading a saved state into.
 
     Args:
-        kind: `compact`, `efficientnet` or `pretrained`.
+        kind: `compact`, `efficientnet`, `pair` or `pretrained`.
         settings: what the `settings()` of such an encoder returned.
 
     Raises:
@@ -24,6 +27,7 @@ def build_encoder(kind: str, **settings: Any) -> CompactEncoder | EfficientNetEn
     builders = {
         "compact": CompactEncoder,
         "efficientnet": EfficientNetEncoder,
+        "pair": PairedEncoder,
         "pretrained": build_pretrained,
     }
     if kind not in builders:
@@ -38,6 +42,8 @@ def build_encoder(kind: str, **settings: Any) -> CompactEncoder | EfficientNetEn
 
 def for_inference(encoder: Any) -> Any:
     """The encoder with batch norms merged into its convolutions, where it is one of those trained here."""
+    if isinstance(encoder, PairedEncoder):
+        return encoder.folded()
     if isinstance(encoder, EfficientNetEncoder):
         return fold_batch_norms(encoder)
     return fold(encoder) if isinstance(encoder, CompactEncoder) else encoder

@@ -197,13 +197,13 @@ class EfficientNetEncoder(nn.Module):
             x = self.blocks[i](x)
         return x
 
-    def upper(self, x: Float[Tensor, "batch channels h w"], block: int) -> Float[Tensor, "batch 1280 h w"]:
+    def upper(self, x: Float[Tensor, "batch channels h w"], block: int) -> Float[Tensor, "batch last h2 w2"]:
         """The blocks from ``block`` on and the head convolution."""
         for i in range(block, len(self.blocks)):
             x = self.blocks[i](x)
         return F.relu6(self.head(x))
 
-    def read(self, x: Float[Tensor, "batch 1280 h w"]) -> Float[Tensor, "batch tokens dim"]:
+    def read(self, x: Float[Tensor, "batch last h2 w2"]) -> Float[Tensor, "batch tokens dim"]:
         """Tokens of the last grid."""
         tokens: Tensor = self.project(x.flatten(2).transpose(1, 2))
         return tokens

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from clearcap.config import TrainConfig, knob, require
 from clearcap.metrics import score
-from clearcap.text.tokens import join_words, words_of
-from clearcap.training.captions import SIDED
+from clearcap.training.captions import photos_of_step
 from clearcap.training.encoder.activations import Activations
 from clearcap.training.fit import StepReport, fit, make_accelerator
 from clearcap.training.schedules import generator_at
-from clearcap.training.twin.decoding import beam_search
+from clearcap.training.twin.examples import Tokenize, TokenisedCaptions, tokenised
 from clearcap.training.twin.network import Twin
+from clearcap.training.twin.writing import write
 from clearcap.vision.efficientnet import EfficientNetEncoder
 from clearcap.vision.objective import (
     class_loss,
@@ -38,7 +38,6 @@ class FinetuneConfig:
     word_weight: float = knob(0.1, "weight of the words' loss; the captions' has 1")
     class_weight: float = knob(0.2, "weight of the class distribution's loss")
     temperature: float = knob(2.0, "softening of the class distribution")
-    smoothing: float = knob(0.1, "label smoothing of the captions' loss")
     unlabelled: int = knob(8, "photos without captions in a step, for the classes alone")
     encoder_lr: float = knob(2e-4, "peak learning rate of the encoder's stages")
 
@@ -99,7 +98,7 @@ class FinetuneObjective(nn.Module):
         guessed = self.classifier(last.mean((2, 3))).float()
         extra = self.config.word_weight * word_loss(told, words, known)
         extra = extra + self.config.class_weight * class_loss(guessed, classes, self.config.temperature)
-        caption = self.twin.loss(ids, self.twin.see(tokens[:captioned]), self.pad, self.config.smoothing)
+        caption = self.twin.loss(ids, self.twin.see(tokens[:captioned]), self.pad)
         return extra, caption
 
     def weight(self, caption_weight: float, latent: Tensor, caption: Tensor) -> float:
@@ -147,90 +146,63 @@ def finetune_optimizers(
 
 
 @dataclass(frozen=True)
-class CaptionedRows:
-    """Captions of photos as tokens, grouped by photo.
+class FinetuneData:
+    """What a step is drawn from.
 
     Attributes:
-        ids: tokens of all captions, padded.
-        first: index of each photo's first caption, then the number of captions.
-        rows: each photo's row in the cache.
-        mirrored: whether a photo may be mirrored.
-        words: share of its captions that hold each word.
+        captions: of photos of the cache.
+        words: share of each photo's captions that hold each word.
         unlabelled: rows of photos without captions.
     """
 
-    ids: Int[Tensor, "captions length"]
-    first: Int[Tensor, " photos_and_end"]
-    rows: Int[Tensor, " photos"]
-    mirrored: Bool[Tensor, " photos"]
+    captions: TokenisedCaptions
     words: Float[Tensor, "photos words"]
     unlabelled: Int[Tensor, " rest"]
 
 
-def captioned_rows(
-    captions: dict[str, Sequence[str]],
+def finetune_data(
+    captions: Mapping[str, Sequence[str]],
     names: Sequence[str],
-    tokenize: Callable[[Sequence[str]], tuple[Tensor, Tensor]],
+    held_out: Collection[str],
+    tokenize: Tokenize,
     vocabulary: list[str],
-) -> CaptionedRows:
-    """Captions of the photos that have some as the objective takes them.
+) -> FinetuneData:
+    """Captions of the photos of a cache that have some, as the objective takes them.
 
     Args:
         captions: of each captioned photo, by id.
         names: ids of the cache's photos, in order.
-        tokenize: captions to ids and mask; captions that fill the whole length are left out, for they may be cut.
+        held_out: photos that nothing is learned from.
+        tokenize: see ``tokenised``.
         vocabulary: the words whose shares are told.
     """
-    ids, counts, rows, sided, kept = [], [0], [], [], []
-    for row, name in enumerate(names):
-        if name not in captions:
-            continue
-        told, mask = tokenize(list(captions[name]))
-        whole = mask.sum(1) < told.shape[1]
-        if not whole.any():
-            continue
-        ids.append(told[whole])
-        counts.append(int(whole.sum()))
-        rows.append(row)
-        kept.append(name)
-        sided.append(any(SIDED.search(caption.lower()) for caption in captions[name]))
-    shares = word_shares({name: list(captions[name]) for name in kept}, kept, vocabulary)
-    without = sorted({row for row, name in enumerate(names) if name not in captions})
-    return CaptionedRows(
-        torch.cat(ids),
-        torch.tensor(counts).cumsum(0),
-        torch.tensor(rows),
-        ~torch.tensor(sided),
-        torch.from_numpy(shares),
-        torch.tensor(without, dtype=torch.long),
-    )
+    learned = {name: list(captions[name]) for name in names if name in captions and name not in held_out}
+    told = tokenised(learned, names, tokenize)
+    kept = [names[row] for row in told.rows.tolist()]
+    shares = word_shares({name: learned[name] for name in kept}, kept, vocabulary)
+    without = [row for row, name in enumerate(names) if name not in captions and name not in held_out]
+    return FinetuneData(told, torch.from_numpy(shares), torch.tensor(without, dtype=torch.long))
 
 
 def take_batch(
-    data: CaptionedRows, cache: Activations, config: TrainConfig, unlabelled: int, step: int
+    data: FinetuneData, cache: Activations, config: TrainConfig, unlabelled: int, step: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The arguments of the objective at a step: a pure function of seed and step; every photo once per epoch."""
     generator = generator_at(config.seed, 1, step)
-    per_epoch = len(data.rows) // config.photos
-    epoch, place = divmod(step, max(per_epoch, 1))
-    order = torch.randperm(len(data.rows), generator=generator_at(config.seed, 0, epoch))
-    chosen = order[(place * config.photos + torch.arange(config.photos)) % len(order)]
+    told = data.captions
+    chosen = photos_of_step(len(told.rows), config.photos, config.seed, step, rank=0, world=1)
     rest = torch.empty(0, dtype=torch.long)
     if unlabelled and len(data.unlabelled):
         rest = data.unlabelled[torch.randint(len(data.unlabelled), (unlabelled,), generator=generator)]
-    rows = torch.cat((data.rows[chosen], rest))
+    rows = torch.cat((told.rows[chosen], rest))
     views = torch.randint(len(cache.grids), (len(rows),), generator=generator)
     grid, classes = cache.gather(views, rows)
-    free = torch.cat((data.mirrored[chosen], torch.ones(len(rest), dtype=torch.bool)))
+    free = torch.cat((told.mirrored[chosen], torch.ones(len(rest), dtype=torch.bool)))
     mirror = free & (torch.rand(len(rows), generator=generator) < 0.5)
     grid = torch.where(
         mirror[:, None, None, None], grid.flip(-1), grid
     )  # nearly the mirrored photo's activations
-    # As even a draw of each photo's captions as so many copies can come to.
-    first, count = data.first[chosen], data.first[chosen + 1] - data.first[chosen]
-    shift = torch.rand(len(chosen), 1, generator=generator)
-    nth = ((shift + torch.arange(config.copies) / config.copies) % 1 * count[:, None]).long()
-    ids = data.ids[(first[:, None] + nth.minimum(count[:, None] - 1)).flatten()]
+    ids = told.draw(chosen, config.copies, generator)
     words = torch.zeros(len(rows), data.words.shape[1])
     words[: len(chosen)] = data.words[chosen]
     known = torch.arange(len(rows)) < len(chosen)
@@ -247,7 +219,7 @@ class Holder(nn.Module):
 
 def finetune(
     objective: FinetuneObjective,
-    data: CaptionedRows,
+    data: FinetuneData,
     cache: Activations,
     config: TrainConfig,
     out: Path,
@@ -304,7 +276,8 @@ def measure(
     told = objective.word_head(tokens).numpy()
     spoken = {str(name): list(captions) for name, captions in references.items()}
     present = word_shares(spoken, spoken, vocabulary) > 0
-    captions = write(objective.twin, tokens, list(references), tokenizer, beams)
+    written = write(objective.twin, tokens, tokenizer, beams=beams)
+    captions = dict(zip(references, written, strict=True))
     scores = score(captions, references).corpus
     scores["distinct"] = len(set(captions.values())) / max(len(captions), 1)
     scores["words"] = mean_average_precision(told, present)
@@ -320,24 +293,3 @@ def see_tokens(
     with torch.autocast(x.device.type, torch.bfloat16):
         tokens = encoder.read(encoder.upper(x.to(torch.bfloat16), block))
     return tokens.float()
-
-
-def write(
-    twin: Twin, tokens: Tensor, names: Sequence[str | int], tokenizer: Any, beams: int = 3, batch: int = 100
-) -> dict[str | int, str]:
-    """The twin's captions by photo id."""
-    captions: dict[str | int, str] = {}
-    special = set(tokenizer.all_special_ids)
-    for start in range(0, len(names), batch):
-        found = beam_search(
-            twin,
-            tokens[start : start + batch],
-            first=tokenizer.cls_token_id,
-            end=tokenizer.sep_token_id,
-            pad=tokenizer.pad_token_id,
-            beams=beams,
-        )
-        for name, ids in zip(names[start : start + batch], found.ids.tolist(), strict=False):
-            words, _ = words_of(tokenizer, ids, [1.0] * len(ids), special)
-            captions[name] = join_words(words)
-    return captions

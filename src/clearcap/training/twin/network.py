@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clearcap.config import knob, require
+from clearcap.diffusion import caption_loss
 from clearcap.layers import CrossAttention, ImageAdapter, KeysValues, init_bert
 
 
@@ -39,9 +40,9 @@ class TwinConfig:
 class CausalAttention(nn.Module):
     """Self-attention of each position to itself and those before it."""
 
-    def __init__(self, width: int, heads: int, dropout: float) -> None:
+    def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.heads, self.dropout = heads, dropout
+        self.heads = heads
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
 
     def forward(
@@ -57,7 +58,6 @@ class CausalAttention(nn.Module):
             -1, -2
         )  # fused attention's bf16 backward is slow on a CPU
         weights = scores.masked_fill(~mask, -torch.inf).softmax(-1)
-        weights = F.dropout(weights, self.dropout, self.training)
         return self.out((weights @ v).transpose(1, 2).flatten(2)), (k, v)
 
 
@@ -67,7 +67,7 @@ class TwinBlock(nn.Module):
     def __init__(self, width: int, heads: int, hidden: int, image_dim: int, dropout: float) -> None:
         super().__init__()
         self.norm_self, self.norm_image, self.norm_feed = (nn.LayerNorm(width) for _ in range(3))
-        self.attend_self = CausalAttention(width, heads, dropout)
+        self.attend_self = CausalAttention(width, heads)
         self.attend_image = CrossAttention(width, heads, image_dim)
         self.up, self.down = nn.Linear(width, hidden), nn.Linear(hidden, width)
         self.drop = nn.Dropout(dropout)
@@ -78,7 +78,7 @@ class TwinBlock(nn.Module):
         """The layer, and the keys and values of its self-attention."""
         mixed, kept = self.attend_self(self.norm_self(h), past)
         h = h + self.drop(mixed)
-        h = h + self.drop(self.attend_image(self.norm_image(h), image))
+        h = h + self.attend_image(self.norm_image(h), image)  # whose tokens have a dropout of their own
         return h + self.drop(self.down(F.gelu(self.up(self.norm_feed(h))))), kept
 
 
@@ -157,13 +157,12 @@ class Twin(nn.Module):
         ids: Int[Tensor, "batch length"],
         view: list[KeysValues],
         pad: int,
-        smoothing: float = 0.0,
     ) -> Float[Tensor, ""]:
         """Mean cross-entropy of every token that is not padding, given those before it, in nats."""
         h, _ = self.read(ids[:, :-1], view)
         wanted = ids[:, 1:]
         said = wanted != pad  # selected first: most of the time goes to the word matrix
-        return F.cross_entropy(self.tell(h[said]).float(), wanted[said], label_smoothing=smoothing)
+        return caption_loss(self.tell(h[said])[None], wanted[said][None])
 
 
 def build_twin(config: TwinConfig, *, vocab: int, image_dim: int, tokens: int) -> Twin:
