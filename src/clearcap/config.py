@@ -65,9 +65,7 @@ class VisionConfig:
         "compact, efficientnet or the pair of them (trained here), or pretrained (transformers)",
         ("compact", "efficientnet", "pair", "pretrained"),
     )
-    source: str = knob(
-        "", "weights: a safetensors file (trained here), a folder or hub name (pretrained)"
-    )
+    source: str = knob("", "weights: a safetensors file (trained here), a folder or hub name (pretrained)")
     tokens: int = knob(49, "image tokens the denoiser attends to")
     dim: int = knob(256, "channels of an image token")
     image_size: int = knob(224, "photos are squashed to this many pixels a side")

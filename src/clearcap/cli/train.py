@@ -148,7 +148,24 @@ def finetune_encoder(
     watched = [photo for spec in watch or [] for photo in _corpus(spec, missing="error")]
     rest = photos_in(photos or [], {photo.id for photo in [*learned, *watched]})
     opened = [(str(photo.id), photo.image.open) for photo in rest]
-    run(learned, opened, watched, captioner.vision, tokenizer, override(EncoderConfig(), overrides or []), out)
+    run(
+        learned, opened, watched, captioner.vision, tokenizer, override(EncoderConfig(), overrides or []), out
+    )
+
+
+def add_encoder(
+    weights: Annotated[Path, typer.Argument(help="state dict of EfficientNet-Lite2")],
+    preset: Annotated[str, typer.Argument(help="preset name or TOML file")] = "compact",
+    overrides: Overrides = None,
+    out: Annotated[Path, typer.Option(help="folder of the run; a killed run goes on from here")] = Path(
+        "runs/pair"
+    ),
+) -> None:
+    """Go on training the captioner ``train.init`` with an ImageNet encoder beside its own."""
+    from clearcap.config import load_preset
+    from clearcap.training.encoder.add import add_encoder as run
+
+    run(load_preset(preset, overrides or []), weights, out)
 
 
 def pretrain_text(

@@ -104,7 +104,9 @@ def make_features(
 
     def look(view: int, row: int) -> np.ndarray:
         picture = photos[row][1]()
-        return to_square(random_crop(picture, np.random.default_rng((seed, view, row))) if view else picture, size)
+        return to_square(
+            random_crop(picture, np.random.default_rng((seed, view, row))) if view else picture, size
+        )
 
     wanted = [(view, row) for view in range(views) for row in range(len(photos))]
     with ThreadPoolExecutor(os.cpu_count()) as pool:

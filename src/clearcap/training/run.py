@@ -73,7 +73,7 @@ def train(preset: Preset, out: Path, console: Console | None = None) -> Captione
             [taught.get(str(photo.id), ()) for photo in corpus],
         ),
         features.rows([photo.id for photo in corpus]),
-        _text_only(data, watched),
+        text_to_learn(data, watched),
         config.consensus,
     )
     out.mkdir(parents=True, exist_ok=True)
@@ -110,7 +110,7 @@ def train(preset: Preset, out: Path, console: Console | None = None) -> Captione
 def sample(
     captioner: Captioner,
     tokenizer: Any,
-    features: Features,
+    features: Any,
     photos: Sequence[CaptionedPhoto],
     sampling: SamplingConfig | None = None,
     batch: int = 100,
@@ -120,7 +120,7 @@ def sample(
     Args:
         captioner: draws them.
         tokenizer: its.
-        features: the cache; view 0 of each photo is captioned.
+        features: the cache (``Features``, or what has its methods); view 0 of each photo is captioned.
         photos: captioned ones.
         sampling: how; default the model's own.
         batch: photos at once.
@@ -211,7 +211,7 @@ def save(captioner: Captioner, tokenizer: Any, out: Path) -> None:
     tokenizer.save_pretrained(out / "model")
 
 
-def _text_only(data: DataConfig, watched: Sequence[CaptionedPhoto]) -> list[str]:
+def text_to_learn(data: DataConfig, watched: Sequence[CaptionedPhoto]) -> list[str]:
     if not data.text:
         return []
     held = {caption for photo in watched for caption in photo.captions}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,6 +95,15 @@ def make_activations(
             _make_view(look, [opened for _, opened in photos], folder, view, size, seed, advance, batch)
     index = {"photos": [name for name, _ in photos], "views": views, "block": block}
     (folder / "index.json").write_text(json.dumps(index))
+
+
+def squared(
+    photos: Sequence[Callable[[], Any]], size: int, batch: int
+) -> Iterator[Float[Tensor, "batch 3 {size} {size}"]]:
+    """Photos in 0..1, squashed to squares, some at once."""
+    for start in range(0, len(photos), batch):
+        squares = np.stack([to_square(opened(), size) for opened in photos[start : start + batch]])
+        yield torch.from_numpy(squares).permute(0, 3, 1, 2).float() / 255
 
 
 def _make_view(

@@ -18,7 +18,7 @@ from clearcap.training.captions import photos_of_step
 from clearcap.training.encoder.activations import Activations
 from clearcap.training.fit import StepReport, fit, make_accelerator
 from clearcap.training.schedules import generator_at
-from clearcap.training.twin.examples import Tokenize, TokenisedCaptions, tokenised
+from clearcap.training.twin.examples import TokenisedCaptions, Tokenize, tokenised
 from clearcap.training.twin.network import Twin
 from clearcap.training.twin.writing import write
 from clearcap.vision.efficientnet import EfficientNetEncoder

@@ -1,4 +1,4 @@
-"""From photos and an ImageNet network to a fine-tuned encoder, its tokens in a feature cache, and the twin's captions."""
+"""From photos and an ImageNet network to a fine-tuned encoder, its tokens in a feature cache, and a twin's captions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from clearcap.config import TextConfig, TrainConfig, knob, require
 from clearcap.data.features import open_features
 from clearcap.data.records import CaptionedPhoto
 from clearcap.errors import InputError
-from clearcap.training.encoder.activations import Activations, make_activations, open_activations
+from clearcap.training.encoder.activations import Activations, make_activations, open_activations, squared
 from clearcap.training.encoder.finetune import (
     FinetuneConfig,
     FinetuneObjective,
@@ -234,12 +234,8 @@ def fit_projection(
         ridge: penalty of the squared weights.
         batch: photos at once.
     """
-    from clearcap.data.images import to_square
-
     inputs, targets = [], []
-    for i in range(0, len(photos), batch):
-        squares = np.stack([to_square(opened(), encoder.image_size) for opened in photos[i : i + batch]])
-        images = torch.from_numpy(squares).permute(0, 3, 1, 2).float() / 255
+    for images in squared(photos, encoder.image_size, batch):
         last = encoder.upper(encoder.lower(images, 0), 0)
         inputs.append(last.flatten(2).transpose(1, 2).flatten(0, 1))
         targets.append(start(images).flatten(0, 1))
@@ -274,7 +270,7 @@ def cache_tokens(
         task = progress.add_task("tokens", total=views * photos)
         for view, grids in enumerate(cache.grids):
             for i in range(0, photos, batch):
-                grid = torch.from_numpy(grids[i : i + batch])
+                grid = torch.from_numpy(np.array(grids[i : i + batch]))  # a map may not be written
                 tokens[view, i : i + batch] = see_tokens(encoder, grid, cache.block).numpy()
                 progress.advance(task, len(grid))
     tokens.flush()

@@ -18,7 +18,12 @@ from clearcap.training.twin.network import Twin
 
 
 def write(
-    twin: Twin, tokens: Float[Tensor, "photos tokens dim"], tokenizer: Any, *, beams: int = 3, batch: int = 100
+    twin: Twin,
+    tokens: Float[Tensor, "photos tokens dim"],
+    tokenizer: Any,
+    *,
+    beams: int = 3,
+    batch: int = 100,
 ) -> list[str]:
     """A caption of each photo.
 
