@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from clearcap.training.encoder import add
 from clearcap.training.examples import read_teacher_captions
 from clearcap.training.run import open_data
 from clearcap.vision.efficientnet import EfficientNetEncoder
+from tests.commands import clearcap
+from tests.efficientnet_port import state_of_the_port
 from tests.tiny_captioner import CAPTIONS, save_tiny_captioner
 
 
@@ -112,6 +115,22 @@ def test_the_run_ends_in_one_model_that_reads_photos_with_both_and_resumes_exact
     add.add_encoder(preset(corpora, "features"), weights, corpora / "cut")
     again = load_file(corpora / "cut" / "checkpoint" / "state.safetensors")
     assert all(torch.equal(again[key], value) for key, value in state.items())
+
+
+def test_the_command_takes_the_public_weights(corpora: Path) -> None:
+    torch.manual_seed(0)
+    torch.save(state_of_the_port(EfficientNetEncoder(dim=16, image_size=64)), corpora / "lite2.pth")
+    asked = preset(corpora, "features", **{"train.steps": 1, "data.teacher_captions": "", "data.views": 1})
+    settings = [
+        f"{section}.{key}={','.join(value) if isinstance(value, tuple) else value}"
+        for section in ("text", "vision", "denoiser", "train", "data")
+        for key, value in dataclasses.asdict(getattr(asked, section)).items()
+        if (section, key) not in {("data", "name"), ("data", "root"), ("data", "split")}
+    ]
+    done = clearcap("add-encoder", corpora / "lite2.pth", "compact", *settings, "--out", corpora / "out")
+    assert done.returncode == 0, done.stderr
+    made, _ = load_captioner(str(corpora / "out" / "model"))
+    assert sum(p.numel() for p in made.vision.efficientnet.parameters()) > 4_000_000
 
 
 def test_a_captioner_that_has_another_encoder_already_is_refused(

@@ -12,21 +12,26 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from clearcap.config import TrainConfig
+from clearcap.captioner.model import load_captioner
+from clearcap.captioner.towers import continue_captioner
+from clearcap.config import TrainConfig, load_preset
 from clearcap.data.features import open_features
 from clearcap.data.images import PhotoFile
 from clearcap.data.records import CaptionedPhoto
 from clearcap.errors import InputError
 from clearcap.text.tokenizer import train_tokenizer
 from clearcap.training.encoder import run as encoder_run
-from clearcap.training.encoder.activations import make_activations, open_activations
+from clearcap.training.encoder.activations import make_activations, open_activations, squared
 from clearcap.training.encoder.finetune import FinetuneConfig
-from clearcap.training.encoder.run import EncoderConfig, finetune_encoder
+from clearcap.training.encoder.run import EncoderConfig, begin_at, finetune_encoder
 from clearcap.training.examples import read_teacher_captions
 from clearcap.training.twin.examples import tokenised
 from clearcap.training.twin.network import TwinConfig
+from clearcap.vision.compact import CompactEncoder
 from clearcap.vision.efficientnet import EfficientNetEncoder
-from tests.tiny_captioner import CAPTIONS
+from tests.commands import clearcap
+from tests.efficientnet_port import state_of_the_port
+from tests.tiny_captioner import CAPTIONS, save_tiny_captioner
 
 NAMES = [f"photo{i}.jpg" for i in range(8)]
 
@@ -157,6 +162,65 @@ def test_a_run_makes_encoder_twin_tokens_and_captions_and_resumes_exactly(
     run(tmp_path / "cut")
     for key, value in load_file(tmp_path / "cut" / "encoder.safetensors").items():
         assert torch.equal(value, whole[key]), key
+
+
+def test_the_command_makes_an_encoder_that_a_captioner_goes_on_with(
+    photos: list[CaptionedPhoto], tmp_path: Path
+) -> None:
+    lines = [
+        json.dumps({"file_name": photo.id, "captions": photo.captions, "split": "dev" if i == 5 else "train"})
+        for i, photo in enumerate(photos[:6])
+    ]
+    (tmp_path / "captions.jsonl").write_text("\n".join(lines) + "\n")
+    torch.manual_seed(0)
+    sizes = {"width": 0.1, "depth": 1.0, "dim": 16, "image_size": 64}
+    torch.save(state_of_the_port(EfficientNetEncoder(**sizes)), tmp_path / "port.pth")
+    settings = {
+        "weights": tmp_path / "port.pth", **sizes, "block": 9, "views": 1, "beams": 2, "finetune.words": 10,
+        "finetune.unlabelled": 1, "twin.width": 16, "twin.depth": 1, "twin.heads": 2, "twin.hidden": 16,
+        "twin.length": 12, "train.steps": 2, "train.photos": 3, "train.sample_every": 2,
+    }  # fmt: skip
+    done = clearcap(
+        "finetune-encoder", *(f"{key}={value}" for key, value in settings.items()), "--out", tmp_path / "run",
+        "--data", f"folder:{tmp_path}:train", "--watch", f"folder:{tmp_path}:dev", "--photos", tmp_path,
+        "--start", save_tiny_captioner(tmp_path / "start"),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "CIDEr-D" in done.stderr
+    assert len(read_teacher_captions(tmp_path / "run" / "teacher-captions.jsonl")) == 7
+
+    on_with = {
+        "train.init": tmp_path / "start", "text.length": 10, "text.split": 1, "vision.tokens": 4, "vision.dim": 16,
+        "vision.image_size": 64, "denoiser.width": 32, "denoiser.depth": 2, "denoiser.heads": 2, "denoiser.hidden": 48,
+        "vision.kind": "efficientnet", "vision.source": tmp_path / "run" / "encoder.safetensors",
+    }  # fmt: skip
+    made, _ = continue_captioner(load_preset("compact", [f"{key}={value}" for key, value in on_with.items()]))
+    start, _ = load_captioner(str(tmp_path / "start"))
+    assert made.config.vision["kind"] == "efficientnet"
+    assert made.config.tower == made.vision.settings() == sizes
+    assert torch.equal(made.vision.head.weight, load_file(on_with["vision.source"])["head.weight"])
+    mine, others = made.text.state_dict(), start.text.state_dict()
+    assert all(torch.equal(mine[key], value) for key, value in others.items())
+    del on_with["vision.source"]
+    with pytest.raises(InputError, match=r"vision\.kind='compact', not 'efficientnet'"):
+        continue_captioner(load_preset("compact", [f"{key}={value}" for key, value in on_with.items()]))
+
+
+def test_a_projection_begins_at_another_encoders_tokens(photos: list[CaptionedPhoto]) -> None:
+    torch.manual_seed(0)
+    encoder, start = (
+        EfficientNetEncoder(8, 0.1, 1.0, 64),
+        CompactEncoder(8, (8, 8, 8, 16), (0, 1, 1, 1), 1, 2, 64),
+    )
+    opens = [photo.image.open for photo in photos]
+    begin_at(encoder, start.eval(), opens)
+    pixels = torch.cat(list(squared(opens, 64, 3)))
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            encoder(pixels).mean((0, 1)), start(pixels).mean((0, 1)), atol=1e-4, rtol=0
+        )
+    with pytest.raises(InputError, match="4 tokens of 16 channels"):
+        begin_at(encoder, CompactEncoder(16, (8, 8, 8, 16), (0, 1, 1, 1), 1, 2, 64), opens)
 
 
 def stop_after(calls: int, fault: type[Exception]) -> Any:

@@ -41,7 +41,7 @@ def build_captioner(preset: Preset, *, seed: int = 0) -> tuple[Captioner, Any]:
     config = CaptionerConfig(
         **preset.of_the_model(),
         bert=kind.sizes_of(pretrained),
-        tower={} if preset.vision.kind == "compact" else encoder.settings(),
+        tower=encoder.settings(),
         tokens={
             "pad": tokenizer.pad_token_id,
             "cls": tokenizer.cls_token_id,
@@ -91,7 +91,7 @@ def continue_captioner(preset: Preset) -> tuple[Captioner, Any]:
     config.sampling = dataclasses.asdict(preset.sampling)
     vision = kind.load(preset.vision) if replaced else start.vision
     check_tokens(preset.vision, vision)
-    if preset.vision.kind != config.vision["kind"]:
+    if replaced:
         config.vision = {**config.vision, "kind": preset.vision.kind}
         config.tower = vision.settings()
     captioner = Captioner(config)

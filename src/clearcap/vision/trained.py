@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,11 +36,16 @@ class TrainedEncoder(nn.Module):
     def load(cls: type[Encoder], vision: VisionConfig) -> Encoder:
         """A trained encoder: ``vision.source`` is its safetensors file; empty for an untrained one.
 
+        Its sizes are those in the ``.json`` file beside, where training wrote one.
+
         Raises:
             InputError: the file is absent, or holds another encoder's weights.
         """
-        encoder = cls.build(vision, {})  # type: ignore[attr-defined]
-        return load_weights(encoder, Path(vision.source)) if vision.source else encoder
+        weights = Path(vision.source)
+        beside = weights.with_suffix(".json") if vision.source else weights
+        settings = json.loads(beside.read_text())["encoder"] if beside.is_file() else {}
+        encoder: Encoder = cls.build(vision, settings)  # type: ignore[attr-defined]
+        return load_weights(encoder, weights) if vision.source else encoder
 
 
 def load_weights(encoder: Encoder, weights: Path) -> Encoder:

@@ -97,9 +97,9 @@ def finetune_encoder(
     """Fine-tune an encoder together with a twin, or go on where a killed run stopped.
 
     Writes ``out/activations``, ``out/checkpoint``, ``out/curves.jsonl``, ``out/samples.jsonl`` and, at the end,
-    ``out/encoder.safetensors`` (for ``vision.source``), ``out/twin.safetensors``, ``out/features`` (for
-    ``data.features``) and ``out/teacher-captions.jsonl`` (for ``data.teacher_captions``), the twin's captions of every
-    view.
+    ``out/encoder.safetensors`` (for ``vision.source``) with its sizes in ``out/encoder.json``,
+    ``out/twin.safetensors``, ``out/features`` (for ``data.features``) and ``out/teacher-captions.jsonl`` (for
+    ``data.teacher_captions``), the twin's captions of every view.
 
     Args:
         photos: with captions, trained on.
@@ -280,11 +280,12 @@ def begin_at(
 
 
 def save_parts(objective: FinetuneObjective, out: Path) -> None:
-    """Write ``encoder.safetensors`` and ``twin.safetensors``."""
+    """Write ``encoder.safetensors``, its sizes in ``encoder.json``, and ``twin.safetensors``."""
     from safetensors.torch import save_file
 
     for name, part in (("encoder", objective.encoder), ("twin", objective.twin)):
         save_file({k: v.contiguous() for k, v in part.state_dict().items()}, out / f"{name}.safetensors")
+    write_json(out / "encoder.json", {"encoder": objective.encoder.settings()})
 
 
 def cache_tokens(
