@@ -15,7 +15,6 @@ from clearcap.captioner.loading import bundled_model
 from clearcap.captioner.model import Captioner, CaptionerConfig
 from clearcap.config import load_preset
 from clearcap.errors import InputError
-from clearcap.vision.compact import CompactEncoder
 
 ENDS = 2  # [CLS] and [SEP], positions of ours that hold no word
 DISTILLED = (2, 0.0)  # steps and guidance of a distilled captioner
@@ -45,8 +44,7 @@ def captioner_of_size(size: str, longest: int) -> Captioner:
         captioner = Captioner(CaptionerConfig.from_dict(settings))
     else:
         raise InputError(f"unknown size {size!r}; choose among {', '.join(VARIANTS)}")
-    if isinstance(captioner.vision, CompactEncoder):
-        captioner.vision = captioner.vision.folded()  # as the pipeline does
+    captioner.vision = captioner.vision.folded()  # as the pipeline does
     return captioner.eval().requires_grad_(False)
 
 

@@ -92,11 +92,15 @@ class VisionConfig:
     """The image encoder."""
 
     kind: str = knob(
-        "compact", "compact (ships with clearcap), pretrained (transformers) or timm", part="image encoder"
+        "compact",
+        "compact (ships with clearcap), efficientnet or the pair of them (trained here), pretrained (transformers) "
+        "or timm",
+        part="image encoder",
     )
     source: str = knob(
         "",
-        "weights: a safetensors file (compact), a folder or hub name (pretrained), a network's name (timm)",
+        "weights: a safetensors file (compact, efficientnet, pair), a folder or hub name (pretrained), a network's "
+        "name (timm)",
     )
     tokens: int = knob(49, "image tokens the denoiser attends to")
     dim: int = knob(256, "channels of an image token")
@@ -351,8 +355,16 @@ class DataConfig:
     """What is trained on and what is watched."""
 
     corpus: str = knob("", "what is trained on, as NAME:ROOT:SPLIT, such as flickr8k:DIR:train")
+    also: tuple[str, ...] = knob(
+        (), "further corpora that are trained on, each as NAME:ROOT:SPLIT, commas between"
+    )
     watch: str = knob(
         "dev", "what the periodic evaluation captions: a split of that corpus, or another NAME:ROOT:SPLIT"
+    )
+    teacher_captions: str = knob(
+        "",
+        "file of another captioner's captions, added to people's: lines of "
+        '{"photo": "a.jpg", "captions": ["..."]}',
     )
     name: str = knob("flickr8k", "deprecated: NAME of data.corpus")
     root: str = knob("", "deprecated: ROOT of data.corpus")
@@ -365,14 +377,15 @@ class DataConfig:
     text_exclude: str = knob("", "corpus NAME:ROOT:SPLIT whose photos' captions data.text must not give")
 
     def __post_init__(self) -> None:
-        for spec in (self.corpus, self.text, self.text_exclude):
+        for spec in (self.corpus, *self.also, self.text, self.text_exclude):
             require(spec.count(":") >= 2 or not spec, f"{spec!r} is not a corpus of the form NAME:ROOT:SPLIT")
         if self.root and not self.corpus:
             warnings.warn(
                 f"data.root is deprecated; pass data.corpus={self.trained}", RenamedWarning, stacklevel=4
             )
         require(
-            self.trained != self.watched, f"data.watch={self.watch!r} is the training split; choose another"
+            self.watched not in (self.trained, *self.also),
+            f"data.watch={self.watch!r} is the training split; choose another",
         )
 
     @property

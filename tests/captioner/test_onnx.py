@@ -249,6 +249,27 @@ def test_fused_denoiser_and_word_embeddings_are_exported_too(tmp_path: Path) -> 
     assert torch.equal(drawn[0].ids, drawn[1].ids)
 
 
+def test_a_pair_of_encoders_is_exported_too(tmp_path: Path) -> None:
+    tiny, tokenizer = tiny_captioner()
+    config = copy.deepcopy(tiny.config)
+    config.vision = {**config.vision, "kind": "pair"}
+    config.tower = {"compact": config.tower, "efficientnet": {"width": 0.1, "depth": 0.5}}
+    torch.manual_seed(0)
+    captioner = Captioner(config).eval()
+    for part, trained in ((captioner.text, tiny.text), (captioner.denoiser, tiny.denoiser)):
+        part.load_state_dict(trained.state_dict())
+    with torch.no_grad():
+        captioner.vision.efficientnet.project.weight.mul_(200)  # or every photo is told the same
+    export_graphs(str(save(captioner, tokenizer, tmp_path / "trained")), tmp_path / "graphs")
+    pixels = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    drawn = [
+        CaptionPipeline.from_pretrained(tmp_path / name).captioner.generate(pixels, seed=0)
+        for name in ("trained", "graphs")
+    ]
+    assert len({tuple(row) for row in drawn[0].ids.flatten(0, 1).tolist()}) > 1
+    assert torch.equal(drawn[0].ids, drawn[1].ids)
+
+
 def test_command_line_captions_with_graphs(int8: Path, tmp_path: Path) -> None:
     assert {file.stem for file in int8.glob("*.onnx")} == set(GRAPHS)
     photo = tmp_path / "photo.png"

@@ -16,6 +16,7 @@ from clearcap.captioner.model import Captioner, CaptionerConfig, load_captioner
 from clearcap.config import Preset, TextConfig
 from clearcap.errors import InputError
 from clearcap.text.tokenizer import clean_caption, encode_captions
+from clearcap.vision.trained import TrainedEncoder
 
 
 def build_captioner(preset: Preset, *, seed: int = 0) -> tuple[Captioner, Any]:
@@ -40,7 +41,7 @@ def build_captioner(preset: Preset, *, seed: int = 0) -> tuple[Captioner, Any]:
     config = CaptionerConfig(
         **preset.of_the_model(),
         bert=kind.sizes_of(pretrained),
-        tower={} if preset.vision.kind == "compact" else encoder.settings(),
+        tower=encoder.settings(),
         tokens=tokens | {"mask": tokenizer.mask_token_id},
     )
     torch.manual_seed(seed)
@@ -57,16 +58,21 @@ def build_captioner(preset: Preset, *, seed: int = 0) -> tuple[Captioner, Any]:
 def continue_captioner(preset: Preset) -> tuple[Captioner, Any]:
     """The captioner that ``train.init`` names, to go on with, and its tokenizer.
 
-    Its parts and its text statistics are kept; dropout, corruption, sampling and, where ``vision.source`` is given,
-    the compact image encoder's weights are the preset's.
+    Its parts and its text statistics are kept; dropout, corruption and sampling are the preset's, and so is the image
+    encoder where ``vision.source`` gives the weights of one that was trained here: its tokens have the same shape.
 
     Raises:
         InputError: it is missing, or the preset describes other parts than it has.
     """
     start, tokenizer = load_captioner(preset.train.init)
+    kind = registry.find("image encoder", preset.vision.kind)
+    replaced = bool(preset.vision.source) and issubclass(kind, TrainedEncoder)
+    free = {"text.source", "vision.source", "denoiser.dropout", "denoiser.image_dropout"}
+    if replaced:
+        free.add("vision.kind")
     for section in ("text", "vision", "denoiser"):
         asked, has = dataclasses.asdict(getattr(preset, section)), getattr(start.config, section)
-        fixed = [key for key in asked if key not in ("source", "dropout", "image_dropout")]
+        fixed = [key for key in asked if f"{section}.{key}" not in free]
         changed = [key for key in fixed if has.get(key, asked[key]) != asked[key]]
         if changed:
             raise InputError(
@@ -77,11 +83,14 @@ def continue_captioner(preset: Preset) -> tuple[Captioner, Any]:
     config.tokens = {**config.tokens, "mask": tokenizer.mask_token_id}
     for section in ("denoiser", "diffusion", "sampling"):
         setattr(config, section, dataclasses.asdict(getattr(preset, section)))
+    vision = kind.load(preset.vision) if replaced else start.vision
+    check_tokens(preset.vision, vision)
+    if replaced:
+        config.vision = {**config.vision, "kind": preset.vision.kind}
+        config.tower = vision.settings()
     captioner = Captioner(config)
-    captioner.load_state_dict(start.state_dict(), strict=True)
-    if preset.vision.kind == "compact" and preset.vision.source:
-        encoder = registry.find("image encoder", "compact").load(preset.vision)
-        captioner.vision.load_state_dict(encoder.state_dict(), strict=True)
+    for name, part in (("text", start.text), ("vision", vision), ("denoiser", start.denoiser)):
+        getattr(captioner, name).load_state_dict(part.state_dict(), strict=True)
     return captioner, tokenizer
 
 

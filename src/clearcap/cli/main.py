@@ -72,6 +72,8 @@ def _register() -> None:
         app.command()(command)
     app.command()(train.export)
     app.command("distill-steps")(train.distill_steps)
+    app.command("add-encoder")(train.add_encoder)
+    app.command("finetune-encoder")(train.finetune_encoder)
     app.command()(control.fill)
     app.command()(control.watch)
     app.command("compute-stats")(train.compute_stats)

@@ -1,4 +1,4 @@
-"""``clearcap train``, ``distill``, ``distill-steps``, ``pretrain-text`` and ``compute-stats``."""
+"""``clearcap train`` and what else trains or changes a model: encoders, few-step students, text spaces, exports."""
 
 from __future__ import annotations
 
@@ -100,6 +100,53 @@ def distill_steps(
     watched = list(open_spec(watch, expected=None)) if watch else []
     used += photos_in(photos or [], {photo.id for photo in [*used, *watched]})
     run(captioner, tokenizer, used, watched, override(config, overrides or []), out)
+
+
+def finetune_encoder(
+    overrides: Overrides = None,
+    out: RunFolder = Path("runs/encoder"),
+    data: Annotated[
+        list[str] | None, typer.Option(help="corpus NAME:ROOT:SPLIT to learn from; several allowed")
+    ] = None,
+    photos: Annotated[
+        list[Path] | None, typer.Option(help="folder of photos without captions; several allowed")
+    ] = None,
+    watch: Annotated[
+        list[str] | None, typer.Option(help="corpus NAME:ROOT:SPLIT to measure on; several allowed")
+    ] = None,
+    start: Annotated[
+        str, typer.Option(help="captioner whose vocabulary is used and whose image tokens are begun at")
+    ] = "default",
+    settings: ShowSettings = False,
+) -> None:
+    """Fine-tune an ImageNet encoder to captions, together with a word-by-word twin that then writes captions."""
+    from clearcap.captioner.model import load_captioner
+    from clearcap.data.corpus import open_spec
+    from clearcap.training.encoder.run import EncoderConfig
+    from clearcap.training.encoder.run import finetune_encoder as run
+    from clearcap.training.step_distillation.run import photos_in
+
+    if settings:
+        show_knobs(EncoderConfig())
+    captioner, tokenizer = load_captioner(start)
+    learned, watched = (
+        [photo for spec in specs or [] for photo in open_spec(spec, expected=None)] for specs in (data, watch)
+    )
+    rest = photos_in(photos or [], {photo.id for photo in [*learned, *watched]})
+    config = override(EncoderConfig(), overrides or [])
+    run(learned, rest, watched, captioner.vision, tokenizer, config, out)
+
+
+def add_encoder(
+    weights: Annotated[Path, typer.Argument(help="state dict of EfficientNet-Lite2, a .pth file")],
+    preset: Annotated[str, typer.Argument(help="preset name or TOML file")] = "compact",
+    overrides: Overrides = None,
+    out: RunFolder = Path("runs/pair"),
+) -> None:
+    """Go on training the captioner ``train.init`` with an ImageNet encoder beside its own."""
+    from clearcap.training.encoder.add import add_encoder as run
+
+    run(load_preset(preset, overrides or []), weights, out)
 
 
 def pretrain_text(

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from clearcap.data.images import to_square
@@ -102,15 +102,15 @@ def make_features(
     folder.mkdir(parents=True, exist_ok=True)
     store: np.ndarray | None = None
 
-    def look(view: int, row: int) -> np.ndarray:
-        picture = photos[row][1]()
-        return to_square(_crop(picture, np.random.default_rng((seed, view, row))) if view else picture, size)
+    def square(place: tuple[int, int]) -> np.ndarray:
+        view, row = place
+        return square_view(photos[row][1](), size, view, (seed, view, row))
 
     wanted = [(view, row) for view in range(views) for row in range(len(photos))]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, len(wanted), batch):
             group = wanted[start : start + batch]
-            pixels = torch.from_numpy(np.stack(list(pool.map(lambda place: look(*place), group))))
+            pixels = torch.from_numpy(np.stack(list(pool.map(square, group))))
             with torch.inference_mode():
                 tokens = encode(pixels.permute(0, 3, 1, 2).float() / 255).cpu().numpy()
             if store is None:
@@ -121,6 +121,11 @@ def make_features(
     (folder / "index.json").write_text(
         json.dumps({"photos": [name for name, _ in photos], "source": "encode"})
     )
+
+
+def square_view(picture: Any, size: int, view: int, seed: Sequence[int]) -> UInt8[np.ndarray, "size size 3"]:
+    """A view of a photo, squashed to a square: view 0 is the photo itself, the others are random crops of it."""
+    return to_square(_crop(picture, np.random.default_rng(seed)) if view else picture, size)
 
 
 def _crop(picture: Any, rng: np.random.Generator) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from clearcap.config import TrainConfig
 from clearcap.data.features import Features, flip
+from clearcap.data.reading import as_kind, member, read_jsonl
 from clearcap.metrics.cider import DocumentFrequency
 from clearcap.sampling.selection import expected_utility
 from clearcap.training.schedules import generator_at
@@ -84,6 +86,21 @@ def prepare_examples(
     first = counts.cumsum(0)
     shares = caption_shares(captions, agreement)
     return Examples(x0, ids, first, rows, ~torch.tensor(sided), int(first[-1]), shares)
+
+
+def read_teacher_captions(file: Path) -> dict[str, tuple[str, ...]]:
+    """Captions that another captioner wrote, by photo id, from lines of ``{"photo": id, "captions": [...]}``.
+
+    Raises:
+        InputError: the file is missing or a line is something else.
+    """
+    form = 'write one line per photo: {"photo": "a.jpg", "captions": ["..."]}'
+    return {
+        str(member(line, "photo", (str, int), where)): tuple(
+            as_kind(caption, str, where) for caption in member(line, "captions", list, where)
+        )
+        for where, line in read_jsonl(file, form)
+    }
 
 
 def caption_shares(captions: Sequence[Sequence[str]], weight: float) -> Float[Tensor, "photos most"]:

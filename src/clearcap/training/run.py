@@ -4,39 +4,37 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
-import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
+from torch import Tensor
 
-from clearcap.captioner.loading import CURVES, FREQUENCY, SAMPLES
+from clearcap.captioner.loading import FREQUENCY
 from clearcap.captioner.model import Captioner
 from clearcap.captioner.towers import build_captioner, continue_captioner, tokenize_for
 from clearcap.config import DataConfig, Preset, SamplingConfig, TrainConfig
 from clearcap.data.corpus import open_spec
 from clearcap.data.features import Features, make_features, open_features
-from clearcap.data.records import CaptionedPhoto, Corpus, Expected
+from clearcap.data.records import CaptionedPhoto, Corpus, Expected, several
 from clearcap.errors import InputError
-from clearcap.metrics import DocumentFrequency, score
+from clearcap.metrics import DocumentFrequency
 from clearcap.registry import find
 from clearcap.text.tokenizer import decode_caption
-from clearcap.training.checkpoint import reached_step
-from clearcap.training.examples import Examples, batches_of, prepare_examples
+from clearcap.training.examples import Examples, batches_of, prepare_examples, read_teacher_captions
+from clearcap.training.log import RunLog, Scored, progress_bar, scored, tracked_accelerator
 from clearcap.training.loop import StepReport, fit, make_accelerator
 from clearcap.training.neighbours import neighbour_captions
 from clearcap.training.optimizers import make_optimizers
 
 BATCH = 100  # watched photos captioned at once
-SHOWN = 8  # of them, whose captions are printed and kept
-Scored = tuple[dict[str | int, str], dict[str, float]]
-"""Captions of photos by id, and their scores by name."""
 
 
 def train(preset: Preset, out: Path, console: Console | None = None) -> Captioner:
@@ -55,48 +53,39 @@ def train(preset: Preset, out: Path, console: Console | None = None) -> Captione
     """
     console = console or Console(stderr=True)
     data, config = preset.data, preset.train
-    corpus, watched = _open_data(data)
+    photos, watched = open_data(data)
     captioner, tokenizer = (
         continue_captioner(preset) if config.init else build_captioner(preset, seed=config.seed)
     )
-    tokenize = tokenize_for(preset.text, tokenizer)
-    captions = [photo.captions for photo in corpus]
     if not config.init:
-        ids, mask = tokenize([caption for group in captions for caption in group])
+        captions = [caption for photo in photos for caption in photo.captions]
+        ids, mask = tokenize_for(preset.text, tokenizer)(captions)
         captioner.text.fit(ids, mask, preset.text, tokenizer)
     accelerator = tracked_accelerator(config.tracker, out)
     captioner.to(accelerator.device)
     with progress_bar(console, accelerator.is_main_process) as progress:
         with accelerator.main_process_first():  # the others find it done
             features = cached_features(
-                captioner, [*corpus, *watched], Path(data.features), data.views, progress
+                captioner, [*photos, *watched], Path(data.features), data.views, progress
             )
-        examples = prepare_examples(
-            captioner,
-            tokenize,
-            _with_neighbours(captions, config.neighbour_captions, progress),
-            features.rows([photo.id for photo in corpus]),
-            _text_only(data, watched),
-            config.agreement,
-        )
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "preset.json").write_text(json.dumps(dataclasses.asdict(preset), indent=1))
-        run = Run(captioner, tokenizer, features, watched, out, console, progress, accelerator)
-        run.begin(config.steps)
+        rows = features.rows([photo.id for photo in photos])
+        examples = examples_of(captioner, tokenizer, preset, photos, watched, rows, progress)
+        write_preset(preset, out)
+        run = Run(captioner, tokenizer, features, watched, RunLog(out, console, progress, accelerator))
+        run.log.begin(config.steps)
         fit_captions(
             captioner,
             examples,
             features,
             config,
             out,
-            report=run.report,
+            report=run.log.report,
             evaluate=lambda step: run.evaluate(step, run.sample()),
             accelerator=accelerator,
         )
     if accelerator.is_main_process:
         run.save()
-        frequency = DocumentFrequency.of(captions).pruned()
-        frequency.save(out / "model" / FREQUENCY)  # for minimum Bayes risk by CIDEr
+        save_frequency(photos, out)
     accelerator.end_training()
     return captioner
 
@@ -145,58 +134,36 @@ def fit_captions(
     )
 
 
+@runtime_checkable
+class WatchedTokens(Protocol):
+    """Image tokens of photos: a feature cache, or what is computed from one."""
+
+    def rows(self, names: Sequence[str]) -> Int[Tensor, " photos"]:
+        """Positions of photos."""
+
+    def gather(
+        self, views: Int[Tensor, " photos"], rows: Int[Tensor, " photos"]
+    ) -> Float[Tensor, "photos tokens dim"]:
+        """Tokens of the given views of the given photos."""
+
+
 @dataclass
 class Run:
-    """A training as its user sees it: a bar, curves and samples in files and in the tracker, the model so far.
+    """A captioner in training: what it says of watched photos, and the model so far.
 
     Attributes:
         captioner: what is trained.
         tokenizer: its.
         features: image tokens of the watched photos.
         watched: captioned photos that it is scored on.
-        out: the run's folder.
-        console: where samples are printed.
-        progress: where the bar is.
-        accelerator: see ``tracked_accelerator``.
+        log: of the run.
     """
 
     captioner: Captioner
     tokenizer: Any
-    features: Features
+    features: WatchedTokens
     watched: Sequence[CaptionedPhoto]
-    out: Path
-    console: Console
-    progress: Progress
-    accelerator: Any
-
-    def begin(self, steps: int) -> int:
-        """Show a bar of so many steps, and drop what the files say of steps that will be repeated.
-
-        Returns:
-            The step that the run goes on from.
-        """
-        reached = reached_step(self.out / "checkpoint")
-        self.task = self.progress.add_task("training", total=steps, completed=reached)
-        self.started = time.monotonic()
-        for file in (self.out / CURVES, self.out / SAMPLES):
-            _keep_until(file, reached)
-        return reached
-
-    def report(self, measured: StepReport) -> None:
-        """Write down what a step measured.
-
-        Raises:
-            InputError: a loss is not finite.
-        """
-        if not math.isfinite(measured.latent + measured.caption):
-            raise InputError(
-                f"the loss is not finite at step {measured.step}; lower train.lr and start again"
-            )
-        line = dataclasses.asdict(measured) | {"seconds": round(time.monotonic() - self.started, 1)}
-        _append(self.out / CURVES, line)
-        self.accelerator.log({k: v for k, v in line.items() if k != "step"}, step=measured.step)
-        shown = f"latent {measured.latent:.3f}  caption {measured.caption:.3f}  lr {measured.lr:.1e}"
-        self.progress.update(self.task, completed=measured.step, description=shown)
+    log: RunLog
 
     def sample(self, sampling: SamplingConfig | None = None) -> Scored:
         """Captions of the watched photos as they are, the first candidate of each, and their scores.
@@ -213,43 +180,33 @@ class Run:
             found = self.captioner.generate(image=image, sampling=sampling).ids[:, 0].tolist()
             for photo, ids in zip(group, found, strict=True):
                 captions[photo.id] = decode_caption(self.tokenizer, ids, special).text
-        scores = score(captions, {photo.id: list(photo.captions) for photo in self.watched}).corpus
-        scores["distinct"] = len(set(captions.values())) / max(len(captions), 1)
-        return captions, scores
+        return scored(captions, {photo.id: photo.captions for photo in self.watched})
 
     def evaluate(self, step: int, sampled: Scored) -> None:
         """Write down, print and save what the model has come to at a step."""
-        captions, scores = sampled
-        some = dict(list(captions.items())[:SHOWN])
-        _append(self.out / SAMPLES, {"step": step, "scores": scores, "captions": some})
-        self.accelerator.log(scores, step=step)
-        lines = [f"step {step}: {shown(scores)}", *(f"  {caption}" for caption in some.values())]
-        self.console.print(*lines, sep="\n")
+        self.log.samples(step, sampled)
         self.save()
 
     def save(self) -> None:
         """Write the captioner as ``out/model``."""
-        self.captioner.save_pretrained(self.out / "model")
-        self.tokenizer.save_pretrained(self.out / "model")
+        save_model(self.captioner, self.tokenizer, self.log.out)
 
 
-def shown(scores: dict[str, float]) -> str:
-    """Scores in a line."""
-    return ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
+def save_model(captioner: Captioner, tokenizer: Any, out: Path) -> None:
+    """Write a captioner as ``out/model``."""
+    captioner.save_pretrained(out / "model")
+    tokenizer.save_pretrained(out / "model")
 
 
-def tracked_accelerator(tracker: str, out: Path) -> Any:
-    """An accelerator that logs to the named tracker ("none": nowhere)."""
-    accelerator = make_accelerator(log_with=None if tracker == "none" else tracker, project_dir=out)
-    if tracker != "none":
-        accelerator.init_trackers("clearcap")
-    return accelerator
+def save_frequency(photos: Sequence[CaptionedPhoto], out: Path) -> None:
+    """Write the document frequency of people's captions beside ``out/model``, for minimum Bayes risk by CIDEr."""
+    DocumentFrequency.of([photo.captions for photo in photos]).pruned().save(out / "model" / FREQUENCY)
 
 
-def progress_bar(console: Console, shown: bool = True) -> Progress:
-    """Bars with counts and the time that is left; of several processes the main one alone shows them."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=console, disable=not shown)
+def write_preset(preset: Preset, out: Path) -> None:
+    """Write all settings to ``out/preset.json``."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "preset.json").write_text(json.dumps(dataclasses.asdict(preset), indent=1))
 
 
 def cached_features(
@@ -260,44 +217,127 @@ def cached_features(
     Raises:
         InputError: a photo cannot be read, or the cache holds another encoder's tokens.
     """
+    vision = captioner.config.vision
+    return encoded_photos(
+        lambda pixels: captioner.encode_image(pixels.to(captioner.device)),
+        photos,
+        folder,
+        size=vision["image_size"],
+        shape=(vision["tokens"], vision["dim"]),
+        views=views,
+        progress=progress,
+    )
+
+
+def encoded_photos(
+    encode: Callable[[Float[Tensor, "photos 3 size size"]], Float[Tensor, "photos tokens dim"]],
+    photos: Sequence[CaptionedPhoto],
+    folder: Path,
+    *,
+    size: int,
+    shape: tuple[int, int],
+    views: int,
+    progress: Progress,
+) -> Features:
+    """The feature cache in a folder, made of these photos where there is none.
+
+    Args:
+        encode: photos in 0..1 to tokens.
+        photos: what is encoded.
+        folder: of the cache.
+        size: pixels a side of the photos.
+        shape: tokens of a photo, and their channels.
+        views: of each photo.
+        progress: where a bar is shown.
+
+    Raises:
+        InputError: a photo cannot be read, or the cache holds another encoder's tokens.
+    """
     if not (folder / "index.json").is_file():
         task = progress.add_task("encoding photos", total=len(photos) * views)
         make_features(
-            lambda pixels: captioner.encode_image(pixels.to(captioner.device)),
+            encode,
             [(photo.id, photo.image.open) for photo in photos],
             folder,
-            size=captioner.config.vision["image_size"],
+            size=size,
             views=views,
             seed=0,
             advance=lambda n: progress.advance(task, n),
         )
     features = open_features(folder)
-    expected = (captioner.config.vision["tokens"], captioner.config.vision["dim"])
-    if tuple(np.shape(features.tokens)[2:]) != expected:
+    if tuple(np.shape(features.tokens)[2:]) != shape:
         raise InputError(
             f"{folder} holds tokens of another encoder; choose another data.features or delete it"
         )
     return features
 
 
-def _open_data(data: DataConfig) -> tuple[Corpus, Sequence[CaptionedPhoto]]:
-    """What is trained on and what is watched."""
+def open_data(data: DataConfig) -> tuple[Sequence[CaptionedPhoto], Sequence[CaptionedPhoto]]:
+    """What is trained on and what is watched.
+
+    Raises:
+        InputError: a corpus cannot be opened, or two corpora that are trained on have a photo in common.
+    """
     if not data.corpus and not data.root:
         raise InputError("data.corpus is empty; pass data.corpus=NAME:ROOT:SPLIT, such as flickr8k:DIR:train")
     count: Expected = "official" if data.expected else None
-    corpus = open_spec(data.trained, expected=count)
-    return corpus, open_spec(data.watched, expected=count).photos[: data.watch_photos]
+    photos = [photo for spec in (data.trained, *data.also) for photo in open_spec(spec, expected=count)]
+    common = [name for name, times in Counter(photo.id for photo in photos).items() if times > 1]
+    if common:
+        raise InputError(f"data.also gives {several(common, 'photo')} again; leave one of the corpora out")
+    return photos, open_spec(data.watched, expected=count).photos[: data.watch_photos]
 
 
-def _with_neighbours(
-    captions: Sequence[tuple[str, ...]], wanted: int, progress: Progress
-) -> Sequence[tuple[str, ...]]:
-    """Each photo's captions and as many of its neighbours'."""
-    if not wanted:
-        return captions
-    task = progress.add_task("neighbour captions", total=len(captions))
-    more = neighbour_captions(captions, wanted, lambda n: progress.advance(task, n))
-    return [(*own, *others) for own, others in zip(captions, more, strict=True)]
+def check_photos(photos: Sequence[CaptionedPhoto], watched: Sequence[CaptionedPhoto]) -> None:
+    """Raise InputError where a photo that is trained on is given twice, or is watched too."""
+    seen: set[str] = set()
+    twice = [photo.id for photo in photos if photo.id in seen or seen.add(photo.id)]  # type: ignore[func-returns-value]
+    if twice:
+        raise InputError(f"{several(twice, 'photo')} given twice; pass each corpus once")
+    held = [photo.id for photo in watched if photo.id in seen]
+    if held:
+        raise InputError(f"{several(held, 'photo')} of --watch would be trained on; pass another split")
+
+
+def examples_of(
+    captioner: Captioner,
+    tokenizer: Any,
+    preset: Preset,
+    photos: Sequence[CaptionedPhoto],
+    watched: Sequence[CaptionedPhoto],
+    rows: Int[Tensor, " photos"],
+    progress: Progress,
+) -> Examples:
+    """The training examples of a preset: people's captions, a teacher's, neighbours', and text without photos.
+
+    Args:
+        captioner: its text space encodes them.
+        tokenizer: its.
+        preset: all settings.
+        photos: trained on.
+        watched: photos whose captions are not trained on.
+        rows: each photo's row in the feature cache.
+        progress: where a bar is shown.
+    """
+    data, config = preset.data, preset.train
+    teacher = read_teacher_captions(Path(data.teacher_captions)) if data.teacher_captions else {}
+    captions = [(*photo.captions, *teacher.get(str(photo.id), ())) for photo in photos]
+    if config.neighbour_captions:
+        task = progress.add_task("neighbour captions", total=len(photos))
+        more = neighbour_captions(
+            [photo.captions for photo in photos],
+            config.neighbour_captions,
+            lambda n: progress.advance(task, n),
+        )
+        captions = [(*own, *others) for own, others in zip(captions, more, strict=True)]
+    return prepare_examples(
+        captioner,
+        tokenize_for(preset.text, tokenizer),
+        captions,
+        rows,
+        _text_only(data, watched),
+        config.agreement,
+    )
 
 
 def _text_only(data: DataConfig, watched: Sequence[CaptionedPhoto]) -> list[str]:
@@ -322,15 +362,3 @@ def captions_of(specs: Sequence[str], exclude: Sequence[str] = ()) -> list[str]:
 
 def _text_corpus(spec: str) -> Corpus:
     return open_spec(spec, missing="keep", expected=None)
-
-
-def _keep_until(file: Path, step: int) -> None:
-    if file.is_file():
-        lines = file.read_text().splitlines(keepends=True)
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-        file.write_text("".join(kept))
-
-
-def _append(file: Path, line: dict[str, Any]) -> None:
-    with file.open("a") as lines:
-        lines.write(json.dumps(line) + "\n")

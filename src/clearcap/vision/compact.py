@@ -13,8 +13,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clearcap.config import VisionConfig
 from clearcap.errors import InputError
+from clearcap.vision.trained import TrainedEncoder, load_weights
 
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet photos, RGB in 0..1
 STD = (0.229, 0.224, 0.225)
@@ -98,7 +98,7 @@ class Mixer(nn.Module):
         return x + self.down(F.gelu(self.up(self.norm2(x)), approximate="tanh"))
 
 
-class CompactEncoder(nn.Module):
+class CompactEncoder(TrainedEncoder):
     """Photos to a grid of tokens, each one 32 x 32 pixels; normalises its input itself."""
 
     scale: Tensor
@@ -175,21 +175,6 @@ class CompactEncoder(nn.Module):
         resized = F.interpolate(square, (height, width), mode="bilinear", antialias=True)
         return resized.flatten(2).transpose(1, 2)
 
-    @classmethod
-    def build(cls, vision: VisionConfig, settings: dict[str, Any]) -> CompactEncoder:
-        """An untrained encoder; ``settings`` may leave out what the preset says."""
-        return cls(**({"dim": vision.dim, "image_size": vision.image_size} | settings))
-
-    @classmethod
-    def load(cls, vision: VisionConfig) -> CompactEncoder:
-        """A distilled encoder: ``vision.source`` is its safetensors file; empty for an untrained one.
-
-        Raises:
-            InputError: the file is absent, or holds another encoder's weights.
-        """
-        encoder = cls.build(vision, {})
-        return load_weights(encoder, Path(vision.source)) if vision.source else encoder
-
     def folded(self) -> CompactEncoder:
         """A copy for inference: every batch normalisation merged into its convolution, in evaluation mode.
 
@@ -225,22 +210,3 @@ def load_compact(folder: str | Path) -> CompactEncoder:
         raise InputError(f"{settings}: absent; pass the folder that a distillation wrote")
     encoder = CompactEncoder(**json.loads(settings.read_text())["encoder"])
     return load_weights(encoder, Path(folder) / "encoder.safetensors").eval()
-
-
-def load_weights(encoder: CompactEncoder, weights: Path) -> CompactEncoder:
-    """The encoder with the weights of a file.
-
-    Raises:
-        InputError: it is absent, or holds another encoder's weights.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    if not weights.is_file():
-        raise InputError(f"{weights}: absent; make it with clearcap distill")
-    try:
-        encoder.load_state_dict(load_file(weights))
-    except (SafetensorError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{weights}: not the weights of this encoder ({reason}); distill again") from error
-    return encoder

@@ -80,9 +80,9 @@ def tokens_of(encoder: CompactEncoder, store: TargetStore, rows: Tensor) -> Floa
 
 
 def ridge(
-    inputs: Float[Tensor, "samples dim"], targets: Float[Tensor, "samples kept"]
+    inputs: Float[Tensor, "samples dim"], targets: Float[Tensor, "samples kept"], penalty: float = RIDGE
 ) -> tuple[Float[Tensor, "dim kept"], Float[Tensor, " kept"]]:
-    """Weight and bias of the ridge regression from inputs to targets."""
+    """Weight and bias of the ridge regression from inputs to targets, its squared weights penalised."""
     x, y = inputs - inputs.mean(0), targets - targets.mean(0)
-    weight = torch.linalg.solve(x.T @ x + RIDGE * torch.eye(x.shape[1], dtype=x.dtype), x.T @ y)
+    weight = torch.linalg.solve(x.T @ x + penalty * torch.eye(x.shape[1], dtype=x.dtype), x.T @ y)
     return weight, targets.mean(0) - inputs.mean(0) @ weight

@@ -13,15 +13,17 @@ from rich.console import Console
 
 from clearcap.captioner.model import Captioner
 from clearcap.config import SamplingConfig, TrainConfig, check_choices, knob, require
+from clearcap.data.features import Features
 from clearcap.data.images import PhotoFile
-from clearcap.data.records import CaptionedPhoto, several
+from clearcap.data.records import CaptionedPhoto
 from clearcap.errors import InputError
 from clearcap.sampling.selection import UTILITIES
 from clearcap.training.checkpoint import write_json
 from clearcap.training.encoder.targets import list_photos
+from clearcap.training.log import RunLog, Scored, progress_bar, shown, tracked_accelerator
 from clearcap.training.loop import fit
 from clearcap.training.optimizers import make_optimizers
-from clearcap.training.run import Run, Scored, cached_features, progress_bar, shown, tracked_accelerator
+from clearcap.training.run import Run, cached_features, check_photos
 from clearcap.training.step_distillation.objective import StepDistillationObjective
 from clearcap.training.step_distillation.teacher_samples import (
     TARGETS,
@@ -162,7 +164,9 @@ def distill_steps(
     """
     console, train = console or Console(stderr=True), config.train
     watched = watched[: config.watch_photos]
-    _check_photos(photos, watched)
+    if not photos:
+        raise InputError("no photos to sample the teacher on; pass --data NAME:ROOT:SPLIT or --photos FOLDER")
+    check_photos(photos, watched)
     out.mkdir(parents=True, exist_ok=True)
     accelerator = tracked_accelerator(train.tracker, out)
     captioner.to(accelerator.device)
@@ -182,19 +186,21 @@ def distill_steps(
                 seed=train.seed,
                 advance=lambda captions: progress.advance(task, captions),
             )
-        run = Run(captioner, tokenizer, features, watched, out, console, progress, accelerator)
+        run = Run(captioner, tokenizer, features, watched, RunLog(out, console, progress, accelerator))
         if watched and accelerator.is_main_process:
             _score_teacher(run, config.teacher)
-        _fit_student(run, samples, config)
+        _fit_student(run, features, samples, config)
     if accelerator.is_main_process:
         run.save()
     accelerator.end_training()
     return captioner
 
 
-def _fit_student(run: Run, samples: TeacherSamples, config: StepDistillationConfig) -> None:
+def _fit_student(
+    run: Run, features: Features, samples: TeacherSamples, config: StepDistillationConfig
+) -> None:
     """Train the student; at the end the captioner is it."""
-    captioner, accelerator = run.captioner, run.accelerator
+    captioner, accelerator = run.captioner, run.log.accelerator
     captions = read_captions(samples, run.tokenizer, captioner.text.special_ids)
     chosen = choose_targets(captions, config.target, config.utility)
     captioner.defaults = config.student
@@ -209,7 +215,7 @@ def _fit_student(run: Run, samples: TeacherSamples, config: StepDistillationConf
         if run.watched:
             run.evaluate(step, _score_student(run, config.student))
 
-    if not run.begin(config.train.steps) and accelerator.is_main_process:
+    if not run.log.begin(config.train.steps) and accelerator.is_main_process:
         evaluate(0)  # what the teacher says in so few steps, for comparison
     settings = dataclasses.asdict(config)
     fit(
@@ -220,27 +226,27 @@ def _fit_student(run: Run, samples: TeacherSamples, config: StepDistillationConf
             take_targets,
             samples,
             chosen,
-            run.features,
+            features,
             config.train,
             calls=objective.calls,
             device=accelerator.device,
         ),
         config.train,
-        run.out,
+        run.log.out,
         settings={name: value for name, value in settings.items() if name not in PLACES},
-        report=run.report,
+        report=run.log.report,
         evaluate=evaluate,
         accelerator=accelerator,
     )
 
 
 def _score_teacher(run: Run, sampling: SamplingConfig) -> None:
-    file = run.out / "teacher.json"
+    file = run.log.out / "teacher.json"
     if file.is_file():
         return  # a resumed run, whose captioner is the teacher no longer or will not be for long
     captions, scores = run.sample(sampling)
     write_json(file, {"scores": scores, "captions": captions})
-    run.console.print(f"teacher, {sampling.steps} steps, guidance {sampling.guidance:g}: {shown(scores)}")
+    run.log.console.print(f"teacher, {sampling.steps} steps, guidance {sampling.guidance:g}: {shown(scores)}")
 
 
 def _score_student(run: Run, sampling: SamplingConfig) -> Scored:
@@ -250,15 +256,3 @@ def _score_student(run: Run, sampling: SamplingConfig) -> Scored:
         _, found = run.sample(dataclasses.replace(sampling, steps=steps))
         scores |= {f"{name} {steps}": value for name, value in found.items()}
     return captions, scores
-
-
-def _check_photos(photos: Sequence[CaptionedPhoto], watched: Sequence[CaptionedPhoto]) -> None:
-    if not photos:
-        raise InputError("no photos to sample the teacher on; pass --data NAME:ROOT:SPLIT or --photos FOLDER")
-    seen: set[str] = set()
-    twice = [photo.id for photo in photos if photo.id in seen or seen.add(photo.id)]  # type: ignore[func-returns-value]
-    if twice:
-        raise InputError(f"{several(twice, 'photo')} given twice; pass each corpus once")
-    held = [photo.id for photo in watched if photo.id in seen]
-    if held:
-        raise InputError(f"{several(held, 'photo')} of --watch would be trained on; pass another split")

@@ -1,0 +1,67 @@
+"""Captions as tokens, grouped by photo, for what learns them word by word."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from clearcap.training.examples import SIDED
+
+Tokenize = Callable[[Sequence[str]], tuple[Tensor, Tensor]]
+"""Captions -> ids and mask, both [captions, length]."""
+
+
+@dataclass(frozen=True)
+class TokenisedCaptions:
+    """Captions of photos.
+
+    Attributes:
+        ids: tokens of all captions, padded.
+        first: index of each photo's first caption, then the number of captions.
+        rows: each photo's row in the cache it is read from.
+        mirrored: whether a photo may be mirrored.
+    """
+
+    ids: Int[Tensor, "captions length"]
+    first: Int[Tensor, " photos_and_end"]
+    rows: Int[Tensor, " photos"]
+    mirrored: Bool[Tensor, " photos"]
+
+    def sample(
+        self, photos: Int[Tensor, " photos"], copies: int, generator: torch.Generator
+    ) -> Int[Tensor, "batch length"]:
+        """As even a choice of each photo's captions as ``copies`` of them can come to, photo-major."""
+        first, count = self.first[photos], self.first[photos + 1] - self.first[photos]
+        shift = torch.rand(len(photos), 1, generator=generator)
+        nth = ((shift + torch.arange(copies) / copies) % 1 * count[:, None]).long()
+        return self.ids[(first[:, None] + nth.minimum(count[:, None] - 1)).flatten()]
+
+
+def tokenised(
+    captions: Mapping[str, Sequence[str]], names: Sequence[str], tokenize: Tokenize
+) -> TokenisedCaptions:
+    """Captions of those photos of a cache that have some.
+
+    Args:
+        captions: of each captioned photo, by id.
+        names: ids of the cache's photos, in order.
+        tokenize: captions that fill its whole length are left out, for they may have been cut.
+    """
+    ids, counts, rows, sided = [], [0], [], []
+    for row, name in enumerate(names):
+        if name not in captions:
+            continue
+        tokens, mask = tokenize(list(captions[name]))
+        whole = mask.sum(1) < tokens.shape[1]
+        if whole.any():
+            ids.append(tokens[whole])
+            counts.append(int(whole.sum()))
+            rows.append(row)
+            sided.append(any(SIDED.search(caption.lower()) for caption in captions[name]))
+    return TokenisedCaptions(
+        torch.cat(ids), torch.tensor(counts).cumsum(0), torch.tensor(rows), ~torch.tensor(sided)
+    )
