@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -124,26 +125,70 @@ def _print(found: Evaluation) -> None:
 def _compare(folders: tuple[Path, Path], as_json: bool) -> None:
     from clearcap.errors import InputError
     from clearcap.evaluation.run import load_evaluation
-    from clearcap.metrics.significance import compare as paired
+    from clearcap.evaluation.scores import metrics_of
 
     a, b = (load_evaluation(folder) for folder in folders)
-    if a.references != b.references:
+    if any(b.references.get(photo, texts) != texts for photo, texts in a.references.items()) or not (
+        a.references.keys() & b.references.keys()
+    ):
         raise InputError(
             f"{folders[0]} and {folders[1]} have other photos or references; evaluate on the same split"
         )
-    scores = (a.scored.scores, b.scored.scores)
-    print_comparison(paired(*scores), scores, (str(folders[0]), str(folders[1])), as_json)
+    chosen = [name for name in metrics_of(a.manifest["metrics"]) if name in metrics_of(b.manifest["metrics"])]
+    captions = [{one.photo: one.caption for one in found.captions} for found in (a, b)]
+    compare_captions(
+        captions, a.references, chosen, names=[str(folder) for folder in folders], as_json=as_json
+    )
+
+
+def compare_captions(
+    captions: Sequence[dict[str, str]],
+    references: Mapping[str, Sequence[str]],
+    metrics: Sequence[str],
+    *,
+    names: Sequence[str],
+    as_json: bool,
+    seed: int = 0,
+) -> None:
+    """Test two systems against each other on the photos that both caption, and print what comes out.
+
+    Raises:
+        InputError: no photo is captioned by both.
+    """
+    from clearcap.data.records import several
+    from clearcap.errors import InputError
+    from clearcap.evaluation.scores import score_captions
+    from clearcap.metrics.significance import compare
+
+    a, b = captions
+    held = {photo: texts for photo, texts in references.items() if photo in a and photo in b}
+    if not held:
+        raise InputError(
+            f"{names[0]} and {names[1]} caption no photo in common; compare captions of one split"
+        )
+    if alone := [photo for photo in a | b if photo not in held]:
+        told = f"{several(alone, 'photo')} left out, captioned only by {names[0]} or {names[1]}"
+        print(f"clearcap: {told}", file=sys.stderr)
+    first, second = (
+        score_captions({photo: one[photo] for photo in held}, held, metrics=metrics).scores for one in (a, b)
+    )
+    print_comparison(compare(first, second, seed=seed), (first, second), names, as_json, len(alone))
 
 
 def print_comparison(
-    found: dict[str, Comparison], scores: tuple[Scores, Scores], names: tuple[str, str], as_json: bool
+    found: dict[str, Comparison],
+    scores: Sequence[Scores],
+    names: Sequence[str],
+    as_json: bool,
+    left_out: int,
 ) -> None:
     """A table of differences on standard output, or one JSON object."""
     a, b = (one.corpus for one in scores)
     photos = len(scores[0].photos)
     if as_json:
         rows = {name: {"A": a[name], "B": b[name], **row.to_json()} for name, row in found.items()}
-        print(json.dumps({"A": names[0], "B": names[1], "photos": photos, **rows}, ensure_ascii=False))
+        about = {"A": names[0], "B": names[1], "photos": photos, "left_out": left_out}
+        print(json.dumps({**about, **rows}, ensure_ascii=False))
         return
     options.show_table(
         ("metric", "A", "B", "A - B", "95% interval", "p boot.", "p perm."),
