@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import numbers
 import tomllib
 import warnings
 from collections.abc import Mapping, Sequence
@@ -40,6 +42,8 @@ RENAMED: dict[str, dict[str, str]] = {  # section -> old name of a setting -> it
 }
 REMOVED: dict[str, dict[str, Any]] = {"TrainConfig": {"label_smoothing": 0.0}}
 """Settings that are gone -> the value with which they did nothing, which is still accepted."""
+LENGTHS = {"length", "min_length", "max_length", "words", "words_from", "words_to"}
+"""Settings, under all their names, that ask for captions of a length."""
 ALIASES = {"num_inference_steps": "steps", "guidance_scale": "guidance"}
 """diffusers' names of sampling settings -> ours."""
 
@@ -264,6 +268,35 @@ class SamplingConfig:
         return dataclasses.replace(self, min_length=0, max_length=0)
 
 
+def sampling_with(defaults: SamplingConfig, how: Mapping[str, Any]) -> SamplingConfig:
+    """Sampling settings with some of them changed, under our names or diffusers' (None leaves one as it is).
+
+    ``length`` without ``min_length`` or ``max_length`` is that of every candidate.
+
+    Raises:
+        InputError: an unknown setting, a value that it cannot have, or one given under both names.
+    """
+    how = renamed(SamplingConfig, own_names(how))
+    if "length" in how:
+        how = {"min_length": 0, "max_length": 0} | how
+    known = {field.name for field in dataclasses.fields(SamplingConfig)}
+    for name in how:
+        require(name in known, f"unknown sampling setting {name!r}; choose among {', '.join(sorted(known))}")
+    return dataclasses.replace(defaults, **how) if how else defaults
+
+
+def own_names(how: Mapping[str, Any]) -> dict[str, Any]:
+    """The sampling settings that are given (not None), diffusers' names among them replaced by ours.
+
+    Raises:
+        InputError: a setting is given under both names.
+    """
+    for alias, name in ALIASES.items():
+        if how.get(alias) is not None and how.get(name) is not None:
+            raise InputError(f"{alias!r} is diffusers' name of {name!r}; pass one of them")
+    return {ALIASES.get(name, name): value for name, value in how.items() if value is not None}
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """How the denoiser is fitted."""
@@ -375,11 +408,49 @@ class Preset:
         return {name: dataclasses.asdict(getattr(self, name)) for name in names}
 
 
+NUMBERS: dict[Any, type] = {"int": int, "float": float}  # as fields' annotations spell them
+
+
+def number(
+    name: str, value: Any, kind: type, low: int | float = -math.inf, high: int | float = math.inf
+) -> Any:
+    """A number that a caller gave, as Python's own: the one check for the command line, settings and arguments.
+
+    Args:
+        name: what messages call it.
+        value: an int or a float, NumPy's included.
+        kind: ``int``, or ``float`` for finite ones; an int given for a float stays one.
+        low: the least it may be.
+        high: the most.
+
+    Raises:
+        InputError: another type, not finite, or out of range.
+    """
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not whole and (kind is int or isinstance(value, bool) or not isinstance(value, numbers.Real)):
+        raise InputError(f"{name}={value!r} must be of type {kind.__name__}")
+    own = int(value) if whole else float(value)
+    require(math.isfinite(own), f"{name}={value!r} must be finite")
+    require(own >= low, f"{name}={value!r} must be at least {low}")
+    require(own <= high, f"{name}={value!r} must be at most {high}")
+    return own
+
+
 def check_choices(config: Any) -> None:
-    """Raise InputError where a field holds a value outside its declared choices."""
+    """Raise InputError where a field's value is of another type than declared, or outside its declared choices.
+
+    Numbers of other libraries become Python's own.
+    """
+    section = type(config).__name__.removesuffix("Config").lower()
     for f in dataclasses.fields(config):
         choices, part = f.metadata.get("choices"), f.metadata.get("part")
         value = getattr(config, f.name)
+        if f.type in NUMBERS:
+            value = number(f"{section}.{f.name}", value, NUMBERS[f.type])
+            object.__setattr__(config, f.name, value)
+        elif f.type == "bool" or f.type == "str":
+            kind = bool if f.type == "bool" else str
+            require(isinstance(value, kind), f"{section}.{f.name}={value!r} must be of type {f.type}")
         if part:
             registry.check(part, value)
         if choices and value not in choices:

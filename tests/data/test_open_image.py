@@ -179,19 +179,20 @@ def test_arrays_and_tensors() -> None:
 @pytest.mark.parametrize(
     ("source", "fault"),
     [
-        (np.zeros((3, 5, 7), np.uint8), r"the array has shape \(3, 5, 7\)"),
+        (np.zeros((2, 5, 7), np.uint8), r"the array has shape \(2, 5, 7\)"),
         (np.zeros((0, 7, 3), np.uint8), "holds no pixel"),
         (np.full((2, 2), 1.5), "floats must lie in 0..1"),
         (np.full((2, 2), np.nan), "floats must lie in 0..1"),
         (np.full((2, 2), -3), "integers must lie in 0..255"),
         (np.array([["a"]]), "dtype"),
         (torch.zeros(1, 3, 4, 4), r"the tensor has shape \(1, 3, 4, 4\)"),
-        (torch.zeros(5, 7, 3), "channels first"),
+        (torch.zeros(5, 7, 2), "channels last or first"),
         (Image.new("RGB", (0, 4)), "holds no pixel"),
         (None, "the image is of type NoneType"),
         (b"", r"the image bytes is empty \(0 bytes\)"),
-        ("ftp://example.org/a.jpg", "only http and https"),
-        ("file:///etc/passwd", "only http and https"),
+        ("gopher://example.org/a.jpg", "gopher://example.org/a.jpg cannot be fetched"),
+        ("file:///etc/passwd", "not an image in a known format"),
+        ("", "'' is not a path"),
     ],
 )
 def test_what_is_no_image_is_one_sentence(source: object, fault: str) -> None:

@@ -12,25 +12,37 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoModel, AutoProcessor, BatchFeature, BertTokenizer
+from transformers import AutoConfig, AutoModel, AutoProcessor, BatchFeature, Pipeline
+from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.processing_utils import ProcessorMixin
 
 from clearcap.captioner.loading import (
     FREQUENCY,
     SAMPLES,
     SHARES,
+    Loading,
     find_folder,
     load_frequency,
+    read_settings,
     rename_0_1,
     training_curves,
 )
-from clearcap.captioner.model import Captioner, CaptionerConfig, load_captioner
-from clearcap.config import SamplingConfig, TextConfig, VisionConfig, make
-from clearcap.data.images import open_image, to_square
+from clearcap.captioner.model import (
+    PROCESSOR_FILE,
+    Captioner,
+    CaptionerConfig,
+    load_captioner,
+    load_tokenizer,
+    processor_settings,
+    save_processor,
+)
+from clearcap.config import SamplingConfig, sampling_with
+from clearcap.data.images import each_photo, open_image, to_square
 from clearcap.errors import InputError
-from clearcap.text.tokenizer import clean_caption, decode_caption, encode_captions
+from clearcap.sampling.selection import choose
+from clearcap.text.tokenizer import WordPieces, clean_caption, decode_caption, encode_captions
 
-PROCESSOR_FILE = "processor_config.json"
+TASK = "image-captioning"
 
 
 class CaptionerProcessor(ProcessorMixin):
@@ -60,16 +72,14 @@ class CaptionerProcessor(ProcessorMixin):
 
     @classmethod
     def of(cls, captioner: Captioner, tokenizer: Any) -> CaptionerProcessor:
-        """The processor that fits a captioner."""
-        text = make(TextConfig, captioner.config.text, "text")
-        vision = make(VisionConfig, captioner.config.vision, "vision")
-        return cls(
-            tokenizer,
-            image_size=vision.image_size,
-            length=text.length,
-            max_words=text.max_words,
-            keep_period=text.keep_period,
-        )
+        """The processor that fits a captioner.
+
+        Args:
+            captioner: the model.
+            tokenizer: its tokenizer, or that of a ``CaptionPipeline``.
+        """
+        whole = tokenizer.bert() if isinstance(tokenizer, WordPieces) else tokenizer
+        return cls(whole, **processor_settings(captioner.config))
 
     def __call__(
         self, images: Any = None, text: str | Sequence[str] | None = None, **unused: Any
@@ -77,7 +87,7 @@ class CaptionerProcessor(ProcessorMixin):
         """``pixel_values`` [photos, 3, size, size] in 0..1 of photos, ``input_ids`` and mask of captions.
 
         Args:
-            images: a path, URL, PIL image or array, or a list of them.
+            images: a photo of any kind that ``clearcap.data.open_image`` knows, or several.
             text: a caption or a list of them.
 
         Raises:
@@ -87,8 +97,7 @@ class CaptionerProcessor(ProcessorMixin):
             raise InputError("nothing to process; pass images or text")
         features: dict[str, Any] = {}
         if images is not None:
-            several = images if isinstance(images, (list, tuple)) else [images]
-            photos = np.stack([to_square(open_image(photo), self.image_size) for photo in several])
+            photos = np.stack([to_square(open_image(one), self.image_size) for one in each_photo(images)])
             features["pixel_values"] = torch.from_numpy(photos).permute(0, 3, 1, 2).float() / 255
         if text is not None:
             captions = [text] if isinstance(text, str) else list(text)
@@ -115,43 +124,85 @@ class CaptionerProcessor(ProcessorMixin):
             raise InputError(
                 "a processor is shared with its model; use clearcap.captioner.hub.push on the saved folder"
             )
-        folder = Path(save_directory)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.tokenizer.save_pretrained(folder)
-        settings = {
-            "processor_class": type(self).__name__,
-            "image_size": self.image_size,
-            "length": self.length,
-            "max_words": self.max_words,
-            "keep_period": self.keep_period,
-        }
-        (folder / PROCESSOR_FILE).write_text(json.dumps(settings, indent=1) + "\n")
-        return [str(folder / PROCESSOR_FILE)]
+        names = ("image_size", "length", "max_words", "keep_period")
+        settings = {name: getattr(self, name) for name in names}
+        return [str(save_processor(self.tokenizer, settings, Path(save_directory)))]
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **unused: Any) -> CaptionerProcessor:  # type: ignore[override]
-        """Read what ``save_pretrained`` wrote, from a folder or the hub.
+    def from_pretrained(  # type: ignore[override]
+        cls, pretrained_model_name_or_path: str | Path, **options: Any
+    ) -> CaptionerProcessor:
+        """Read what ``save_pretrained`` wrote, from a folder or the hub; without it, what the captioner there needs.
+
+        Args:
+            pretrained_model_name_or_path: folder or hub name.
+            options: where from, as for ``Captioner.from_pretrained``.
 
         Raises:
-            InputError: nothing there.
+            InputError: nothing there, or an unknown option.
         """
-        from transformers.utils import cached_file
-
-        source = str(pretrained_model_name_or_path)
-        found = cached_file(source, PROCESSOR_FILE, _raise_exceptions_for_missing_entries=False)
-        if found is None:
-            raise InputError(f"{source}: holds no {PROCESSOR_FILE}; pass a folder that clearcap wrote")
-        settings = json.loads(Path(found).read_text())
+        folder = find_folder(str(pretrained_model_name_or_path), **Loading.of(**options).hub)
+        try:
+            settings = json.loads((folder / PROCESSOR_FILE).read_text())
+        except FileNotFoundError:
+            settings = processor_settings(CaptionerConfig.from_dict(read_settings(folder)))
+        except (OSError, ValueError) as fault:
+            raise InputError(
+                f"{folder / PROCESSOR_FILE}: cannot be read ({fault}); fetch the file again"
+            ) from fault
         known = {name: settings[name] for name in ("image_size", "length", "keep_period")}
         known["max_words"] = settings.get("max_words", 30)  # files before 0.1.0's paragraphs have none
-        return cls(BertTokenizer.from_pretrained(source), **known)
+        return cls(load_tokenizer(folder), **known)
+
+
+class ImageCaptioning(Pipeline):
+    """transformers' pipeline of the task ``image-captioning``: ``pipeline(TASK, model=FOLDER)(photo)``.
+
+    A result is ``[{"generated_text": caption}]``. Arguments of a call are those of ``clearcap.CaptionPipeline``:
+    ``seed`` and fields of ``SamplingConfig``.
+    """
+
+    _load_processor: Any = True  # the only one of them that captioners have
+    _load_tokenizer: Any = False
+    _load_image_processor: Any = False
+    _load_feature_extractor: Any = False
+    model: Any
+    processor: Any
+
+    def _sanitize_parameters(self, **how: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        return {}, how, {name: value for name, value in how.items() if name != "seed"}
+
+    def preprocess(self, input_: Any, **unused: Any) -> Any:
+        """Pixel values of one photo."""
+        return {"photos": self.processor(images=input_)["pixel_values"]}  # a name that transformers batches
+
+    def _forward(self, photo: Any, seed: int = 0, **how: Any) -> dict[str, Any]:  # type: ignore[override]
+        sampling = sampling_with(self.model.defaults, how)
+        generated = self.model.generate(photo["photos"].to(self.model.dtype), seed=seed, sampling=sampling)
+        return {"ids": generated.ids, "confidence": generated.confidence}
+
+    def postprocess(self, model_outputs: Any, **how: Any) -> list[dict[str, str]]:
+        """The caption that the sampling settings choose."""
+        tokenizer, special = self.processor.tokenizer, self.model.text.special_ids
+        read = [
+            decode_caption(tokenizer, ids, special, trust)
+            for ids, trust in zip(
+                *(model_outputs[name][0].tolist() for name in ("ids", "confidence")), strict=True
+            )
+        ]
+        captions, sampling = [one.text for one in read], sampling_with(self.model.defaults, how)
+        trust = [one.confidence for one in read]
+        best = choose(captions, sampling.select, confidences=trust, utility=sampling.utility)
+        return [{"generated_text": captions[best]}]
 
 
 def register() -> None:
-    """Make ``AutoConfig``, ``AutoModel`` and ``AutoProcessor`` know captioners; importing this module does it."""
+    """Make transformers' Auto classes and ``pipeline`` know captioners; importing this module does it."""
     AutoConfig.register(CaptionerConfig.model_type, CaptionerConfig, exist_ok=True)
     AutoModel.register(CaptionerConfig, Captioner, exist_ok=True)
     AutoProcessor.register(CaptionerConfig, CaptionerProcessor, exist_ok=True)
+    if TASK not in PIPELINE_REGISTRY.get_supported_tasks():
+        PIPELINE_REGISTRY.register_pipeline(TASK, ImageCaptioning, pt_model=AutoModel, type="image")
 
 
 @dataclass(frozen=True)
@@ -299,7 +350,7 @@ def export(source: str, out: Path, shares: Path | None = None) -> None:
         state = {k: v for k, v in state.items() if k not in theirs or not torch.equal(v, theirs[k])}
         setattr(captioner.config, SHARES, os.path.relpath(shares, out))
     captioner.config.save_pretrained(out)
-    tokenizer.save_pretrained(out)
+    save_processor(tokenizer, processor_settings(captioner.config), out)
     save_file(state, out / "model.safetensors", metadata={"format": "pt"})
     if frequency := load_frequency(source):
         frequency.save(out / FREQUENCY)

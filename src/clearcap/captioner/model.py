@@ -3,17 +3,37 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from clearcap.captioner.building import build_parts
-from clearcap.captioner.loading import SHARES, Unfilled, find_folder, load_weights, read_settings
+from clearcap.captioner.loading import (
+    SHARES,
+    TOKENIZER,
+    Loading,
+    Unfilled,
+    find_folder,
+    load_weights,
+    read_settings,
+    saved_dtype,
+)
 from clearcap.captioner.network import Network
-from clearcap.config import DenoiserConfig, DiffusionConfig, SamplingConfig, TextConfig, VisionConfig, renamed
+from clearcap.config import (
+    DenoiserConfig,
+    DiffusionConfig,
+    SamplingConfig,
+    TextConfig,
+    VisionConfig,
+    make,
+    renamed,
+)
+from clearcap.errors import InputError
+
+PROCESSOR_FILE = "processor_config.json"
 
 
 class CaptionerConfig(PretrainedConfig):
@@ -51,21 +71,33 @@ def section(kind: type, table: dict[str, Any] | None) -> dict[str, Any]:
 
 
 class Captioner(Network, PreTrainedModel):
-    """A diffusion image captioner (LaDiC and relatives) that transformers saves, loads and shares."""
+    """A diffusion image captioner (LaDiC and relatives) that transformers saves, loads and shares.
+
+    Attributes:
+        tokenizer: its tokenizer, which is saved with it; None where it is not known.
+    """
 
     config_class = CaptionerConfig
     base_model_prefix = ""
     main_input_name = "pixel_values"
     config: CaptionerConfig
+    _supports_sdpa = True  # and nothing else: see clearcap.layers
 
     def __init__(self, config: CaptionerConfig) -> None:
         PreTrainedModel.__init__(self, config)
+        self.tokenizer: Any = None
         self.take(config, build_parts(config))
         self.post_init()
 
     @classmethod
-    def from_pretrained(
-        cls, pretrained_model_name_or_path: Any, *unused: Any, dtype: Any = None, **ignored: Any
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        pretrained_model_name_or_path: Any,
+        *,
+        config: CaptionerConfig | None = None,
+        dtype: Any = None,
+        device: Any = None,
+        **options: Any,
     ) -> Captioner:
         """A captioner from a folder or the hub, read strictly and from safetensors only.
 
@@ -74,13 +106,44 @@ class Captioner(Network, PreTrainedModel):
 
         Args:
             pretrained_model_name_or_path: folder or hub name.
-            dtype: of the weights; default float32.
+            config: settings to use instead of the saved ones.
+            dtype: of the weights, or its name; default is what they were saved in.
+            device: where it goes; default the CPU.
+            options: transformers' own: ``revision``, ``cache_dir``, ``token``, ``local_files_only``,
+                ``force_download``, ``subfolder``, ``device_map`` (one device), ``torch_dtype``.
 
         Raises:
-            InputError: nothing there, or tensors missing, unexpected or of other shapes.
+            InputError: nothing there, tensors missing, unexpected or of other shapes, or an option that is not known
+                or cannot be honoured.
         """
-        captioner: Any = load_folder(find_folder(str(pretrained_model_name_or_path)))
-        return captioner.to(dtype) if isinstance(dtype, torch.dtype) else captioner
+        attention = None if config is None else config._attn_implementation  # where AutoModel puts it
+        how = Loading.of(device, dtype, **{"attn_implementation": attention} | options)
+        folder = find_folder(str(pretrained_model_name_or_path), **how.hub)
+        captioner: Any = load_folder(folder, config)
+        if (folder / TOKENIZER).is_file():
+            captioner.tokenizer = load_tokenizer(folder)
+        placed: Captioner = captioner.to(how.device or "cpu", how.dtype or saved_dtype(folder))
+        return placed
+
+    def save_pretrained(  # type: ignore[override]
+        self, save_directory: Any, push_to_hub: bool = False, **options: Any
+    ) -> None:
+        """Write weights and settings, and tokenizer and processor where the tokenizer is known.
+
+        Args:
+            save_directory: folder to write.
+            push_to_hub: upload what was written, too.
+            options: as for transformers' models.
+        """
+        repository = options.pop("repo_id", None)
+        super().save_pretrained(save_directory, **options)
+        if self.tokenizer is not None:
+            save_processor(self.tokenizer, processor_settings(self.config), Path(save_directory))
+        if push_to_hub:
+            names = ("token", "private", "commit_message", "revision", "create_pr")
+            hub = {name: options[name] for name in names if name in options}
+            upload: Any = self.push_to_hub
+            upload(repository or Path(save_directory).name, **hub)
 
     def _init_weights(self, module: nn.Module) -> None:
         """Every part initialises itself."""
@@ -95,15 +158,56 @@ def load_captioner(source: str) -> tuple[Captioner, Any]:
     Raises:
         InputError: nothing there, not a captioner, or tensors missing, unexpected or of other shapes.
     """
+    folder = find_folder(source)
+    captioner = load_folder(folder)
+    captioner.tokenizer = load_tokenizer(folder)
+    return captioner, captioner.tokenizer
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The ``transformers.BertTokenizer`` saved in a folder.
+
+    Raises:
+        InputError: there is none.
+    """
     from transformers import BertTokenizer
 
-    folder = find_folder(source)
-    return load_folder(folder), BertTokenizer.from_pretrained(folder)
+    if not (folder / TOKENIZER).is_file():
+        raise InputError(
+            f"{folder}: holds no {TOKENIZER}; save it there too: tokenizer.save_pretrained(folder)"
+        )
+    return BertTokenizer.from_pretrained(folder)
 
 
-def load_folder(folder: Path) -> Captioner:
-    """The captioner saved in a folder, in float32, with every tensor accounted for."""
-    settings = {name: value for name, value in read_settings(folder).items() if name != SHARES}
+def load_folder(folder: Path, config: CaptionerConfig | None = None) -> Captioner:
+    """The captioner saved in a folder, in float32, with every tensor accounted for.
+
+    Args:
+        folder: of weights and settings.
+        config: settings to use instead.
+    """
+    settings = read_settings(folder) if config is None else config.to_dict()
+    settings.pop(SHARES, None)
     with Unfilled():
         captioner = Captioner(CaptionerConfig.from_dict(settings))
     return load_weights(captioner, folder)
+
+
+def processor_settings(config: CaptionerConfig) -> dict[str, Any]:
+    """What a captioner's processor depends on."""
+    text, vision = make(TextConfig, config.text, "text"), make(VisionConfig, config.vision, "vision")
+    return {
+        "image_size": vision.image_size,
+        "length": text.length,
+        "max_words": text.max_words,
+        "keep_period": text.keep_period,
+    }
+
+
+def save_processor(tokenizer: Any, settings: dict[str, Any], folder: Path) -> Path:
+    """Write a tokenizer and a processor's settings, and return the file of the settings."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save_pretrained(folder)
+    file = folder / PROCESSOR_FILE
+    file.write_text(json.dumps({"processor_class": "CaptionerProcessor", **settings}, indent=1) + "\n")
+    return file

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from clearcap.captioner.building import Parts, Settings, build_parts
@@ -118,6 +118,7 @@ class Network(nn.Module):
         names: list[int] | None = None,
         sampling: SamplingConfig | None = None,
         callback_on_step_end: Callback | None = None,
+        whole_words: Bool[Tensor, " vocab"] | None = None,
     ) -> Generated:
         """Caption photos.
 
@@ -130,6 +131,8 @@ class Network(nn.Module):
             sampling: how; default the model's own.
             callback_on_step_end: as in diffusers: ``callback(step, time, {"latents": x0, "noisy": x_t})`` after
                 every prediction; the "latents" of the dictionary it returns replace it.
+            whole_words: tokens that are words by themselves; captions with a given length are then read as exactly
+                so many of them.
 
         Returns:
             Candidates in sampling order, not yet chosen among.
@@ -145,7 +148,10 @@ class Network(nn.Module):
             for candidate in range(how.candidates)
         ]
         x0 = self.sample(image, requests, seed=seed, sampler=self.sampler(how), callback=callback_on_step_end)
-        confidence, ids = self.word_logits(x0, requests).softmax(-1).max(-1)
+        probabilities = self.word_logits(x0, requests).softmax(-1)
+        if whole_words is not None:
+            self.keep_lengths(probabilities, requests, whole_words.to(self.device))
+        confidence, ids = probabilities.max(-1)
         return Generated(ids.unflatten(0, (len(image), -1)), confidence.unflatten(0, (len(image), -1)))
 
     @torch.inference_mode()
@@ -236,6 +242,37 @@ class Network(nn.Module):
         for row, request in zip(logits, requests, strict=True):
             row[1 : request.length + 1, special] = -torch.inf
         return logits
+
+    def keep_lengths(
+        self,
+        probabilities: Float[Tensor, "captions length vocab"],
+        requests: Sequence[CaptionRequest],
+        whole_words: Bool[Tensor, " vocab"],
+    ) -> None:
+        """Leave, in place, what keeps given lengths: one whole word at each position that a length says is a word.
+
+        A caption that would repeat a word at the next position, and so be shorter when read, is read without any pair
+        of words that it has already.
+        """
+        special = torch.zeros_like(whole_words)
+        special[list(self.text.special_ids)] = True
+        for row, request in zip(probabilities, requests, strict=True):
+            if request.length == 0:
+                continue
+            words = row[1 : request.length + 1]
+            row[0] *= special
+            row[request.length + 1 :] *= special
+            words *= whole_words
+            best = words.argmax(-1)
+            if not bool((best[1:] == best[:-1]).any()):
+                continue
+            followers: dict[int, list[int]] = {}
+            previous = int(best[0])
+            for word in words[1:]:
+                after = followers.setdefault(previous, [previous])
+                word[after] = 0
+                previous = int(word.argmax())
+                after.append(previous)
 
     def logits(self, x0: Latents) -> Logits:
         """Token logits of clean latents, in float32."""

@@ -20,7 +20,7 @@ class PackedLinear(nn.Module):
     """``nn.Linear`` whose weight lies in oneDNN's blocks, into which the usual call rearranges it every time.
 
     The operators are those that ``torch.compile`` with frozen weights puts in. A prepared layer is for inference
-    as it is: it cannot be saved, moved or cast, and says so.
+    as it is: it cannot be saved, moved or cast, and says so; it can be pickled and copied.
     """
 
     def __init__(self, linear: nn.Linear) -> None:
@@ -33,6 +33,14 @@ class PackedLinear(nn.Module):
     def forward(self, x: Float[Tensor, "*batch in_features"]) -> Float[Tensor, "*batch out_features"]:
         product: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "none", [], "")
         return product
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickling and copying: the weight in its usual layout, which loses nothing."""
+        return {**self.__dict__, "_weight": self._weight.to_dense()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(self._weight, ROWS)
 
     def _apply(self, fn: Any, recurse: bool = True) -> PackedLinear:
         raise InputError(

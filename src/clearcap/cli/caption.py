@@ -1,18 +1,47 @@
-"""``clearcap caption`` and ``clearcap info``."""
+"""``clearcap caption``, ``clearcap info`` and ``clearcap models``."""
 
 from __future__ import annotations
 
 import json
+import logging
 import sys
-from typing import Annotated
+import time
+from typing import Annotated, Any
 
 import typer
 
 from clearcap.cli.options import Settings, sampling_settings
 
+log = logging.getLogger("clearcap")
+SUMMARY = {  # what one screen of ``clearcap info`` says of each part
+    "text": ("kind", "length"),
+    "vision": ("kind", "image_size", "tokens"),
+    "denoiser": ("kind", "width", "depth", "heads"),
+    "diffusion": ("objective", "schedule", "steps"),
+    "sampling": ("solver", "steps", "guidance", "length", "candidates", "select"),
+}
+
+
+def json_line(value: Any) -> str:
+    """JSON on one line that is valid UTF-8 whatever it holds and whatever standard output is: escaped where need be."""
+    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text.encode("utf-8")
+        if text.encode(sys.stdout.encoding) == text.encode("utf-8"):
+            return text
+    except UnicodeEncodeError:
+        pass
+    return json.dumps(value)
+
 
 def caption(
-    paths: Annotated[list[str], typer.Argument(help="photos, folders, globs or URLs", show_default=False)],
+    paths: Annotated[
+        list[str],
+        typer.Argument(
+            help="photos, folders, globs or URLs; @FILE and - (standard input) are lists of them",
+            show_default=False,
+        ),
+    ],
     model: Annotated[str, typer.Option(help="folder or hub name; default is the bundled model")] = "default",
     steps: Annotated[int | None, typer.Option(help="calls of the denoiser")] = None,
     guidance: Annotated[float | None, typer.Option(help="classifier-free guidance scale")] = None,
@@ -43,11 +72,14 @@ def caption(
     from rich.console import Console
     from rich.progress import Progress
 
+    from clearcap.config import number
     from clearcap.data.paths import expand
     from clearcap.errors import InputError
     from clearcap.pipeline import CaptionPipeline
 
+    diverse = number("--diverse", diverse, int, 0)
     entries = expand(paths)
+    began = time.perf_counter()
     pipeline = CaptionPipeline.from_pretrained(model, backend="fast", clip=clip)
     how = sampling_settings(
         setting,
@@ -63,9 +95,16 @@ def caption(
     if diverse:
         how.setdefault("candidates", max(10, 3 * diverse))
     failed = 0
-    with Progress(console=Console(stderr=True), transient=True, disable=len(entries) < 2) as progress:
+    results = pipeline.stream(entries, batch_size=batch_size, seed=seed, **how)
+    loaded = time.perf_counter()
+    log.info(
+        "%s on %s in %s, loaded in %.2f s", pipeline.source, pipeline.device, pipeline.dtype, loaded - began
+    )
+    console = Console(stderr=True)
+    plain = len(entries) < 2 or not console.is_terminal or not log.isEnabledFor(logging.WARNING)
+    with Progress(console=console, transient=True, disable=plain) as progress:
         task = progress.add_task("captioning", total=len(entries))
-        for result in pipeline.stream(entries, batch_size=batch_size, seed=seed, **how):
+        for result in results:
             progress.advance(task)
             if isinstance(result, InputError):
                 failed += 1
@@ -74,12 +113,15 @@ def caption(
             captions = result.diverse(diverse) if diverse else [result.caption]
             if as_json:
                 told = result.to_json() | ({"diverse": captions} if diverse else {})
-                print(json.dumps(told, ensure_ascii=False), flush=True)
+                print(json_line(told), flush=True)
                 continue
             for caption in captions:
-                print(caption if len(entries) == 1 else f"{result.image}\t{caption}", flush=True)
+                name = result.image.translate(dict.fromkeys(b"\t\n\r", "?"))  # a photo is one line
+                print(caption if len(entries) == 1 else f"{name}\t{caption}", flush=True)
+    seconds = time.perf_counter() - loaded
+    log.info("%d photos in %.2f s, %.3f s each", len(entries), seconds, seconds / max(1, len(entries)))
     if failed:
-        print(f"clearcap: {failed} of {len(entries)} photos failed", file=sys.stderr)
+        log.warning("%d of %d photos failed", failed, len(entries))
         raise typer.Exit(1)
 
 
@@ -87,24 +129,29 @@ def info(
     model: Annotated[
         str, typer.Argument(help="folder or hub name; default is the bundled model")
     ] = "default",
-    as_json: Annotated[bool, typer.Option("--json", help="one JSON object")] = False,
+    every: Annotated[bool, typer.Option("--all", help="every setting, not one screen of them")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object, with every setting")] = False,
 ) -> None:
     """Describe a model: its parts, their sizes, how it was made and how it draws captions."""
     from rich.console import Console
     from rich.table import Table
 
-    from clearcap.captioner.onnx.runtime import count_parameters
+    from clearcap.captioner.onnx import is_exported
     from clearcap.pipeline import CaptionPipeline
 
-    captioner = CaptionPipeline.from_pretrained(model).captioner
-    config = captioner.config
+    pipeline = CaptionPipeline.from_pretrained(model)
+    captioner, config = pipeline.captioner, pipeline.captioner.config
+    if pipeline.source is not None and is_exported(pipeline.source):
+        from clearcap.captioner.onnx.runtime import count_parameters as count
+    else:
+        count = count_weights
     parts = {
-        "text space": count_parameters(captioner.text),
-        "image encoder": count_parameters(captioner.vision),
-        "denoiser": count_parameters(captioner.denoiser),
+        "text space": captioner.text,
+        "image encoder": captioner.vision,
+        "denoiser": captioner.denoiser,
     }
     about = {
-        "parameters": parts,
+        "parameters": {name: count(part) for name, part in parts.items()},
         "text": config.text,
         "vision": config.vision,
         "denoiser": config.denoiser,
@@ -114,9 +161,27 @@ def info(
     if as_json:
         print(json.dumps(about))
         return
-    table = Table("part", "setting", "value", title=f"clearcap model: {model}")
+    table = Table("part", "setting", "value", title=f"clearcap model: {model}", box=None)
     for part, settings in about.items():
-        for i, (name, value) in enumerate(settings.items()):
-            shown = f"{value:,}" if part == "parameters" else str(value)
+        names = [name for name in settings if every or name in SUMMARY.get(part, settings)]
+        for i, name in enumerate(names):
+            shown = f"{settings[name]:,}" if part == "parameters" else str(settings[name])
             table.add_row(part if i == 0 else "", name, shown)
     Console().print(table)
+
+
+def count_weights(part: Any) -> int:
+    """Parameters of a part that torch runs."""
+    return sum(weight.numel() for weight in part.parameters())
+
+
+def models(
+    folder: Annotated[str, typer.Argument(help="look below this folder, too", show_default=False)] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object a line")] = False,
+) -> None:
+    """List the models at hand: those that ship, those in the hub's cache, those below a folder."""
+    from clearcap.captioner.loading import models_at_hand
+
+    for name, kind, place in models_at_hand(folder):
+        about = {"model": name, "found": kind, "folder": str(place)}
+        print(json_line(about) if as_json else f"{name}\t{kind}\t{place}")

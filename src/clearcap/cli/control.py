@@ -56,11 +56,8 @@ def fill(
     pipeline = CaptionPipeline.from_pretrained(model, backend="fast")
     filled = pipeline.fill(photo, wanted, seed=seed, **how)
     if as_json:
-        print(
-            json.dumps(
-                {"image": photo, "text": filled.text, "words": filled.words, "confidence": filled.confidence}
-            )
-        )
+        told = {"image": photo, "text": filled.text, "words": filled.words, "confidence": filled.confidence}
+        print(json.dumps(told))
     else:
         print(filled.text)
 
@@ -79,8 +76,10 @@ def watch(
 
     from clearcap.data.images import open_image
     from clearcap.pipeline import CaptionPipeline
-    from clearcap.pipeline.trajectory import save_picture, table
+    from clearcap.pipeline.trajectory import check_picture, save_picture, table
 
+    if out is not None:
+        check_picture(out)
     how = sampling_settings(setting, steps=steps)
     pipeline = CaptionPipeline.from_pretrained(model, backend="fast")
     total = pipeline.sampling(**how).steps

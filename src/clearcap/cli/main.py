@@ -2,37 +2,58 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import sys
 import warnings
 from typing import Annotated
 
 import typer
 
+from clearcap import __version__
 from clearcap.errors import InputError, RenamedWarning
 
 app = typer.Typer(
     name="clearcap",
     help="Image captions from diffusion: all words at once, refined from noise.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
 RENAMED_OPTIONS = {
     "caption": {"--words": "--length"},
     "fill": {"--words": "--length"},
 }  # old ones go with 0.2
+ANYWHERE = {"-q", "--quiet", "-v", "--verbose"}  # options of every command
+log = logging.getLogger("clearcap")
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        print(f"clearcap {__version__}")
+        raise typer.Exit
 
 
 @app.callback()
-def plugins(
+def general(
     plugin: Annotated[
         list[str] | None,
         typer.Option(help="Python file or module that registers parts of your own; may be repeated"),
     ] = None,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="errors alone on standard error; after the command, too")
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="say what runs where, and how long it took")
+    ] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="print the version", callback=_show_version, is_eager=True)
+    ] = False,
 ) -> None:
     """Image captions from diffusion: all words at once, refined from noise."""
     from clearcap.registry import load_plugin
 
+    log.setLevel(logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING)
     for source in plugin or []:
         load_plugin(source)
 
@@ -40,7 +61,14 @@ def plugins(
 def _register() -> None:
     from clearcap.cli import bench, caption, control, data, evaluate, filling, published, score, table, train
 
-    for command in (caption.caption, caption.info, train.train, train.distill, train.pretrain_text):
+    for command in (
+        caption.caption,
+        caption.info,
+        caption.models,
+        train.train,
+        train.distill,
+        train.pretrain_text,
+    ):
         app.command()(command)
     app.command()(train.export)
     app.command("distill-steps")(train.distill_steps)
@@ -62,8 +90,18 @@ def main() -> None:
     _register()
     warnings.simplefilter("always", RenamedWarning)
     warnings.showwarning = _one_line
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a name that cannot be shown ends no run
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("clearcap: %(message)s"))
+    log.handlers = [handler]
+    words, rest = sys.argv[1:], []
+    if "--" in words:
+        words, rest = words[: words.index("--")], words[words.index("--") :]
+    if not {"-q", "--quiet"}.isdisjoint(words):
+        log.setLevel(logging.ERROR)  # sooner than the first warning
     try:
-        app(args=renamed(sys.argv[1:]))
+        app(args=[*sorted(renamed(words), key=lambda word: word not in ANYWHERE), *rest])
     except InputError as fault:
         print(f"clearcap: {fault}", file=sys.stderr)
         sys.exit(1)
@@ -84,4 +122,4 @@ def renamed(words: list[str]) -> list[str]:
 
 def _one_line(message: Warning | str, *about: object, **more: object) -> None:
     """A warning as a user reads it."""
-    print(f"clearcap: {message}", file=sys.stderr)
+    log.warning(message)

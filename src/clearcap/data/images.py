@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import io
 import os
-import struct
 import sys
-import zlib
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
-from clearcap.data.fetch import fetch, is_url
+from clearcap.data.fetch import clipped, fetch, is_url
 from clearcap.errors import InputError
 
-# A path, http(s) URL, bytes, PIL image, NumPy array, torch tensor or PhotoSource. `Any` because naming the
-# tensor would import torch, and because anything else must end in an InputError that says what is accepted.
+# What `open_image` lists. `Any` because naming the tensor would import torch, and because anything else must end in
+# an InputError that says what is accepted.
 ImageSource: TypeAlias = Any
 
 Stream: TypeAlias = io.BytesIO | io.BufferedReader
@@ -28,26 +28,22 @@ Stream: TypeAlias = io.BytesIO | io.BufferedReader
 # Only formats decoded inside Pillow: its EPS reader starts Ghostscript on whatever the file says.
 FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO")
 
+CHANNELS = (1, 3, 4)
 MAX_PIXELS = 178_956_970  # Pillow itself refuses more (twice its MAX_IMAGE_PIXELS)
 
-# What Pillow's readers raise on damaged bytes, beside the OSError they document.
-DECODE_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    IndexError,
-    KeyError,
-    TypeError,
-    AttributeError,
-    OverflowError,
-    MemoryError,
-    NotImplementedError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
+# Camera's own files, many of which are TIFFs to Pillow: it would give their thumbnail.
+RAW_SUFFIXES = frozenset(
+    {".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".iiq", ".kdc", ".mef", ".mos"}
+    | {".mrw", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".x3f"}
 )
+
+
+@runtime_checkable
+class Readable(Protocol):
+    """A file object: an open file, ``io.BytesIO``, an upload."""
+
+    def read(self) -> Any:
+        """The rest of its bytes."""
 
 
 class PhotoSource(ABC):
@@ -89,13 +85,43 @@ class PhotoFile(PhotoSource):
         try:
             return open(self.path, "rb")
         except FileNotFoundError as error:
-            raise InputError(f"{self.name}: no such file; check the path") from error
+            raise InputError(f"{_one_line(self.name)}: no such file; check the path") from error
         except IsADirectoryError as error:
-            raise InputError(f"{self.name} is a folder, not a photo; name a file in it") from error
+            raise InputError(f"{_one_line(self.name)} is a folder, not a photo; name a file in it") from error
         except (OSError, ValueError) as error:  # ValueError: a NUL byte in the path
             raise InputError(
                 f"{_one_line(self.name)} cannot be read ({_fault(error)}); check the path"
             ) from error
+
+
+@dataclass(frozen=True)
+class PhotoBytes(PhotoSource):
+    """A photo whose encoded bytes are at hand."""
+
+    data: bytes
+    name: str = "the image bytes"
+
+    def stream(self) -> Stream:
+        return io.BytesIO(self.data)
+
+
+def is_many(images: Any) -> bool:
+    """Whether what a caller hands over is several photos: a list, a generator, a batch; not one photo of any kind."""
+    if isinstance(images, np.ndarray) and images.ndim == 1:
+        return images.dtype.kind in "OU"  # a column of paths
+    if isinstance(images, np.ndarray) or _is_tensor(images):
+        return _is_batch(images)
+    single = (str, bytes, bytearray, memoryview, os.PathLike, Mapping, Image.Image, PhotoSource, Readable)
+    return isinstance(images, Iterable) and not isinstance(images, single)
+
+
+def each_photo(images: Any) -> Iterator[ImageSource]:
+    """The photos of what `is_many` says holds several, batches of arrays and tensors unstacked; or the one given."""
+    if not is_many(images):
+        yield images
+        return
+    for image in images:
+        yield from image if _is_batch(image) else [image]
 
 
 def open_image(
@@ -109,9 +135,11 @@ def open_image(
     """The photo behind `source`: upright (EXIF), RGB, alpha laid on white, first frame of an animation.
 
     Args:
-        source: a path, an http(s) URL, the bytes of an image file, a PIL image, a `PhotoSource`, a NumPy
-            array (height x width, or x 1, 3 or 4 channels; uint8, uint16, bool, or float in 0..1) or a torch
-            tensor (the same, channels first).
+        source: a path, a URL (http, https, file, data, or one that fsspec knows), the bytes of an image file or a
+            file object with them, a PIL image, a `PhotoSource`, a row of a Hugging Face data set (``{"bytes": ...,
+            "path": ...}``), a NumPy array (height x width, or x 1, 3 or 4 channels, also channels first; uint8,
+            uint16, bool, or float in 0..1) or a torch tensor (the same; where both could be meant, an array has its
+            channels last and a tensor first).
         name: what error messages call the photo; by default the path or URL.
         at_least: pixels per side that are enough. A JPEG much larger is then decoded at 1/2, 1/4 or 1/8 of
             its size, no side below twice this number: faster, and after `to_square` nearly the same.
@@ -121,27 +149,72 @@ def open_image(
     Raises:
         InputError: missing, empty, truncated, too large, or not an image; one line with the remedy.
     """
+    if isinstance(source, Mapping):
+        source = _of_row(source, name or "the row")
+    if isinstance(source, str) and is_url(source):
+        source = PhotoBytes(fetch(source, timeout=timeout), source)
+    elif isinstance(source, (str, os.PathLike)):
+        if not os.fspath(source):
+            raise InputError("'' is not a path; name a photo or a URL")
+        source = PhotoFile(Path(os.fspath(source)))
+    elif isinstance(source, (bytes, bytearray, memoryview)):
+        source = PhotoBytes(bytes(source))
     if isinstance(source, PhotoSource):
         with source.stream() as stream:
             return _decode(stream, name or source.name, at_least, max_pixels)
-    if isinstance(source, str) and is_url(source):
-        return _decode(io.BytesIO(fetch(source, timeout=timeout)), name or source, at_least, max_pixels)
-    if isinstance(source, (str, os.PathLike)):
-        with PhotoFile(Path(os.fspath(source))).stream() as stream:
-            return _decode(stream, name or str(source), at_least, max_pixels)
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        return _decode(io.BytesIO(bytes(source)), name or "the image bytes", at_least, max_pixels)
     if isinstance(source, Image.Image):
         return _finish(source, name or getattr(source, "filename", "") or "the PIL image", max_pixels)
     if isinstance(source, np.ndarray):
         return _from_array(source, name or "the array", max_pixels)
-    torch = sys.modules.get("torch")  # a tensor exists only where torch is imported already
-    if torch is not None and isinstance(source, torch.Tensor):
-        return _from_array(_channels_last(source, name or "the tensor"), name or "the tensor", max_pixels)
+    if _is_tensor(source):
+        return _from_array(_as_array(source, name or "the tensor"), name or "the tensor", max_pixels)
+    if isinstance(source, Readable):
+        return open_image(_of_file(source, name), at_least=at_least, max_pixels=max_pixels)
     raise InputError(
         f"{name or 'the image'} is of type {type(source).__name__}; "
-        "pass a path, URL, bytes, PIL image, NumPy array or torch tensor"
+        "pass a path, URL, bytes, file object, PIL image, NumPy array or torch tensor"
     )
+
+
+def _is_batch(images: Any) -> bool:
+    return (isinstance(images, np.ndarray) or _is_tensor(images)) and images.ndim == 4
+
+
+def _is_tensor(source: Any) -> bool:
+    torch = sys.modules.get("torch")  # a tensor exists only where torch is imported already
+    return torch is not None and isinstance(source, torch.Tensor)
+
+
+def _of_row(row: Mapping[Any, Any], name: str) -> PhotoBytes | str | os.PathLike[str]:
+    """The photo of a Hugging Face data set's row ``{"bytes": ..., "path": ...}``, one of which may be None."""
+    data, path = row.get("bytes"), row.get("path")
+    if isinstance(data, bytes):
+        return PhotoBytes(data, str(path or name))
+    if isinstance(path, (str, os.PathLike)):
+        return path
+    raise InputError(
+        f"{name} is a mapping of {_one_line(', '.join(map(str, row))) or 'nothing'}; pass the photo itself, or "
+        "{'bytes': ..., 'path': ...}"
+    )
+
+
+def _of_file(file: Readable, name: str | None) -> PhotoBytes:
+    """All that a file object holds, from its beginning where it can go back."""
+    given = getattr(file, "name", None)
+    name = name or (given if isinstance(given, str) else "the file object")
+    try:
+        if isinstance(file, io.IOBase) and file.seekable():
+            file.seek(0)
+        data = file.read()
+    except Exception as error:  # whatever somebody's file object raises
+        raise InputError(
+            f"{_one_line(name)} cannot be read ({_fault(error)}); pass it open, or its bytes"
+        ) from error
+    if not isinstance(data, bytes):
+        raise InputError(
+            f"{_one_line(name)} reads as {type(data).__name__}, not bytes; open it with mode 'rb', or pass its bytes"
+        )
+    return PhotoBytes(data, name)
 
 
 def to_square(image: Image.Image, size: int) -> UInt8[np.ndarray, "{size} {size} 3"]:
@@ -167,21 +240,39 @@ def _decode(stream: Stream, name: str, at_least: int | None, max_pixels: int) ->
 
 def _identify(stream: Stream, name: str) -> Image.Image:
     """The image with its header read and its pixels not yet."""
+    shown = _one_line(name)
+    if Path(name).suffix.lower() in RAW_SUFFIXES:
+        raise InputError(f"{shown} is a camera's raw file, which is not read; develop it to JPEG or PNG")
     Image.init()  # WebP, TIFF and the rest register themselves here
     try:
-        return Image.open(stream, formats=[format for format in FORMATS if format in Image.OPEN])
-    except Image.UnidentifiedImageError as error:
+        head = stream.read(12)
         stream.seek(0)
-        if not stream.read(1):
-            raise InputError(f"{_one_line(name)} is empty (0 bytes); fetch the photo again") from error
+        iso = head[4:8] == b"ftyp"  # HEIC, AVIF and their sequences
+        known = [format for format in FORMATS if format in Image.OPEN]
+        return Image.open(stream, formats=[*known, *_heif()] if iso else known)
+    except Image.UnidentifiedImageError as error:
+        if not head:
+            raise InputError(f"{shown} is empty (0 bytes); fetch the photo again") from error
+        heif = "pip install 'clearcap[heif]' if it is HEIC, or " if iso and not _heif() else ""
         raise InputError(
-            f"{_one_line(name)} is not an image in a known format (JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF); "
-            "convert it to JPEG or PNG"
+            f"{shown} is not an image in a known format (JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF); "
+            f"{heif}convert it to JPEG or PNG"
         ) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise InputError(f"{_one_line(name)} is too large ({_fault(error)}); scale it down first") from error
-    except DECODE_ERRORS as error:
+        raise InputError(f"{shown} is too large ({_fault(error)}); scale it down first") from error
+    except Exception as error:
         raise _damaged(name, error) from error
+
+
+@cache
+def _heif() -> tuple[str, ...]:
+    """The formats that pillow-heif adds, where it is installed."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return ()
+    pillow_heif.register_heif_opener()
+    return ("HEIF",)
 
 
 def _finish(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
@@ -189,20 +280,22 @@ def _finish(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
     try:
         image.load()
         return _to_rgb(_upright(image))
-    except DECODE_ERRORS as error:
+    except Exception as error:  # a decoder, ours or a plug-in's, may raise anything
         raise _damaged(name, error) from error
 
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
-    except DECODE_ERRORS:
+    except Exception:
         return image  # a broken EXIF block says nothing about the pixels, which are whole
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
+    if image.mode in ("La", "RGBa"):  # premultiplied
+        image = image.convert(image.mode.upper())
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, "white")
@@ -230,9 +323,12 @@ def _from_uint16(array: np.ndarray) -> np.ndarray:
 
 
 def _from_array(array: np.ndarray, name: str, max_pixels: int) -> Image.Image:
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
+    if array.ndim == 3 and array.shape[2] not in CHANNELS and array.shape[0] in CHANNELS:
+        array = array.transpose(1, 2, 0)
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in CHANNELS):
         raise InputError(
-            f"{name} has shape {tuple(array.shape)}; pass height x width, or these x 1, 3 or 4 channels"
+            f"{name} has shape {tuple(array.shape)}; pass one image of height x width, with 1, 3 or 4 channels "
+            "last or first"
         )
     if 0 in array.shape:
         raise InputError(f"{name} has shape {tuple(array.shape)} and holds no pixel; pass a whole image")
@@ -270,15 +366,10 @@ def _array_levels(array: np.ndarray, name: str) -> np.ndarray:
     raise InputError(f"{name} has dtype {array.dtype}; pass uint8, uint16, bool or float in 0..1")
 
 
-def _channels_last(tensor: Any, name: str) -> np.ndarray:
-    """A channels-first torch tensor as an array."""
-    if tensor.ndim == 3 and tensor.shape[0] in (1, 3, 4):
+def _as_array(tensor: Any, name: str) -> np.ndarray:
+    """A torch tensor, channels first where it can be read so, as an array with them last."""
+    if tensor.ndim == 3 and tensor.shape[0] in CHANNELS:
         tensor = tensor.permute(1, 2, 0)
-    elif tensor.ndim != 2:
-        raise InputError(
-            f"{name} has shape {tuple(tensor.shape)}; pass one image of channels x height x width "
-            "(1, 3 or 4 channels first)"
-        )
     tensor = tensor.detach().cpu()
     return (tensor.float() if tensor.is_floating_point() else tensor).numpy()  # NumPy has no bfloat16
 
@@ -294,14 +385,20 @@ def _check_pixels(size: tuple[int, int], name: str, max_pixels: int) -> None:
         )
 
 
-def _damaged(name: str, error: BaseException) -> InputError:
-    return InputError(f"{_one_line(name)} is cut short or damaged ({_fault(error)}); fetch the photo again")
+def _damaged(name: str, error: Exception) -> InputError:
+    """The error of a photo whose pixels cannot be had, by what was raised."""
+    shown, fault = _one_line(name), _fault(error)
+    if isinstance(error, MemoryError):
+        return InputError(f"{shown} needs more memory than there is; scale it down first")
+    if isinstance(error, ValueError) and "closed" in fault.lower():
+        return InputError(f"{shown} was closed before its pixels were read; load it first, or pass its path")
+    return InputError(f"{shown} is cut short or damaged ({fault}); fetch the photo again")
 
 
-def _fault(error: BaseException) -> str:
+def _fault(error: Exception) -> str:
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return _one_line(reason) or type(error).__name__
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    return clipped(" ".join(text.split()))

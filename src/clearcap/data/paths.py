@@ -4,38 +4,76 @@ from __future__ import annotations
 
 import glob
 import os
+import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TypeAlias
 
-from clearcap.data.fetch import is_url
+from clearcap.data.fetch import clipped, is_url
+from clearcap.data.images import RAW_SUFFIXES, PhotoBytes
 from clearcap.errors import InputError
 
 _COMMON = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp"}
 IMAGE_SUFFIXES = frozenset(
-    _COMMON | {".dib", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".jp2", ".avif", ".ico"}
+    _COMMON
+    | {".dib", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".jp2", ".j2k", ".jpx", ".avif", ".avifs", ".ico"}
+    | {".heic", ".heif", ".hif", ".heics", ".heifs"}  # where pillow-heif is installed
+)
+# Photos too, which no reader of ours knows: a folder of them is no empty folder.
+PHOTO_SUFFIXES = (
+    IMAGE_SUFFIXES | RAW_SUFFIXES | {".jxl", ".jxr", ".svg", ".psd", ".tga", ".exr", ".hdr", ".bpg"}
 )
 
+_CONTROL = frozenset(range(32)) - frozenset(b"\t\n\r")  # bytes that no text has, and every encoded photo has
 
-def expand(paths: Iterable[str]) -> list[str | InputError]:
-    """Files, folders, globs and URLs as single photos, in the order given.
+Entry: TypeAlias = str | PhotoBytes | InputError
 
-    A folder stands for the image files in it and below it (by suffix, hidden ones left out), sorted by path.
-    A glob (`**` included) stands for its matches with an image suffix, folders expanded, sorted. A file that
-    is named is kept whatever its suffix, and so is a URL; neither is opened here.
+
+def expand(paths: Iterable[str]) -> list[Entry]:
+    """Files, folders, globs, URLs and lists of them as single photos, in the order given.
+
+    A folder stands for the photos in it and below it (by suffix, hidden ones left out), sorted by path; those in
+    formats that are not read are among them, and end in an error when opened. A glob (`**` included) stands for its
+    matches with such a suffix, folders expanded, sorted. A file that is named is kept whatever its suffix, and so is a
+    URL; neither is opened here. ``@FILE`` stands for the names in a file, one a line, and ``-`` for those on standard
+    input, or for the photo there if it is not text.
 
     Returns:
         A path or URL per photo; where something matches no photo, an `InputError` in its place, so that the
         others go on.
     """
-    return [entry for path in paths for entry in _expand_one(path)]
+    return [entry for path in paths for entry in _listed(path)]
 
 
-def _expand_one(path: str) -> list[str | InputError]:
+def _listed(path: str) -> list[Entry]:
+    if path == "-":
+        data = sys.stdin.buffer.read()
+        photo = not _CONTROL.isdisjoint(data[:4096])
+        return [PhotoBytes(data, "standard input")] if photo else _names(data, "standard input")
+    if path.startswith("@") and not os.path.exists(path):
+        try:
+            return _names(Path(path[1:]).read_bytes(), path[1:])
+        except (OSError, ValueError) as error:
+            return [
+                InputError(
+                    f"{clipped(path[1:])!r} cannot be read as a list of photos ({error}); check the path"
+                )
+            ]
+    return _expand_one(path)
+
+
+def _names(data: bytes, source: str) -> list[Entry]:
+    lines = [os.fsdecode(line.strip(b"\r")) for line in data.removeprefix(b"\xef\xbb\xbf").split(b"\n")]
+    entries = [entry for line in lines if line.strip() for entry in _expand_one(line)]
+    return entries or [InputError(f"{clipped(source)} names no photo; write a path or URL a line")]
+
+
+def _expand_one(path: str) -> list[Entry]:
     if is_url(path):
         return [path]
-    shown = " ".join(path.split())
+    shown = clipped(" ".join(path.split()))
     if "\0" in path or not path:
-        return [InputError(f"{path!r} is not a path; name a photo, a folder, a glob or a URL")]
+        return [InputError(f"{shown!r} is not a path; name a photo, a folder, a glob or a URL")]
     path = os.path.expanduser(path)
     if os.path.isdir(path):
         return [*_images_below(path)] or [
@@ -46,14 +84,14 @@ def _expand_one(path: str) -> list[str | InputError]:
     matches = sorted(glob.glob(path, recursive=True))
     if not matches:
         return [InputError(f"{shown}: nothing matches this pattern; check it")]
-    photos: list[str | InputError] = [*dict.fromkeys(photo for match in matches for photo in _photos(match))]
+    photos: list[Entry] = [*dict.fromkeys(photo for match in matches for photo in _photos(match))]
     return photos or [InputError(f"{shown}: matches {len(matches)} files and no image among them; check it")]
 
 
 def _photos(match: str) -> list[str]:
     if os.path.isdir(match):
         return _images_below(match)
-    return [match] if Path(match).suffix.lower() in IMAGE_SUFFIXES else []
+    return [match] if Path(match).suffix.lower() in PHOTO_SUFFIXES else []
 
 
 def _images_below(folder: str) -> list[str]:
@@ -63,6 +101,6 @@ def _images_below(folder: str) -> list[str]:
         found += [
             os.path.join(here, name)
             for name in files
-            if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")
+            if Path(name).suffix.lower() in PHOTO_SUFFIXES and not name.startswith(".")
         ]
     return sorted(found)

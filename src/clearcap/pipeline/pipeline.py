@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -14,18 +13,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
 from PIL import Image
 from torch import Tensor
 
 from clearcap.captioner.network import Generated, Network
 from clearcap.captioner.onnx import is_exported
-from clearcap.config import ALIASES, SamplingConfig, renamed
-from clearcap.data.images import open_image, to_square
+from clearcap.config import LENGTHS, SamplingConfig, number, own_names, sampling_with
+from clearcap.data.fetch import clipped
+from clearcap.data.images import PhotoSource, each_photo, is_many, open_image, to_square
 from clearcap.errors import InputError, RenamedWarning
 from clearcap.metrics.cider import DocumentFrequency
 from clearcap.metrics.learned import ClipScorer
-from clearcap.pipeline.infilling import Infilled, Template, gives_most, infill_captions
+from clearcap.pipeline.infilling import Infilled, Template, gives_most, infill_captions, word_ids
 from clearcap.pipeline.trajectory import Frame, trajectory
 from clearcap.sampling.selection import choose, diverse
 from clearcap.text.tokenizer import DecodedCaption, decode_caption
@@ -79,6 +79,7 @@ class CaptionPipeline:
         tokenizer: its tokenizer.
         frequency: document frequency for minimum Bayes risk by CIDEr; without one all n-grams weigh the same.
         clip: judges how well a caption fits a photo, for ``select="similarity"``.
+        source: folder that the captioner was loaded from, which ``save_pretrained`` needs.
     """
 
     def __init__(
@@ -87,7 +88,9 @@ class CaptionPipeline:
         tokenizer: Any,
         frequency: DocumentFrequency | None = None,
         clip: ClipScorer | None = None,
+        source: Path | None = None,
     ) -> None:
+        self.source = source
         self.captioner = captioner.eval()
         self.tokenizer = tokenizer
         self.frequency = frequency
@@ -98,17 +101,18 @@ class CaptionPipeline:
         cls,
         model: str | Path | None = None,
         *,
-        device: str | torch.device | None = None,
-        dtype: torch.dtype = torch.float32,
+        device: str | int | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
         backend: str | None = None,
         clip: str | Path | None = None,
+        **options: Any,
     ) -> CaptionPipeline:
         """Load a captioner, for inference: a ``Network``, not the transformers model (``Captioner``).
 
         Args:
             model: a folder, hub name, or one of those that ship: "default" (also None), "few-steps".
             device: where it runs; None is a GPU if there is one, else the CPU.
-            dtype: of weights and activations.
+            dtype: of weights and activations, or its name; default float32, "auto" is what was saved.
             backend: "torch"; "prepacked", torch with weights laid out for the CPU's matrix products
                 (``clearcap.captioner.prepacked``): a paper-size model is up to 1.5 times faster, captions are the
                 same up to rounding, and the captioner cannot be saved; or "onnx" for a folder that
@@ -116,15 +120,22 @@ class CaptionPipeline:
                 what the folder holds, torch where it holds both; "fast" is the same with prepacked for torch;
                 "compiled" is torch.compile's denoiser, which takes a minute at its first call of a shape.
             clip: folder or hub name of a CLIP that candidates may be chosen by (``select="similarity"``).
+            options: transformers' own: ``revision``, ``cache_dir``, ``token``, ``local_files_only``,
+                ``force_download``, ``subfolder``, ``device_map`` (one device), ``torch_dtype``.
 
         Raises:
-            InputError: there is no such model, its weights do not fit, or the backend cannot run it so.
+            InputError: there is no such model, its weights do not fit, the backend cannot run it so, or an option is
+                not known or cannot be honoured.
         """
-        from clearcap.captioner.loading import find_folder, load_frequency, load_network
+        from clearcap.captioner.loading import Loading, find_folder, load_frequency, load_network, saved_dtype
 
+        how = Loading.of(device, dtype, **options)
         scorer = None if clip is None else ClipScorer.load(clip)
-        source = str(model or "default")
-        folder = find_folder(source)
+        folder = find_folder(str(model or "default"), **how.hub)
+        frequency = load_frequency(str(folder))
+        given = how.dtype or (
+            saved_dtype(folder) if "auto" in (dtype, options.get("torch_dtype")) else torch.float32
+        )
         if backend == "packed":
             warnings.warn("the backend 'packed' is called 'prepacked' now", RenamedWarning, stacklevel=2)
             backend = "prepacked"
@@ -135,41 +146,94 @@ class CaptionPipeline:
         if backend == "onnx" or (backend is None and is_exported(folder)):
             from clearcap.captioner.onnx.runtime import load_graphs
 
-            if torch.device(device or "cpu").type != "cpu" or dtype != torch.float32:
+            place = how.device or torch.device("cpu")
+            if place.type != "cpu" or given != torch.float32:
                 raise InputError(
                     f"{folder}: graphs run on the CPU with the weights they were written with, "
-                    f"not on {device or 'cpu'} in {dtype}; leave device and dtype out"
+                    f"not on {place} in {given}; leave device and dtype out"
                 )
-            return cls(*load_graphs(folder), load_frequency(source), scorer)
-        captioner, tokenizer = load_network(source)
+            return cls(*load_graphs(folder), frequency, scorer, folder)
+        captioner, tokenizer = load_network(str(folder))
         captioner.vision = captioner.vision.folded()
-        captioner = captioner.to(device or ("cuda" if torch.cuda.is_available() else "cpu"), dtype)
+        captioner = captioner.to(how.device or ("cuda" if torch.cuda.is_available() else "cpu"), given)
         if backend == "prepacked":
             from clearcap.captioner.prepacked import prepare_for_inference
 
             captioner = prepare_for_inference(captioner)
         if backend == "compiled":
             captioner.denoiser.compile(dynamic=True)
-        return cls(captioner, tokenizer, load_frequency(source), scorer)
+        return cls(captioner, tokenizer, frequency, scorer, folder)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the captioner is."""
+        return self.captioner.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What its weights are stored in."""
+        return self.captioner.dtype
+
+    def to(self, *place: Any, **named: Any) -> CaptionPipeline:
+        """Move or cast the captioner, as torch's modules are.
+
+        Raises:
+            InputError: it runs graphs or prepacked weights, which stay as they are.
+        """
+        self.captioner.to(*place, **named)
+        return self
+
+    def save_pretrained(self, save_directory: str | Path, **options: Any) -> None:
+        """Write the captioner as it was loaded, with its tokenizer, so that every loader opens the folder.
+
+        Args:
+            save_directory: folder to write.
+            options: as for ``Captioner.save_pretrained``.
+
+        Raises:
+            InputError: it was put together by hand of parts that cannot be saved.
+        """
+        self._whole().save_pretrained(save_directory, **options)
+        if self.frequency is not None:
+            from clearcap.captioner.loading import FREQUENCY
+
+            self.frequency.save(Path(save_directory) / FREQUENCY)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> Any:
+        """Upload what ``save_pretrained`` writes, as transformers' models do. Raises InputError."""
+        return self._whole().push_to_hub(repo_id, **options)
+
+    def _whole(self) -> Any:
+        """The captioner as a transformers model, with the weights that it was loaded with."""
+        from clearcap.captioner.model import Captioner, load_captioner
+
+        if isinstance(self.captioner, Captioner):
+            self.captioner.tokenizer = self.tokenizer
+            return self.captioner
+        if self.source is None:
+            raise InputError("this pipeline was not loaded from a folder; save its Captioner instead")
+        captioner: Any = load_captioner(str(self.source))[0]
+        return captioner.to(self.dtype)
 
     def __call__(self, images: Any, *, batch_size: int = 16, seed: int = 0, **how: Any) -> Any:
         """Caption photos.
 
         Args:
-            images: a path, URL, PIL image, array or tensor, or a list of them.
+            images: a photo of any kind that ``clearcap.data.open_image`` knows (path, URL, bytes, file object, PIL
+                image, array, tensor ...), or several: a list, a generator, a stacked array or tensor.
             batch_size: photos per forward pass.
             seed: same seed, same captions, whatever the batch size.
             how: fields of ``SamplingConfig`` (``steps``, ``guidance``, ``candidates``, ``select`` ...), or diffusers'
                 names: ``num_inference_steps`` and ``guidance_scale`` for ``steps`` and ``guidance``, and a
-                ``generator`` whose initial seed is the seed.
+                ``generator`` whose initial seed is the seed. A ``length`` that is asked for here is kept to the word.
 
         Returns:
-            A ``CaptionResult``, or a list of them for a list of photos.
+            A ``CaptionResult``, or a list of them for several photos.
 
         Raises:
             InputError: a photo cannot be read (use ``stream`` to go on with the others).
         """
-        many = isinstance(images, (list, tuple))
+        many = is_many(images)
         results = []
         for result in self.stream(images if many else [images], batch_size=batch_size, seed=seed, **how):
             if isinstance(result, InputError):
@@ -183,13 +247,28 @@ class CaptionPipeline:
         """As a call, one result at a time; a photo that cannot be read yields its error in its place.
 
         The next batches are decoded by threads while the current one is captioned.
+
+        Raises:
+            InputError: at once, for arguments that cannot be.
         """
         generator: torch.Generator | None = how.pop("generator", None)
-        seed = seed if generator is None else generator.initial_seed()
+        seed = checked_seed(seed) if generator is None else generator.initial_seed()
+        batch_size = number("batch_size", batch_size, int, 1)
         sampling = self.sampling(**how)
-        for batch in _decoded(images, batch_size, self.image_size):
+        asked = not LENGTHS.isdisjoint(own_names(how))
+        whole = self._whole_words() if asked else None
+        return self._results(_decoded(images, batch_size, self.image_size), sampling, seed, whole)
+
+    def _results(
+        self,
+        batches: Iterable[list[tuple[str, np.ndarray | InputError]]],
+        sampling: SamplingConfig,
+        seed: int,
+        whole: Bool[Tensor, " vocab"] | None,
+    ) -> Iterator[CaptionResult | InputError]:
+        for batch in batches:
             good = [(name, pixels) for name, pixels in batch if not isinstance(pixels, InputError)]
-            captioned = iter(self._caption(good, sampling, seed) if good else [])
+            captioned = iter(self._caption(good, sampling, seed, whole) if good else [])
             for _, pixels in batch:
                 yield pixels if isinstance(pixels, InputError) else next(captioned)
 
@@ -216,7 +295,7 @@ class CaptionPipeline:
             self.tokenizer,
             self.encode(image),
             [template],
-            seed=seed,
+            seed=checked_seed(seed),
             sampling=self.sampling(**how),
         )[0]
 
@@ -233,7 +312,7 @@ class CaptionPipeline:
             self.captioner,
             self.tokenizer,
             self.encode(image),
-            seed=seed,
+            seed=checked_seed(seed),
             sampling=self.sampling(**how),
             show=show,
         )
@@ -274,6 +353,7 @@ class CaptionPipeline:
             InputError: a photo cannot be read, or there are none.
         """
         encoded = []
+        batch_size = number("batch_size", batch_size, int, 1)
         for batch in _decoded(images, batch_size, self.image_size):
             squares = []
             for _, pixels in batch:
@@ -332,31 +412,28 @@ class CaptionPipeline:
         )
 
     def sampling(self, **how: Any) -> SamplingConfig:
-        """The model's sampling settings with some of them changed (None leaves one as it is).
-
-        ``length`` without ``min_length`` or ``max_length`` is that of every candidate.
-        """
-        how = renamed(SamplingConfig, own_names(how))
-        if "length" in how:
-            how = {"min_length": 0, "max_length": 0} | how
-        known = {field.name for field in dataclasses.fields(SamplingConfig)}
-        unknown = sorted(set(how) - known)
-        if unknown:
-            raise InputError(
-                f"unknown sampling setting {unknown[0]!r}; choose among {', '.join(sorted(known))}"
-            )
-        return dataclasses.replace(self.captioner.defaults, **how) if how else self.captioner.defaults
+        """The model's sampling settings with some of them changed (``clearcap.config.sampling_with``)."""
+        return sampling_with(self.captioner.defaults, how)
 
     def pixels(self, photos: Sequence[np.ndarray]) -> Tensor:
         """Square uint8 photos as the captioner's input [photos, 3, size, size] in 0..1."""
         batch = torch.from_numpy(np.stack(photos)).to(self.captioner.device)
         return batch.permute(0, 3, 1, 2).to(self.captioner.dtype) / 255
 
+    def _whole_words(self) -> Bool[Tensor, " vocab"]:
+        """Which tokens are words by themselves."""
+        special = self.captioner.text.special_ids
+        return word_ids(self.tokenizer, special, max(self.tokenizer.get_vocab().values()) + 1)
+
     def _caption(
-        self, photos: Sequence[tuple[str, np.ndarray]], sampling: SamplingConfig, seed: int
+        self,
+        photos: Sequence[tuple[str, np.ndarray]],
+        sampling: SamplingConfig,
+        seed: int,
+        whole: Bool[Tensor, " vocab"] | None,
     ) -> list[CaptionResult]:
         pixels = self.pixels([photo for _, photo in photos])
-        generated = self.captioner.generate(pixels, seed=seed, sampling=sampling)
+        generated = self.captioner.generate(pixels, seed=seed, sampling=sampling, whole_words=whole)
         return [
             self._result(name, photo, candidates, sampling)
             for (name, photo), candidates in zip(photos, self.decode(generated), strict=True)
@@ -372,23 +449,16 @@ class CaptionPipeline:
         return CaptionResult(name, captions[best], mean, tuple(zip(words, trust, strict=True)), captions)
 
 
-def own_names(how: Mapping[str, Any]) -> dict[str, Any]:
-    """The sampling settings that are given (not None), diffusers' names among them replaced by ours.
-
-    Raises:
-        InputError: a setting is given under both names.
-    """
-    for alias, name in ALIASES.items():
-        if how.get(alias) is not None and how.get(name) is not None:
-            raise InputError(f"{alias!r} is diffusers' name of {name!r}; pass one of them")
-    return {ALIASES.get(name, name): value for name, value in how.items() if value is not None}
+def checked_seed(seed: Any) -> int:
+    """A seed that every generator takes. Raises InputError."""
+    return int(number("seed", seed, int, 0, 2**63 - 1))
 
 
 def _decoded(
     images: Iterable[Any], batch_size: int, size: int
 ) -> Iterator[list[tuple[str, np.ndarray | InputError]]]:
     """Batches of squashed photos, decoded two batches ahead by threads; a single photo without them."""
-    coming = iter(enumerate(images))
+    coming = iter(enumerate(each_photo(images)))
     first = list(islice(coming, 2))
     if len(first) == 1:
         yield [_read(*first[0], size)]
@@ -408,7 +478,11 @@ def _decoded(
 
 
 def _read(place: int, image: Any, size: int) -> tuple[str, np.ndarray | InputError]:
-    name = str(image) if isinstance(image, (str, Path)) else f"photo {place}"
+    name = f"photo {place}"
+    if isinstance(image, PhotoSource):
+        name = image.name
+    elif isinstance(image, (str, Path)):
+        name = clipped(image) if isinstance(image, str) and image.startswith("data:") else str(image)
     if isinstance(image, InputError):
         return name, image
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -168,14 +169,23 @@ def save_picture(frames: Sequence[Frame], path: str | Path, photo: Image | None 
         InputError: the suffix names no format that can be written, or there are no frames.
     """
     path = Path(path)
-    if path.suffix.lower() not in (".png", ".svg", ".pdf", ".gif"):
-        raise InputError(f"{path}: trajectories are written as .png, .svg, .pdf or .gif; rename the file")
+    check_picture(path)
     if path.suffix.lower() != ".gif":
         plot(frames, photo).savefig(path, dpi=150)
         return
     pictures = animate(frames, photo)
     pauses = [500] * (len(pictures) - 1) + [3000]  # ms
     pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=pauses, loop=0)
+
+
+def check_picture(path: Path) -> None:
+    """Raise InputError unless ``save_picture`` can write there, for whoever works long before it does."""
+    if path.suffix.lower() not in (".png", ".svg", ".pdf", ".gif"):
+        raise InputError(f"{path}: trajectories are written as .png, .svg, .pdf or .gif; rename the file")
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: there is no folder {path.parent}; make it first")
+    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise InputError(f"{path} cannot be written; name another file")
 
 
 def animate(frames: Sequence[Frame], photo: Image | None = None) -> list[Image]:

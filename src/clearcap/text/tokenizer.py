@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 from collections import Counter
@@ -150,6 +151,18 @@ class WordPieces:
     def get_vocab(self) -> dict[str, int]:
         """Each piece's id."""
         return dict(self._tokenizer.get_vocab())
+
+    def bert(self) -> Any:
+        """The same as a ``transformers.BertTokenizer``, which can be saved and encodes batches."""
+        from transformers import BertTokenizer
+
+        normal = json.loads(self._tokenizer.to_str())["normalizer"]
+        return BertTokenizer(
+            vocab=self.get_vocab(),
+            do_lower_case=normal["lowercase"],
+            strip_accents=normal["strip_accents"],
+            tokenize_chinese_chars=normal["handle_chinese_chars"],
+        )
 
     def _id(self, token: str) -> int:
         found: int | None = self._tokenizer.token_to_id(token)
