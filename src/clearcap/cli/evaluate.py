@@ -14,8 +14,6 @@ from clearcap.cli import options
 
 if TYPE_CHECKING:
     from clearcap.evaluation.run import Evaluation
-    from clearcap.metrics.scoring import Scores
-    from clearcap.metrics.significance import Comparison
 
 
 def evaluate(
@@ -160,34 +158,23 @@ def compare_captions(
     from clearcap.evaluation.scores import score_captions
     from clearcap.metrics.significance import compare
 
-    a, b = captions
-    held = {photo: texts for photo, texts in references.items() if photo in a and photo in b}
+    held = {photo: texts for photo, texts in references.items() if all(photo in one for one in captions)}
     if not held:
         raise InputError(
             f"{names[0]} and {names[1]} caption no photo in common; compare captions of one split"
         )
-    if alone := [photo for photo in a | b if photo not in held]:
+    if alone := [photo for photo in captions[0] | captions[1] if photo not in held]:
         told = f"{several(alone, 'photo')} left out, captioned only by {names[0]} or {names[1]}"
         print(f"clearcap: {told}", file=sys.stderr)
-    first, second = (
-        score_captions({photo: one[photo] for photo in held}, held, metrics=metrics).scores for one in (a, b)
-    )
-    print_comparison(compare(first, second, seed=seed), (first, second), names, as_json, len(alone))
-
-
-def print_comparison(
-    found: dict[str, Comparison],
-    scores: Sequence[Scores],
-    names: Sequence[str],
-    as_json: bool,
-    left_out: int,
-) -> None:
-    """A table of differences on standard output, or one JSON object."""
+    scores = [
+        score_captions({photo: one[photo] for photo in held}, held, metrics=metrics).scores
+        for one in captions
+    ]
+    found = compare(scores[0], scores[1], seed=seed)
     a, b = (one.corpus for one in scores)
-    photos = len(scores[0].photos)
     if as_json:
         rows = {name: {"A": a[name], "B": b[name], **row.to_json()} for name, row in found.items()}
-        about = {"A": names[0], "B": names[1], "photos": photos, "left_out": left_out}
+        about = {"A": names[0], "B": names[1], "photos": len(held), "left_out": len(alone)}
         print(json.dumps({**about, **rows}, ensure_ascii=False))
         return
     options.show_table(
@@ -205,5 +192,5 @@ def print_comparison(
             for name, row in found.items()
         ),
         title=f"A: {names[0]}\nB: {names[1]}",
-        caption=f"{photos:,} photos, paired",
+        caption=f"{len(held):,} photos, paired",
     )

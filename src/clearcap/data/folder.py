@@ -143,7 +143,7 @@ def _of_texts(base: Path, report: Report) -> list[tuple[str, dict[str, Any]]]:
     texts = {str(path)[: -len(".txt")]: path for path in _below(base, ".txt")}
     records = []
     used: set[Path | None] = set()
-    for photo in [Path(photo) for photo in expand([str(base)]) if isinstance(photo, str)] if texts else []:
+    for photo in [Path(photo) for photo in expand([f"{base}/"]) if isinstance(photo, str)] if texts else []:
         name = photo.relative_to(base).as_posix()
         text = texts.get(str(photo.with_suffix(""))) or texts.get(str(photo))
         where = f"no {photo.stem}.txt beside it" if text is None else str(text)

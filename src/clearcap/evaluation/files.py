@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any, TypeVar
 
@@ -17,8 +17,6 @@ from clearcap.errors import InputError
 
 Held = TypeVar("Held")
 _COCO_NUMBER = re.compile(r"(?:COCO_\w+_)?(\d+)", re.ASCII)  # COCO_val2014_000000391895 and 000000391895
-
-_OF_LINES = (".jsonl", ".csv")
 
 
 class ByPhoto(dict[str, Held]):
@@ -49,7 +47,13 @@ def read_results(path: str | Path) -> ByPhoto[str]:
     """
     found: ByPhoto[str] = ByPhoto()
     twice: list[str] = []
-    for where, record in _results(Path(path)):
+    content = _content(Path(path))
+    if not isinstance(content, (list, Iterator)):
+        raise InputError(
+            f"{path} is of type {type(content).__name__}; a result file is a list of "
+            '{"image_id": ..., "caption": ...}'
+        )
+    for where, record in _rows(Path(path), content):
         photo = _photo_id(record, where)
         if photo in found:
             twice.append(f"{photo} ({where})")
@@ -69,8 +73,8 @@ def read_references(path: str | Path) -> ByPhoto[list[str]]:
 
     Args:
         path: COCO annotations (``images`` and ``annotations``; ``images`` may be left out), Karpathy's JSON
-            (``images`` with their ``sentences``), or a JSON list, .jsonl or .csv file of rows that hold the
-            ``captions`` (a list) of a photo, or one ``caption`` or ``text`` of it each.
+            (``images`` with their ``sentences``), an object of a list of captions by photo id, or a JSON list, .jsonl,
+            .csv or .tsv file of rows that hold the ``captions`` (a list) of a photo, or one ``caption`` or ``text``.
 
     Returns:
         Photo id (as text) -> references, photos in the order of ``images``.
@@ -80,8 +84,15 @@ def read_references(path: str | Path) -> ByPhoto[list[str]]:
             that is not text.
     """
     path = Path(path)
-    content = None if path.suffix.lower() in _OF_LINES else read_json(path, "check the path")
-    if content is None or (content and isinstance(content, list)):
+    content = _content(path)
+    layout = {"images", "annotations"}
+    if (
+        isinstance(content, dict)
+        and isinstance(next(iter(content.values()), 0), list)
+        and not layout & content.keys()
+    ):
+        content = [{"image_id": photo, "captions": captions} for photo, captions in content.items()]
+    if isinstance(content, Iterator) or (content and isinstance(content, list)):
         found = _from_rows(path, _rows(path, content))
     else:
         found = _from_annotations(path, as_kind(content, dict, str(path)))
@@ -119,19 +130,13 @@ def join(
     """
     found = dict(results)
     if not results.keys() <= references.keys():
-        asked, said = _all_names(results), _all_names(references)
-        fits = _fitting(asked, said)
+        fits = _fitting(results, references, lambda name, known: [name])
         if any(len(fit) != 1 for fit in fits.values()):
-            loose = {photo: {form for name in own for form in _forms(name)} for photo, own in asked.items()}
-            spelt = {
-                photo: {form for name in own for form in _forms(name, True)} for photo, own in said.items()
-            }
-            fits = _fitting(loose, spelt)
+            fits = _fitting(results, references, _spellings)
         if unknown := [photo for photo, fit in fits.items() if not fit]:
             remedy = "caption photos of that split only, or give image_id or file_name as it does"
-            if any(map(_is_file, unknown)) and not any(
-                _is_file(name) for own in said.values() for name in own
-            ):
+            named = [any(map(_is_file, _names(file, one))) for file in (results, references) for one in file]
+            if named[0] and not any(named[len(results) :]):
                 remedy = "give its photos (in COCO's layout its 'images') their file_name"
             raise InputError(
                 f"{names[0]}: {several(unknown, 'photo')} not in {names[1]}, "
@@ -219,31 +224,39 @@ def write_json(value: object, path: Path) -> None:
     os.replace(whole, path)
 
 
-def _all_names(photos: Mapping[str, Any]) -> dict[str, set[str]]:
-    more = photos.names if isinstance(photos, ByPhoto) else {}
-    return {photo: {photo, *more.get(photo, [])} for photo in photos}
+def _names(photos: Mapping[str, Any], photo: str) -> list[str]:
+    return [photo, *(photos.names.get(photo, []) if isinstance(photos, ByPhoto) else [])]
 
 
-def _fitting(asked: Mapping[str, set[str]], said: Mapping[str, set[str]]) -> dict[str, set[str]]:
-    """For each photo of `asked` those of `said` that it has a name in common with."""
+def _fitting(
+    results: Mapping[str, str], references: Mapping[str, Any], spellings: Callable[[str, bool], Iterable[str]]
+) -> dict[str, set[str]]:
+    """For each photo of the results those of the references that a spelling of its names fits."""
     photos: defaultdict[str, set[str]] = defaultdict(set)
-    for photo, names in said.items():
-        for name in names:
-            photos[name].add(photo)
-    return {photo: {one for name in names for one in photos.get(name, ())} for photo, names in asked.items()}
+    for photo in references:
+        for spelt in (spelt for name in _names(references, photo) for spelt in spellings(name, True)):
+            photos[spelt].add(photo)
+    return {
+        photo: set().union(
+            *(photos.get(spelt, ()) for name in _names(results, photo) for spelt in spellings(name, False))
+        )
+        for photo in results
+    }
 
 
-def _forms(name: str, stem: bool = False) -> Iterator[str]:
-    """An id or file name, its file name alone, and its number; a file is known without suffix where `stem` says so.
+def _spellings(name: str, known: bool) -> Iterator[str]:
+    """An id or a file's name as it is, without folders, and its number.
 
-    The number of a file is kept apart from that of an id, as photo 285 need not be 285.jpg.
+    Where the file is known to be the photo's, so are its name without suffix and its number as an id's: that 285.jpg is
+    photo 285 is for the references to say.
     """
-    path, kinds = PurePath(name), ["id"]
     yield name
+    path, kinds = PurePath(name.replace("\\", "/")), ["id"]
     if _is_file(name):
-        path, kinds = PurePath(name.replace("\\", "/")), ["file", "id"] if stem else ["file"]
-        whole = path.stem + path.suffix.lower()
-        yield from (whole, path.stem) if stem else (whole,)
+        kinds = ["file", "id"] if known else ["file"]
+        yield path.stem + path.suffix.lower()
+        if known:
+            yield path.stem
     if number := _COCO_NUMBER.fullmatch(path.stem):
         yield from (f"{kind} {number[1].lstrip('0')}" for kind in kinds)
 
@@ -252,22 +265,20 @@ def _is_file(name: str) -> bool:
     return PurePath(name).suffix.lower() in IMAGE_SUFFIXES
 
 
-def _results(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Where it stands and the object, for each candidate of a file."""
-    content = None if path.suffix.lower() in _OF_LINES else read_json(path, "check the path")
-    if content is not None and not isinstance(content, list):
-        raise InputError(
-            f"{path} is of type {type(content).__name__}; a result file is a list of "
-            '{"image_id": ..., "caption": ...}'
-        )
-    return _rows(path, content)
+def _content(path: Path) -> Any:
+    """What a JSON file holds; of a file of lines, where they stand and the object of each."""
+    suffix = path.suffix.lower()
+    if suffix in (".jsonl", ".csv", ".tsv", ".txt"):
+        return (read_jsonl if suffix == ".jsonl" else read_table)(path, "check the path")
+    return read_json(path, "check the path")
 
 
-def _rows(path: Path, content: list[Any] | None) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Where it stands and the object, for each row of a JSON list, or else of a file of lines."""
-    if content is None:
-        yield from (read_table if path.suffix.lower() == ".csv" else read_jsonl)(path, "check the path")
-    for position, record in enumerate(content or []):
+def _rows(path: Path, content: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Where it stands and the object, for each of a JSON list or a file of lines."""
+    if not isinstance(content, list):
+        yield from content
+        return
+    for position, record in enumerate(content):
         where = f"{path} [{position}]"
         yield where, as_kind(record, dict, where)
 
@@ -280,7 +291,7 @@ def _from_rows(path: Path, rows: Iterable[tuple[str, dict[str, Any]]]) -> ByPhot
     for where, record in rows:
         photo = _photo_id(record, where)
         key = next((key for key in ("captions", "caption", "text") if key in record), "caption")
-        kinds = (list,) if key == "captions" and path.suffix.lower() != ".csv" else (str, list)
+        kinds = (list,) if key == "captions" and path.suffix.lower() in (".json", ".jsonl") else (str, list)
         captions = member(record, key, kinds, where)
         if photo in found and (photo in whole or isinstance(captions, list)):
             twice.append(f"{photo} ({where})")
