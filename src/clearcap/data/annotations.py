@@ -40,13 +40,11 @@ def read_annotations(path: Path, report: Report, *, captioned: bool = True) -> A
     content = read_json(path)
     images = member(content, "images", list, str(path))
     captions: dict[int, list[Any]] = {}
-    for position, annotation in enumerate(
-        member(content, "annotations", list, str(path)) if captioned else []
-    ):
+    annotations = member(content, "annotations", list, str(path)) if captioned else []
+    for position, annotation in enumerate(annotations):
         where = f"{path} annotations[{position}]"
-        captions.setdefault(member(annotation, "image_id", int, where), []).append(
-            member(annotation, "caption", str, where)
-        )
+        photo = member(annotation, "image_id", int, where)
+        captions.setdefault(photo, []).append(member(annotation, "caption", str, where))
     listed = {member(image, "id", int, f"{path} images[{position}]") for position, image in enumerate(images)}
     if strays := [str(id) for id in captions if id not in listed]:
         report(

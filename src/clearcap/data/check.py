@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from clearcap.data.corpus import find_reader, open_corpus
-from clearcap.data.images import PhotoSource
 from clearcap.data.records import CaptionedPhoto, Expected
 from clearcap.errors import InputError
 
@@ -60,10 +59,7 @@ class CheckReport:
         leaks = [f"leak: the same photo is {' and '.join(group)}" for group in self.leaks]
         duplicates = [f"duplicate: the same photo is {' and '.join(group)}" for group in self.duplicates]
         return [
-            *(
-                f"{split.split}: {split.photos:,} photos, {split.captions:,} captions"
-                for split in self.splits
-            ),
+            *(f"{one.split}: {one.photos:,} photos, {one.captions:,} captions" for one in self.splits),
             *(f"problem: {problem}" for problem in self.problems),
             *(line for kind in (unreadable, leaks, duplicates) for line in _at_most(kind, most)),
         ]
@@ -132,19 +128,11 @@ def check(
 
 
 def _fingerprint(photo: CaptionedPhoto) -> bytes | InputError:
+    """16 bytes that two photos share when their decoded pixels are equal, whatever their file says beside."""
     try:
-        return pixel_digest(photo.image)
+        image = photo.image.open()
     except InputError as error:
         return error
-
-
-def pixel_digest(source: PhotoSource) -> bytes:
-    """16 bytes that two photos share when their decoded pixels are equal, whatever their file says beside.
-
-    Raises:
-        InputError: the photo cannot be opened.
-    """
-    image = source.open()
     digest = hashlib.blake2b(f"{image.width}x{image.height} ".encode(), digest_size=16)
     digest.update(image.tobytes())
     return digest.digest()

@@ -33,7 +33,7 @@ def read_coco_karpathy(root: Path, split: str, strictness: Strictness) -> Corpus
     locate = _photo_locator(root)
     whole = first_file(*(folder / "dataset_coco.json" for folder in folders))
     if whole is not None:
-        listed, others = of_split(_from_whole(whole, locate), split)
+        listed, others = of_split(read_karpathy(whole, locate, _id), split)
     else:
         lists = (_from_list(folders, label, label == split, locate) for label in SIZES_KARPATHY)
         listed, others = of_split(chain.from_iterable(lists), split)
@@ -55,21 +55,12 @@ def read_coco(root: Path, split: str, strictness: Strictness) -> Corpus:
     others = {}
     if (other := _annotation_path(root, twin)).is_file():
         others[twin] = read_annotations(other, strictness.report).ids()
-    base = next(
-        (folder for folder in (root / split, root / "images" / split) if folder.is_dir()), root / split
-    )
+    base = next((place for place in (root / split, root / "images" / split) if place.is_dir()), root / split)
     listed = (
         Listed(id, PhotoFile(base / file_name), captions, where)
         for where, id, file_name, captions in read_annotations(path, strictness.report)
     )
     return verified("coco", split, listed, strictness, official=SIZES[split], other_splits=others)
-
-
-def _from_whole(path: Path, locate: Callable[[str, str], Path]) -> Iterator[tuple[str, Listed]]:
-    for entry in read_karpathy(path):
-        id = str(entry.coco_id) if entry.coco_id is not None else _coco_id(entry.file_name)
-        image = PhotoFile(locate(entry.folder, entry.file_name))
-        yield entry.split, Listed(id, image, entry.captions, entry.where)
 
 
 def _from_list(
@@ -93,12 +84,14 @@ def _from_list(
         captions += caption if isinstance(caption, list) else [caption]
     for image, (captions, where) in photos.items():
         folder, _, file_name = image.rpartition("/")
-        yield label, Listed(_coco_id(file_name), PhotoFile(locate(folder, file_name)), captions, where)
+        yield label, Listed(_id(None, file_name), PhotoFile(locate(folder, file_name)), captions, where)
 
 
-def _coco_id(file_name: str) -> str:
-    match = _COCO_ID.search(file_name)
-    return str(int(match[1])) if match else file_name
+def _id(number: int | None, file_name: str) -> str:
+    """COCO's number of the photo, which its file name holds too."""
+    if number is None and (match := _COCO_ID.search(file_name)):
+        number = int(match[1])
+    return file_name if number is None else str(number)
 
 
 def _photo_locator(root: Path) -> Callable[[str, str], Path]:

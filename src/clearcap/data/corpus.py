@@ -6,20 +6,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from clearcap.data.records import (
-    CaptionedPhoto,
-    Corpus,
-    CorpusReader,
-    Expected,
-    Missing,
-    Report,
-    Strictness,
-    refuse,
-)
+from clearcap.data.records import Corpus, CorpusReader, Expected, Missing, Report, Strictness, refuse
 from clearcap.errors import InputError
 from clearcap.registry import find
-
-__all__ = ["CaptionedPhoto", "Corpus", "find_reader", "open_corpus", "open_spec", "parse_spec", "split_spec"]
 
 _SPEC = re.compile(r"([^:]+):(.+?)(?::([^:/\\]*(?:\[[^/\\]*\])?))?")  # a split may be a slice: train[:10%]
 
@@ -86,5 +75,4 @@ def open_corpus(
         InputError: one line with file or value, fault and remedy.
     """
     strictness = Strictness(expected=expected, missing=missing, report=report)
-    corpus: Corpus = find_reader(name).read(Path(root).expanduser(), split, strictness, **options)
-    return corpus
+    return find_reader(name).read(Path(root).expanduser(), split, strictness, **options)

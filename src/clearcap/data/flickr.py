@@ -40,22 +40,15 @@ def read_flickr8k(root: Path, split: str, strictness: Strictness) -> Corpus:
     """
     split = choose_split("flickr8k", split, SIZES_8K)
     base = first_folder(root, "Images", "images", "Flicker8k_Dataset", "Flickr8k_Dataset")
-    lists = [folder / _list_name(split) for folder in (root, root / "Flickr8k_text")]
-    text = (first_file(*lists) or lists[0]).parent
+    name = f"Flickr_8k.{split}Images.txt"
+    text = (first_file(root / name, root / "Flickr8k_text" / name) or root / name).parent
     whole = root / "dataset_flickr8k.json"
-    if whole.is_file() and not (text / _list_name(split)).is_file():
+    if whole.is_file() and not (text / name).is_file():
         listed, others = _karpathy_split(whole, base, "val" if split == "dev" else split)
     else:
-        lines = read_lines(text / _list_name(split), "it comes with Flickr8k_text.zip, put it there")
-        captions = _flickr8k_captions(root, text)
-        listed = [
-            Listed(name, PhotoFile(base / name), captions.get(name, []), where) for where, name in lines
-        ]
-        others = {
-            other: {name for _, name in read_lines(path)}
-            for other in SIZES_8K
-            if other != split and (path := text / _list_name(other)).is_file()
-        }
+        lists = {label: text / f"Flickr_8k.{label}Images.txt" for label in SIZES_8K}
+        names = _names(lists, split, "it comes with Flickr8k_text.zip, put it there")
+        listed, others = _named_split(names, base, _flickr8k_captions(root, text), split)
     return verified(
         "flickr8k", split, listed, strictness, official=SIZES_8K[split], captions_each=5, other_splits=others
     )
@@ -80,16 +73,11 @@ def read_flickr30k(root: Path, split: str, strictness: Strictness) -> Corpus:
     else:
         split = choose_split("flickr30k", split, [*SIZES_30K, "all"])
         captions = _results(root)
-        lines = (
-            _entities_lists(root, split)
-            if split != "all"
-            else {"all": [(name, "results.csv") for name in captions]}
-        )
-        listed = [
-            Listed(name, PhotoFile(base / name), captions.get(name, []), where)
-            for name, where in lines.pop(split)
-        ]
-        others = {other: {name for name, _ in names} for other, names in lines.items()}
+        names = {"all": [("results.csv", name) for name in captions]}
+        if split != "all":
+            remedy = "results.csv has no splits: add train.txt, val.txt and test.txt, or ask for 'all'"
+            names = _names({label: root / f"{label}.txt" for label in SIZES_30K}, split, remedy, ".jpg")
+        listed, others = _named_split(names, base, captions, split)
         official = PHOTOS_30K if split == "all" else SIZES_30K[split]
     return verified(
         "flickr30k", split, listed, strictness, official=official, captions_each=5, other_splits=others
@@ -145,15 +133,30 @@ def _merged(copies: list[CaptionedPhoto]) -> list[str]:
 
 
 def _karpathy_split(path: Path, base: Path, split: str) -> tuple[list[Listed], dict[str, set[str]]]:
-    listed = (
-        (entry.split, Listed(entry.file_name, PhotoFile(base / entry.file_name), entry.captions, entry.where))
-        for entry in read_karpathy(path)
-    )
+    listed = read_karpathy(path, lambda _, file_name: base / file_name, lambda _, file_name: file_name)
     return of_split(listed, split)
 
 
-def _list_name(split: str) -> str:
-    return f"Flickr_8k.{split}Images.txt"
+def _names(
+    lists: dict[str, Path], split: str, remedy: str, suffix: str = ""
+) -> dict[str, list[tuple[str, str]]]:
+    """Where they stand and the names of the photos, with their suffix, of the split and of the lists there are."""
+    return {
+        label: [(where, name.removesuffix(suffix) + suffix) for where, name in read_lines(path, remedy)]
+        for label, path in lists.items()
+        if label == split or path.is_file()
+    }
+
+
+def _named_split(
+    names: dict[str, list[tuple[str, str]]], base: Path, captions: dict[str, list[str]], split: str
+) -> tuple[list[Listed], dict[str, set[str]]]:
+    listed = (
+        (label, Listed(name, PhotoFile(base / name), captions.get(name, []), where))
+        for label, lines in names.items()
+        for where, name in lines
+    )
+    return of_split(listed, split)
 
 
 def _flickr8k_captions(root: Path, text: Path) -> dict[str, list[str]]:
@@ -186,21 +189,6 @@ def _results(root: Path) -> dict[str, list[str]]:
     if path is None:
         raise InputError(f"{root} has neither dataset_flickr30k.json nor results.csv; put one of them there")
     return _grouped(_matched(read_lines(path)[1:], _RESULT_LINE, "photo.jpg| 0| caption"))
-
-
-def _entities_lists(root: Path, split: str) -> dict[str, list[tuple[str, str]]]:
-    """Photo names and where they stand, of the split and of the others that are there."""
-    lists = {}
-    for label in SIZES_30K:
-        path = root / f"{label}.txt"
-        if label == split or path.is_file():
-            lines = read_lines(
-                path, "results.csv has no splits: add train.txt, val.txt and test.txt, or ask for 'all'"
-            )
-            lists[label] = [
-                (name if name.endswith(".jpg") else f"{name}.jpg", where) for where, name in lines
-            ]
-    return lists
 
 
 FLICKR8K = CorpusReader(read_flickr8k, ("train", "dev", "test"))

@@ -59,7 +59,10 @@ def read_folder(root: Path, split: str, strictness: Strictness, *, photos: str |
         records = [(label, *line) for label, path in files.items() for line in read_jsonl(path)]
     else:
         lines = _unnamed(root, root / photos if photos else root, strictness.report)
-        records = [(_split_of(record, where), where, record) for where, record in lines]
+        records = [
+            (as_kind(record.get("split", ""), str, f"{where}: 'split'"), where, record)
+            for where, record in lines
+        ]
         labels = dict.fromkeys(label for label, _, _ in records if label)
         split = choose_split(f"the folder {root}", split, [*labels, "all"])
     if photos is not None:
@@ -164,14 +167,9 @@ def _split_among(name: str) -> str:
     return next((part for part in PurePosixPath(name).parts[:-1] if part in _SPLITS), "")
 
 
-def _split_of(record: dict[str, Any], where: str) -> str:
-    return as_kind(record.get("split", ""), str, f"{where}: 'split'")
-
-
 def _file_name(record: dict[str, Any], where: str) -> str:
-    return member(
-        record, "image" if "image" in record and "file_name" not in record else "file_name", str, where
-    )
+    key = "image" if "image" in record and "file_name" not in record else "file_name"
+    return member(record, key, str, where)
 
 
 def _id(record: dict[str, Any], where: str) -> str:
@@ -180,13 +178,11 @@ def _id(record: dict[str, Any], where: str) -> str:
 
 
 def _captions(record: dict[str, Any], where: str) -> Any:
-    if "captions" in record:
-        return record["captions"]
-    key = next((key for key in ("caption", "text") if key in record), None)
+    key = next((key for key in ("captions", "caption", "text") if key in record), None)
     if key is None:
         fields = ", ".join(map(repr, record))
         raise InputError(f"{where} has no 'captions' (it has {fields}); call them captions, caption or text")
-    return record[key] if isinstance(record[key], list) else [record[key]]
+    return record[key] if key == "captions" or isinstance(record[key], list) else [record[key]]
 
 
 def _photo_folder(root: Path, names: list[str]) -> Path:

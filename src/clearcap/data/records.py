@@ -144,9 +144,7 @@ def verified(
     """
     title, report = f"{name} {split}", strictness.report
     photos: dict[str, CaptionedPhoto] = {}
-    duplicates: list[str] = []
-    missing: list[str] = []
-    bare: list[str] = []
+    duplicates, missing, bare = [], [], []
     count = 0
     for item in listed:
         count += 1
@@ -157,26 +155,23 @@ def verified(
         if captioned and not captions:
             bare.append(f"{item.id} ({item.where})")
             continue
-        photo = CaptionedPhoto(item.id, item.image, captions)
         if strictness.missing != "keep" and _is_missing(item.image):
             missing.append(item.image.name)
             if strictness.missing == "skip":
                 continue
-        photos[item.id] = photo
+        photos[item.id] = CaptionedPhoto(item.id, item.image, captions)
 
-    if duplicates:
-        report(f"{title}: {several(duplicates, 'photo')} listed twice; keep each photo id once")
-    if bare:
-        report(f"{title}: {several(bare, 'photo')} without a caption; add captions or take them off the list")
-    if missing and strictness.missing == "error":
-        report(
-            f"{title}: {several(missing, 'photo file')} missing or empty; fetch them, or pass missing='skip'"
-        )
+    def blame(names: Sequence[str], fault: str, noun: str = "photo") -> None:
+        if names:
+            report(f"{title}: {several(names, noun)} {fault}")
+
+    blame(duplicates, "listed twice; keep each photo id once")
+    blame(bare, "without a caption; add captions or take them off the list")
+    if strictness.missing == "error":
+        blame(missing, "missing or empty; fetch them, or pass missing='skip'", "photo file")
     for other, ids in (other_splits or {}).items():
-        if leaked := [id for id in photos if id in ids]:
-            report(
-                f"{title}: {several(leaked, 'photo')} also in the {other} split; take them out of one of them"
-            )
+        leaked = [id for id in photos if id in ids]
+        blame(leaked, f"also in the {other} split; take them out of one of them")
     expected = official if strictness.expected == "official" else strictness.expected
     if expected is not None and count != expected:
         report(
@@ -184,16 +179,10 @@ def verified(
             "complete it, or pass expected=None if it is a subset on purpose"
         )
     if captions_each is not None and strictness.expected == "official":
-        odd = [
-            f"{photo.id} ({len(photo.captions)})"
-            for photo in photos.values()
-            if len(photo.captions) != captions_each
-        ]
-        if odd:
-            report(
-                f"{title}: {several(odd, 'photo')} with other than {captions_each} captions; "
-                "complete the captions, or pass expected=None"
-            )
+        counts = {photo.id: len(photo.captions) for photo in photos.values()}
+        odd = [f"{id} ({count})" for id, count in counts.items() if count != captions_each]
+        remedy = "complete the captions, or pass expected=None"
+        blame(odd, f"with other than {captions_each} captions; {remedy}")
     if not photos:
         report(f"{title} holds no photo; check its root folder and its lists")
     return Corpus(name, split, tuple(photos.values()))
@@ -204,10 +193,8 @@ def choose_split(name: str, split: str, splits: Collection[str]) -> str:
     if split in splits:
         return split
     synonyms = ("dev", "val", "validation", "valid")
-    if split in synonyms:
-        for synonym in synonyms:
-            if synonym in splits:
-                return synonym
+    if split in synonyms and (found := next((name for name in synonyms if name in splits), None)):
+        return found
     raise InputError(f"{name} has no split {split!r}; choose among {', '.join(splits)}")
 
 

@@ -128,11 +128,9 @@ def plot(statistics: Statistics, path: str | Path) -> None:
     Raises:
         InputError: the picture cannot be written there.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 8), layout="constrained")
-    FigureCanvasAgg(figure)
     (lengths, growth), (common, sizes) = figure.subplots(2, 2)
     figure.suptitle(
         f"{statistics.name} {statistics.split}: {statistics.photos:,} photos, "
@@ -140,17 +138,11 @@ def plot(statistics: Statistics, path: str | Path) -> None:
     )
 
     lengths.bar(list(statistics.lengths), list(statistics.lengths.values()))
-    lengths.set(
-        title=f"Caption length (mean {statistics.mean_length:.1f}, 95% at most {statistics.length_at(0.95)})",
-        xlabel="words",
-        ylabel="captions",
-    )
+    at_most = f"mean {statistics.mean_length:.1f}, 95% at most {statistics.length_at(0.95)}"
+    lengths.set(title=f"Caption length ({at_most})", xlabel="words", ylabel="captions")
     growth.plot(*zip(*statistics.growth, strict=True))
-    growth.set(
-        title=f"Vocabulary ({statistics.once:,} words occur once)",
-        xlabel="captions seen",
-        ylabel="different words",
-    )
+    growth.set(title=f"Vocabulary ({statistics.once:,} words occur once)")
+    growth.set(xlabel="captions seen", ylabel="different words")
     ranked = statistics.common[:20][::-1]
     common.barh([word for word, _ in ranked], [count for _, count in ranked])
     common.set(title="Most common words", xlabel="occurrences")
@@ -161,11 +153,8 @@ def plot(statistics: Statistics, path: str | Path) -> None:
         s=[8 + 200 * count / max(statistics.photos, 1) for count in statistics.sizes.values()],
         alpha=0.5,
     )
-    sizes.set(
-        title=f"Photo sizes ({len(pixels):,} different)", xlabel="width in pixels", ylabel="height in pixels"
-    )
-    sizes.set_xlim(left=0)
-    sizes.set_ylim(bottom=0)
+    sizes.set(title=f"Photo sizes ({len(pixels):,} different)", xlim=(0, None), ylim=(0, None))
+    sizes.set(xlabel="width in pixels", ylabel="height in pixels")
     try:
         figure.savefig(path, dpi=120)
     except (OSError, ValueError) as error:

@@ -69,25 +69,18 @@ def forest(rows: Sequence[Row]) -> str:
     def at(value: Number) -> float:
         return left + (width - left - right) * value / marks[-1]
 
-    parts = [_grid_x(at(mark), 6, bottom, _short(mark)) for mark in marks]
+    parts = [_line("grid", at(mark), at(mark), 6, bottom) for mark in marks]
+    parts += [_text("tick", at(mark), bottom + 18, _short(mark)) for mark in marks]
     for place, row in enumerate(rows):
         y = 6 + step * (place + 0.5)
         tip = f"{row.name} {row.value:.4f}, 95% interval {row.low:.4f} to {row.high:.4f}"
-        parts.append(
-            f'<text class="label" x="{left - 12}" y="{y + 4:.1f}" text-anchor="end">{escape(row.name)}</text>'
-        )
+        parts.append(_text("label", left - 12, y + 4, row.name, "end"))
         if row.control is not None:
             control = f"{row.name} against other photos' references {row.control:.4f}"
-            parts.append(
-                f'<circle class="control" cx="{at(row.control):.1f}" cy="{y:.1f}" r="5">'
-                f"<title>{escape(control)}</title></circle>"
-            )
-        parts.append(
-            f"<g><title>{escape(tip)}</title>"
-            f'<line class="interval" x1="{at(row.low):.1f}" x2="{at(row.high):.1f}" y1="{y:.1f}" y2="{y:.1f}"/>'
-            f'<circle class="dot" cx="{at(row.value):.1f}" cy="{y:.1f}" r="5"/>'
-            f'<text class="value" x="{at(row.high) + 12:.1f}" y="{y + 4:.1f}">{row.value:.3f}</text></g>'
-        )
+            parts.append(_with_tip(control, _dot("control", at(row.control), y, 5)))
+        interval = _line("interval", at(row.low), at(row.high), y, y)
+        value = _text("value", at(row.high) + 12, y + 4, f"{row.value:.3f}", "start")
+        parts.append(_with_tip(tip, interval, _dot("dot", at(row.value), y, 5), value))
     return _svg(width, height, "Scores with 95% intervals", parts)
 
 
@@ -100,20 +93,18 @@ def histogram(values: Float[np.ndarray, " photos"], *, name: str, top: Number, b
     bottom = HEIGHT - BOTTOM
     x = _scale(0.0, marks_x[-1], LEFT, NARROW - RIGHT)
     y = _scale(0.0, marks_y[-1], bottom, TOP)
-    parts = [_grid_y(y(mark), LEFT, NARROW - RIGHT, _short(mark)) for mark in marks_y]
+    parts = [_grid(y(mark), NARROW, mark) for mark in marks_y]
     for count, low, high in zip(counts.tolist(), edges[:-1], edges[1:], strict=True):
         if count:
             end = "or more" if high == edges[-1] and values.max() > high else f"to {high:.2f}"
             tip = f"{count:,} photo{'s' if count > 1 else ''} with {name} {low:.2f} {end}"
             parts.append(_bar(x(low) + 1, x(high) - 1, y(count), bottom, tip))
-    parts += [_tick_x(x(mark), bottom, _short(mark)) for mark in marks_x]
+    parts += [_text("tick", x(mark), bottom + 16, _short(mark)) for mark in marks_x]
     mean = float(values.mean())
     at = x(min(mean, marks_x[-1]))
-    parts.append(f'<line class="mean" x1="{at:.1f}" x2="{at:.1f}" y1="{TOP}" y2="{bottom}"/>')
     anchor, shift = ("end", -6) if at > NARROW * 0.7 else ("start", 6)
-    parts.append(
-        f'<text class="value" x="{at + shift:.1f}" y="{TOP + 10}" text-anchor="{anchor}">mean {mean:.3f}</text>'
-    )
+    parts.append(_line("mean", at, at, TOP, bottom))
+    parts.append(_text("value", at + shift, TOP + 10, f"mean {mean:.3f}", anchor))
     parts += _titles(f"{name} of a caption", "photos", (TOP + bottom) / 2, NARROW)
     return _svg(NARROW, HEIGHT, f"Distribution of {name} over photos", parts)
 
@@ -123,13 +114,9 @@ def curve(points: Sequence[Point], *, x_title: str, y_title: str, whole_x: bool 
     height, split, bottom = 290, 176, 250
     marks_y = ticks(0.0, max([0.01, *(point.high for point in points)]), 4)
     low, high = min(point.x for point in points), max(point.x for point in points)
-    marks_x = ticks(low, high, 6)
     if whole_x:
-        marks_x = [
-            mark
-            for mark in ticks(math.floor(low), max(math.ceil(high), math.floor(low) + 1), 6)
-            if mark % 1 == 0
-        ]
+        low, high = math.floor(low), max(math.ceil(high), math.floor(low) + 1)
+    marks_x = [mark for mark in ticks(low, high, 6) if not whole_x or mark % 1 == 0]
     gap = min((b.x - a.x for a, b in pairwise(points)), default=1.0)
     low_x = min(marks_x[0], points[0].x - gap / 2)
     high_x = max(marks_x[-1], points[-1].x + gap / 2)
@@ -137,14 +124,11 @@ def curve(points: Sequence[Point], *, x_title: str, y_title: str, whole_x: bool 
     y = _scale(0.0, marks_y[-1], split, TOP)
     most = max(point.photos for point in points)
     count = _scale(0.0, float(most), bottom, split + 22)
-    parts = [_grid_y(y(mark), LEFT, WIDTH - RIGHT, _short(mark)) for mark in marks_y]
+    parts = [_grid(y(mark), WIDTH, mark) for mark in marks_y]
     above = " ".join(f"{x(point.x):.1f},{y(point.high):.1f}" for point in points)
     below = " ".join(f"{x(point.x):.1f},{y(max(point.low, 0.0)):.1f}" for point in reversed(points))
     line = " ".join(f"{x(point.x):.1f},{y(point.mean):.1f}" for point in points)
-    parts += [
-        f'<polygon class="band" points="{above} {below}"/>',
-        f'<polyline class="line" points="{line}"/>',
-    ]
+    parts.append(f'<polygon class="band" points="{above} {below}"/><polyline class="line" points="{line}"/>')
     half = min(16.0, max((x(gap) - x(0.0)) / 2 - 1, 1.5))
     for point in points:
         tip = (
@@ -152,26 +136,20 @@ def curve(points: Sequence[Point], *, x_title: str, y_title: str, whole_x: bool 
             f"{point.photos:,} photo{'s' if point.photos > 1 else ''}"
         )
         at = x(point.x)
-        parts.append(
-            f'<circle class="dot" cx="{at:.1f}" cy="{y(point.mean):.1f}" r="4">'
-            f"<title>{escape(tip)}</title></circle>"
-        )
+        parts.append(_with_tip(tip, _dot("dot", at, y(point.mean), 4)))
         parts.append(_bar(at - half, at + half, count(point.photos), bottom, tip, kind="count"))
-    parts.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{bottom}" y2="{bottom}"/>')
-    parts.append(f'<text class="tick" x="{LEFT - 6}" y="{split + 30}" text-anchor="end">{most:,}</text>')
-    parts.append(f'<text class="tick" x="{LEFT - 6}" y="{bottom}" text-anchor="end">0</text>')
-    parts += [_tick_x(x(mark), bottom, _short(mark)) for mark in marks_x]
+    parts.append(_line("axis", LEFT, WIDTH - RIGHT, bottom, bottom))
+    parts.append(_text("tick", LEFT - 6, split + 30, f"{most:,}", "end"))
+    parts.append(_text("tick", LEFT - 6, bottom, "0", "end"))
+    parts += [_text("tick", x(mark), bottom + 16, _short(mark)) for mark in marks_x]
     parts += _titles(x_title, y_title, (TOP + split) / 2, WIDTH, height)
     parts.append(_upright("photos", (split + 22 + bottom) / 2))
     return _svg(WIDTH, height, f"{y_title} by {x_title}", parts)
 
 
 def _svg(width: Number, height: Number, title: str, parts: Sequence[str]) -> str:
-    return (
-        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}">'
-        + "".join(parts)
-        + "</svg>"
-    )
+    head = f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}">'
+    return head + "".join(parts) + "</svg>"
 
 
 def _scale(low: Number, high: Number, start: Number, end: Number) -> Callable[[Number], float]:
@@ -189,30 +167,30 @@ def _bar(left: Number, right: Number, top: Number, bottom: Number, tip: str, kin
     return f'<path class="{kind}" d="{path}"><title>{escape(tip)}</title></path>'
 
 
-def _grid_y(y: Number, left: Number, right: Number, text: str) -> str:
-    return (
-        f'<line class="grid" x1="{left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>'
-        f'<text class="tick" x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{text}</text>'
-    )
+def _grid(y: Number, width: Number, value: Number) -> str:
+    """A line across the chart with its value at the left."""
+    return _line("grid", LEFT, width - RIGHT, y, y) + _text("tick", LEFT - 6, y + 4, _short(value), "end")
 
 
-def _grid_x(x: Number, top: Number, bottom: Number, text: str) -> str:
-    return (
-        f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{bottom}"/>'
-        f'<text class="tick" x="{x:.1f}" y="{bottom + 18}" text-anchor="middle">{text}</text>'
-    )
+def _line(kind: str, x1: Number, x2: Number, y1: Number, y2: Number) -> str:
+    return f'<line class="{kind}" x1="{x1:.1f}" x2="{x2:.1f}" y1="{y1:.1f}" y2="{y2:.1f}"/>'
 
 
-def _tick_x(x: Number, bottom: Number, text: str) -> str:
-    return f'<text class="tick" x="{x:.1f}" y="{bottom + 16}" text-anchor="middle">{text}</text>'
+def _dot(kind: str, x: Number, y: Number, r: Number) -> str:
+    return f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="{r}"/>'
+
+
+def _with_tip(tip: str, *shapes: str) -> str:
+    return f"<g><title>{escape(tip)}</title>{''.join(shapes)}</g>"
+
+
+def _text(kind: str, x: Number, y: Number, text: str, anchor: str = "middle") -> str:
+    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
 
 
 def _titles(x_title: str, y_title: str, middle: Number, width: Number, height: Number = HEIGHT) -> list[str]:
     x = (LEFT + width - RIGHT) / 2
-    return [
-        f'<text class="title" x="{x:.1f}" y="{height - 6}" text-anchor="middle">{escape(x_title)}</text>',
-        _upright(y_title, middle),
-    ]
+    return [_text("title", x, height - 6, x_title), _upright(y_title, middle)]
 
 
 def _upright(text: str, middle: Number) -> str:

@@ -106,10 +106,8 @@ def hide_words(
     for place, photo in enumerate(photos):
         for copy, caption in enumerate(photo.captions):
             whole = words = caption.split()
-            pieces = pieces_of(words)
-            while words and max(len(words), len(pieces)) > length - 2:  # a hidden word may have no piece
-                words = words[:-1]
-                pieces = pieces_of(words)
+            while max(len(words), len(pieces := pieces_of(words))) > length - 2 and words:
+                words = words[:-1]  # words count beside pieces, for a hidden one may have no piece
             cut += len(words) < len(whole)
             open_ = [at for at, word in enumerate(words) if _WORD.fullmatch(word)]
             if len(open_) < count or tokenizer.unk_token in pieces:

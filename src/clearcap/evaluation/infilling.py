@@ -6,6 +6,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -192,13 +193,12 @@ def evaluate_fill(
         }
         tally = Tally(progress, sum(len(rows) for rows, _ in asked.values()))
         tokens, _ = at.tokens(lambda n: tally.add(0, "encoding photos"), batch_size=16)
+        answer = partial(_answer, at, tokens, logits, seed)
         fillings: list[Filling] = []
         for count, (rows, counted) in asked.items():
             if not rows:
                 raise InputError(f"no reference has {count} words to hide; hide fewer")
-            fillings.append(
-                _filling(count, rows, counted, _answer_all(at, tokens, count, rows, logits, seed, tally))
-            )
+            fillings.append(_filling(count, rows, counted, _answer_all(at, count, rows, answer, tally)))
         found = FillEvaluation(manifest, tuple(fillings))
         at.save(found.to_json(), "fill.json")
     return found
@@ -227,11 +227,7 @@ def masked_language_model(pipeline: CaptionPipeline, source: str | Path | None) 
     if tokenizer.get_vocab() != pipeline.tokenizer.get_vocab():
         raise InputError(f"{source} has another vocabulary than the captioner; pass the one it was made from")
     placed = masked_lm.to(pipeline.captioner.device)
-
-    def logits(ids: Tensor, mask: Tensor) -> Tensor:
-        return placed(input_ids=ids, attention_mask=mask).logits
-
-    return logits, str(source)
+    return lambda ids, mask: placed(input_ids=ids, attention_mask=mask).logits, str(source)
 
 
 @torch.inference_mode()
@@ -260,13 +256,7 @@ def fill_masked(logits: Logits, pipeline: CaptionPipeline, templates: Sequence[T
 
 
 def _answer_all(
-    at: Session,
-    tokens: Float[Tensor, "photos tokens dim"],
-    count: int,
-    rows: Sequence[Hidden],
-    logits: Logits,
-    seed: int,
-    tally: Tally,
+    at: Session, count: int, rows: Sequence[Hidden], answer: Callable[[list[Hidden]], Answers], tally: Tally
 ) -> list[Answers]:
     """The answers to each batch of photos, going on after those that are kept."""
     photos = sorted({one.photo for one in rows})
@@ -277,40 +267,27 @@ def _answer_all(
     with at.journal(f"hidden{count}.jsonl", Answers, [len(batch) for batch in batches]) as journal:
         tally.add(sum(one.key for one in journal.done), f"{count} hidden")
         for place in journal.left:
-            journal.append(_answer(at, tokens, batches[place], logits, seed))
+            journal.append(answer(batches[place]))
             tally.add(len(batches[place]), f"{count} hidden")
     return journal.done
 
 
 def _answer(
-    at: Session,
-    tokens: Float[Tensor, "photos tokens dim"],
-    rows: Sequence[Hidden],
-    logits: Logits,
-    seed: int,
+    at: Session, tokens: Float[Tensor, "photos tokens dim"], logits: Logits, seed: int, rows: list[Hidden]
 ) -> Answers:
     templates = [one.template() for one in rows]
     shown = sorted({one.photo for one in rows})
-    image = tokens[shown]
-
-    def fill(image: Tensor | None) -> list[Infilled]:
-        return infill_captions(
-            at.pipeline.captioner,
-            at.pipeline.tokenizer,
-            image,
-            templates,
-            photos=None if image is None else [shown.index(one.photo) for one in rows],
-            seed=seed,
-            sampling=at.sampling,
-        )
-
+    photos = [shown.index(one.photo) for one in rows]
+    fill = partial(infill_captions, at.pipeline.captioner, at.pipeline.tokenizer, templates=templates)
+    fill = partial(fill, seed=seed, sampling=at.sampling)
+    systems: dict[str, Callable[[], list[Infilled]]] = {
+        PHOTO: partial(fill, tokens[shown], photos=photos),
+        BLIND: partial(fill, None),
+        MASKED: partial(fill_masked, logits, at.pipeline, templates),
+    }
     filled: dict[str, list[Infilled]] = {}
     seconds: dict[str, float] = {}
-    for name, work in (
-        (PHOTO, lambda: fill(image)),
-        (BLIND, lambda: fill(None)),
-        (MASKED, lambda: fill_masked(logits, at.pipeline, templates)),
-    ):
+    for name, work in systems.items():
         started = time.perf_counter()
         filled[name] = work()
         seconds[name] = time.perf_counter() - started

@@ -8,7 +8,6 @@ import os
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 from clearcap.data.reading import as_kind, member
@@ -35,9 +34,8 @@ class Entry:
     @classmethod
     def read(cls, record: dict[str, Any], where: str) -> Any:
         """What `record` gave. Raises InputError."""
-        return cls(
-            **{one.name: _tuples(member(record, one.name, object, where)) for one in dataclasses.fields(cls)}
-        )
+        names = [field.name for field in dataclasses.fields(cls)]
+        return cls(**{name: _tuples(member(record, name, object, where)) for name in names})
 
 
 Kind = TypeVar("Kind", bound=Entry)
@@ -111,9 +109,7 @@ class Journal(Generic[Kind]):
     def __enter__(self) -> Journal[Kind]:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._file is not None:
             self._file.flush()
             os.fsync(self._file.fileno())

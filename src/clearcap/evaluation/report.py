@@ -45,18 +45,16 @@ def write_report(
         InputError: the folder cannot be written, a photo cannot be read, or the curves are damaged.
     """
     folder = Path(folder)
+    page, sheet, training = folder / "report.html", folder / "contact_sheet.png", folder / "training.png"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        page, sheet = folder / "report.html", folder / "contact_sheet.png"
         page.write_text(render(found, corpus), encoding="utf-8")
         write_contact_sheet(found, corpus, sheet)
-        written = [page, sheet]
         if curves is not None:
-            plot_training(Path(curves), folder / "training.png")
-            written.append(folder / "training.png")
+            plot_training(Path(curves), training)
     except OSError as error:
         raise InputError(f"{folder} cannot be written ({error.strerror}); choose another folder") from error
-    return written
+    return [page, sheet] if curves is None else [page, sheet, training]
 
 
 def render(found: Evaluation, corpus: Corpus) -> str:
@@ -102,13 +100,7 @@ def render(found: Evaluation, corpus: Corpus) -> str:
 def by_length(found: Evaluation) -> list[Point]:
     """Mean CIDEr-D of the captions of each length in words; rare lengths joined with their neighbours."""
     lengths = np.array([len(words) for words in tokenize([one.caption for one in found.captions])])
-    return _points(
-        lengths.astype(float),
-        _values(found, "CIDEr-D"),
-        _joined(lengths),
-        "{low:g} words",
-        "{low:g} to {high:g} words",
-    )
+    return _points(lengths.astype(float), _values(found, "CIDEr-D"), _joined(lengths), "{} words", "g")
 
 
 def by_confidence(found: Evaluation, groups: int = 10) -> list[Point]:
@@ -117,13 +109,7 @@ def by_confidence(found: Evaluation, groups: int = 10) -> list[Point]:
     order = np.argsort(confidence, kind="stable")
     group = np.empty(len(order), int)
     group[order] = np.arange(len(order)) * min(groups, len(order)) // len(order)
-    return _points(
-        confidence,
-        _values(found, "CIDEr-D"),
-        group,
-        "confidence {low:.2f}",
-        "confidence {low:.2f} to {high:.2f}",
-    )
+    return _points(confidence, _values(found, "CIDEr-D"), group, "confidence {}", ".2f")
 
 
 def _joined(lengths: np.ndarray) -> np.ndarray:
@@ -142,16 +128,18 @@ def _joined(lengths: np.ndarray) -> np.ndarray:
 
 
 def _points(
-    x: Float[np.ndarray, " photos"], y: Float[np.ndarray, " photos"], group: np.ndarray, one: str, more: str
+    x: Float[np.ndarray, " photos"], y: Float[np.ndarray, " photos"], group: np.ndarray, label: str, form: str
 ) -> list[Point]:
+    """The mean of y in each group, labelled with the range of x in this form."""
     points = []
     for name in np.unique(group):
         held = group == name
         low, high = float(x[held].min()), float(x[held].max())
         mean, photos = float(y[held].mean()), int(held.sum())
         spread = 1.96 * float(y[held].std(ddof=1)) / photos**0.5 if photos > 1 else 0.0
-        label = (one if low == high else more).format(low=low, high=high)
-        points.append(Point(float(x[held].mean()), label, mean, mean - spread, mean + spread, photos))
+        range_ = f"{low:{form}}" if low == high else f"{low:{form}} to {high:{form}}"
+        center = float(x[held].mean())
+        points.append(Point(center, label.format(range_), mean, mean - spread, mean + spread, photos))
     return points
 
 
@@ -188,16 +176,12 @@ def _tiles(found: Evaluation) -> str:
         (name, f"{scores[name]:.3f}", f"{intervals[name][0]:.3f} to {intervals[name][1]:.3f}")
         for name in ("CIDEr-D", "BLEU-4", "ROUGE-L")
     ]
-    tiles.append(
-        (
-            "Distinct captions",
-            f"{said['distinct_share']:.0%}",
-            f"{said['distinct']:,} of {len(found.captions):,}",
-        )
-    )
-    tiles.append(("Vocabulary", f"{said['vocabulary']:,}", "different words"))
-    length = said["length"]
-    tiles.append(("Words a caption", f"{length['mean']:.1f}", f"{length['shortest']} to {length['longest']}"))
+    of_all, length = f"{said['distinct']:,} of {len(found.captions):,}", said["length"]
+    tiles += [
+        ("Distinct captions", f"{said['distinct_share']:.0%}", of_all),
+        ("Vocabulary", f"{said['vocabulary']:,}", "different words"),
+        ("Words a caption", f"{length['mean']:.1f}", f"{length['shortest']} to {length['longest']}"),
+    ]
     return "".join(
         f'<div class="tile"><div class="name">{escape(name)}</div><div class="figure">{escape(figure)}</div>'
         f'<div class="note">{escape(note)}</div></div>'
@@ -237,10 +221,10 @@ def _photos(found: Evaluation, corpus: Corpus, photos: Sequence[str]) -> str:
     return f'<div class="photos">{"".join(cards)}</div>'
 
 
-def photo_data(corpus: Corpus, photo: str, side: int = SIDE) -> str:
+def photo_data(corpus: Corpus, photo: str) -> str:
     """A photo of the corpus as a small JPEG in a data address. Raises InputError."""
-    image = corpus[photo].image.open(at_least=side)
-    image.thumbnail((side, side))
+    image = corpus[photo].image.open(at_least=SIDE)
+    image.thumbnail((SIDE, SIDE))
     data = io.BytesIO()
     image.save(data, "JPEG", quality=80, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode()
@@ -260,6 +244,5 @@ def _manifest(found: Evaluation) -> str:
         f'<tr><th scope="row">{escape(key.replace("_", " "))}</th><td>{escape(value)}</td></tr>'
         for key, value in [*exact, *rows]
     )
-    return (
-        f'<details class="card"><summary>Exact scores and manifest</summary><table>{cells}</table></details>'
-    )
+    summary = "<summary>Exact scores and manifest</summary>"
+    return f'<details class="card">{summary}<table>{cells}</table></details>'

@@ -69,21 +69,14 @@ def sample_all(
     Raises:
         InputError: the file holds other photos, or is damaged.
     """
-    groups = in_groups([photo.id for photo in at.photos], at.batch_size)
+    parts = [slice(start, start + at.batch_size) for start in range(0, len(at.photos), at.batch_size)]
+    groups = [tuple(photo.id for photo in at.photos[part]) for part in parts]
     with at.journal(name, Batch, groups) as journal:
         progress(sum(len(batch.photos) for batch in journal.done))
         for place in journal.left:
-            start = place * at.batch_size
-            journal.append(
-                _sample(at.pipeline, tokens[start : start + at.batch_size], groups[place], sampling, seed)
-            )
+            journal.append(_sample(at.pipeline, tokens[parts[place]], groups[place], sampling, seed))
             progress(len(groups[place]))
     return journal.done
-
-
-def in_groups(photos: Sequence[str], size: int) -> list[tuple[str, ...]]:
-    """Photos in batches of this size."""
-    return [tuple(photos[start : start + size]) for start in range(0, len(photos), size)]
 
 
 def calls_of(sampling: SamplingConfig, levels: int) -> int:

@@ -174,10 +174,8 @@ def refine_sweep(
         InputError: as ``steps_table``.
     """
     _check(steps)
-    kept: list[dict[str, Any]] = [{"refine_share": share} for share in shares] + [
-        {"refine_threshold": p} for p in thresholds
-    ]
-
+    kept: list[dict[str, Any]] = [{"refine_share": share} for share in shares]
+    kept += [{"refine_threshold": p} for p in thresholds]
     with Session(model, corpus, out=out, limit=limit, batch_size=batch_size, how=how) as at:
         base = at.sampling
         methods = []
@@ -194,13 +192,10 @@ def refine_sweep(
 
 def describe_back(sampling: SamplingConfig) -> str:
     """Back&Refine's parameters in a few words: ``t=0.5T keep 0.5L``."""
-    kept = (
-        f"keep p>={sampling.refine_threshold:g}"
-        if sampling.refine_threshold
-        else f"keep {sampling.refine_share:g}L"
-    )
+    threshold, share = sampling.refine_threshold, sampling.refine_share
+    kept = f"p>={threshold:g}" if threshold else f"{share:g}L"
     level = f" at {sampling.refine_level:g}T" if sampling.refine_level else ""
-    return f"t={sampling.refine_time:g}T {kept}{level}"
+    return f"t={sampling.refine_time:g}T keep {kept}{level}"
 
 
 def plot_table(found: MethodTable) -> Figure:
@@ -251,11 +246,11 @@ def _table(at: Session, methods: Sequence[Method], name: str, seed: int, progres
     )
     needed: dict[str, SamplingConfig] = {}  # methods that only choose differently share the samples of one
     for sampling in (method.sampling for method in methods):
-        setting = needed.setdefault(_setting(sampling), sampling)
-        if sampling.candidates > setting.candidates:
-            needed[_setting(sampling)] = sampling
+        setting = needed.get(_setting(sampling), sampling)
+        needed[_setting(sampling)] = max(setting, sampling, key=lambda one: one.candidates)
     levels = at.pipeline.captioner.objective.steps
-    work = {key: _work(sampling, levels) for key, sampling in needed.items()}
+    captions = {key: 1 if one.candidates == 1 else 1 + one.candidates for key, one in needed.items()}
+    work = {key: calls_of(one, levels) * captions[key] for key, one in needed.items()}
     tally = Tally(progress, len(at.photos) * (_ENCODING + sum(work.values())))
     tokens, encode_ms = at.tokens(lambda n: tally.add(n * _ENCODING, "encoding photos"))
     sampled = {
@@ -295,17 +290,8 @@ def _setting(sampling: SamplingConfig) -> str:
     )
 
 
-def _work(sampling: SamplingConfig, levels: int) -> int:
-    captions = 1 + (sampling.candidates if sampling.candidates > 1 else 0)
-    return calls_of(sampling, levels) * captions
-
-
 def _rows(
-    at: Session,
-    methods: Sequence[Method],
-    sampled: dict[str, list[Batch]],
-    encode_ms: float,
-    seed: int,
+    at: Session, methods: Sequence[Method], sampled: dict[str, list[Batch]], encode_ms: float, seed: int
 ) -> tuple[Row, ...]:
     rows: list[Row] = []
     plain: dict[int, Scored] = {}
@@ -313,9 +299,7 @@ def _rows(
         batches = sampled[_setting(method.sampling)]
         together = method.sampling.candidates > 1
         started = time.perf_counter()
-        captions = {
-            photo: caption for batch in batches for photo, caption in _captions(at, batch, method.sampling)
-        }
+        captions = dict(pair for batch in batches for pair in _captions(at, batch, method.sampling))
         choice_ms = 1000 * (time.perf_counter() - started) / len(captions)
         scored = score_captions(captions, at.references, metrics=SCORED, seed=seed)
         steps = method.sampling.steps

@@ -28,7 +28,6 @@ def plot_training(curves: Path, path: Path) -> None:
     Raises:
         InputError: the curves are missing, empty or damaged.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
@@ -40,30 +39,22 @@ def plot_training(curves: Path, path: Path) -> None:
 
     layout = ConstrainedLayoutEngine(w_pad=0.16, h_pad=0.12)  # inches
     figure = Figure(figsize=(13, 9.6 if samples else 4.6), layout=layout, facecolor="white")
-    FigureCanvasAgg(figure)
-    last = measures[-1]
-    hours = _seconds(measures) / 3600
-    title = f"Training: {last['step']:,} steps in {hours:.1f} hours"
+    title = f"Training: {measures[-1]['step']:,} steps in {_seconds(measures) / 3600:.1f} hours"
     figure.suptitle(title, x=0.012, ha="left", fontsize=17, color=INK, weight="bold")
     grid = figure.add_gridspec(3 if samples else 1, 3, height_ratios=[1, 1, 0.95] if samples else None)
     steps = [one["step"] for one in measures]
-    panels = (
-        ("latent", "Latent loss", BLUE),
-        ("caption", "Caption loss", BLUE),
-        ("lr", "Learning rate", SOFT),
-    )
-    for column, (key, title, colour) in enumerate(panels):
-        axes = figure.add_subplot(grid[0, column])
-        values = [one[key] for one in measures]
-        if key == "lr":
-            axes.plot(steps, values, color=colour, linewidth=2)
-            axes.set_ylim(bottom=0)
-            axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        else:
-            axes.plot(steps, values, color=colour, linewidth=0.8, alpha=0.3)
-            axes.plot(steps, smoothed(values), color=colour, linewidth=2)
-            axes.set_ylim(*_view(smoothed(values)))
-        _dress(axes, title, f"peak {max(values):.2g}" if key == "lr" else f"{smoothed(values)[-1]:.3f}")
+    for column, (key, title) in enumerate((("latent", "Latent loss"), ("caption", "Caption loss"))):
+        axes, values = figure.add_subplot(grid[0, column]), [one[key] for one in measures]
+        smooth = smoothed(values)
+        axes.plot(steps, values, color=BLUE, linewidth=0.8, alpha=0.3)
+        axes.plot(steps, smooth, color=BLUE, linewidth=2)
+        axes.set_ylim(*_view(smooth))
+        _dress(axes, title, f"{smooth[-1]:.3f}")
+    axes, rates = figure.add_subplot(grid[0, 2]), [one["lr"] for one in measures]
+    axes.plot(steps, rates, color=SOFT, linewidth=2)
+    axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    _dress(axes, "Learning rate", f"peak {max(rates):.2g}")
     if samples:
         scored = (("CIDEr-D", ORANGE), ("BLEU-4", GREEN), ("distinct", SOFT))
         for column, (key, colour) in enumerate(scored):
@@ -121,23 +112,18 @@ def _view(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _dress(axes: Any, title: str, latest: str) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     axes.set_title(title, loc="left", fontsize=11.5, color=INK)
     axes.set_title(latest, loc="right", fontsize=11.5, color=INK, weight="bold")
     axes.set_xlabel("step", color=SOFT)
     axes.tick_params(colors=SOFT, length=0)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k" if value >= 1000 else f"{value:g}")
-    axes.xaxis.set_major_locator(_few_ticks())
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.grid(axis="y", color=GRID, linewidth=1)
     axes.set_axisbelow(True)
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
+    axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color(SOFT)
-
-
-def _few_ticks() -> Any:
-    from matplotlib.ticker import MaxNLocator
-
-    return MaxNLocator(6, integer=True)
 
 
 def _captions(axes: Any, samples: Sequence[dict[str, Any]]) -> None:

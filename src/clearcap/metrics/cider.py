@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -30,9 +30,12 @@ def cider_d(corpus: Corpus, frequency: DocumentFrequency | None = None) -> Score
         corpus: counted candidates and references.
         frequency: document frequency; by default that of the corpus's own references.
     """
-    log_photos = np.log(float(max(1, frequency.photos if frequency else corpus.photos)))
-    idf = [log_photos - np.log(np.maximum(1.0, df)) for df in _frequencies(corpus, frequency)]
     photo = corpus.photo_of_reference
+    if frequency is None:
+        seen = (rows.merged(photo) for rows in corpus.references)
+        idf = _idf((np.bincount(rows.gram, minlength=rows.grams) for rows in seen), corpus.photos)
+    else:
+        idf = weights_of(corpus.counted, frequency)
     lengths_h = np.maximum(0, corpus.hypothesis_lengths - 1)
     lengths_r = np.maximum(0, corpus.reference_lengths - 1)
     similarity = np.zeros(len(photo))
@@ -78,19 +81,13 @@ def weights_of(counted: Counted, frequency: DocumentFrequency | None) -> list[Fl
     """Per order, the inverse document frequency of every n-gram; 1 for all without a document frequency."""
     if frequency is None:
         return [np.ones(rows.grams) for rows in counted.rows]
-    return [np.log(frequency.photos) - np.log(np.maximum(1, df)) for df in _looked_up(counted, frequency)]
+    looked_up = (np.array([frequency.counts.get(name, 0) for name in names]) for names in counted.names())
+    return _idf(looked_up, frequency.photos)
+
+
+def _idf(counts: Iterable[Int[np.ndarray, " grams"]], photos: int) -> list[Float[np.ndarray, " grams"]]:
+    return [np.log(max(1, photos)) - np.log(np.maximum(1, of_grams)) for of_grams in counts]
 
 
 def _length_penalty(a: Int[np.ndarray, ...], b: Int[np.ndarray, ...]) -> Float[np.ndarray, ...]:
     return np.exp(-((a - b) ** 2) / (2 * SIGMA**2))
-
-
-def _frequencies(corpus: Corpus, frequency: DocumentFrequency | None) -> list[Float[np.ndarray, " grams"]]:
-    if frequency is not None:
-        return _looked_up(corpus.counted, frequency)
-    seen = (rows.merged(corpus.photo_of_reference) for rows in corpus.references)
-    return [np.bincount(rows.gram, minlength=rows.grams).astype(float) for rows in seen]
-
-
-def _looked_up(counted: Counted, frequency: DocumentFrequency) -> list[Float[np.ndarray, " grams"]]:
-    return [np.array([frequency.counts.get(name, 0) for name in names], float) for names in counted.names()]

@@ -66,6 +66,7 @@ def diversity(candidates: Sequence[Sequence[str]], frequency: DocumentFrequency 
     flat = iter(tokenize(list(chain.from_iterable(candidates))))
     sets = [[split_tokens(next(flat)) for _ in captions] for captions in candidates]
     captions = list(chain.from_iterable(sets))
+    lengths = np.array([len(words) for words in captions])
     several = [words for words in sets if len(words) > 1]
     return Diversity(
         captions=len(captions),
@@ -74,7 +75,13 @@ def diversity(candidates: Sequence[Sequence[str]], frequency: DocumentFrequency 
         vocabulary=len(set(chain.from_iterable(captions))),
         self_cider=float(np.mean([_self_cider(words, frequency) for words in several])) if several else None,
         m_bleu=_m_bleu(several) if several else None,
-        lengths=_lengths(captions),
+        lengths=Lengths(
+            mean=float(lengths.mean()),
+            deviation=float(lengths.std()),
+            shortest=int(lengths.min()),
+            median=float(np.median(lengths)),
+            longest=int(lengths.max()),
+        ),
     )
 
 
@@ -111,14 +118,3 @@ def _m_bleu(sets: Sequence[Sequence[Sequence[str]]]) -> dict[str, float]:
     others = [[*words[:i], *words[i + 1 :]] for words in sets for i in range(len(words))]
     totals, _ = bleu.bleu(count_corpus(hypotheses, others))
     return dict(zip(bleu.NAMES, totals.tolist(), strict=True))
-
-
-def _lengths(captions: Sequence[Sequence[str]]) -> Lengths:
-    lengths = np.array([len(words) for words in captions])
-    return Lengths(
-        mean=float(lengths.mean()),
-        deviation=float(lengths.std()),
-        shortest=int(lengths.min()),
-        median=float(np.median(lengths)),
-        longest=int(lengths.max()),
-    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -83,41 +83,43 @@ class ClipScorer:
             owner = np.repeat(np.arange(len(ids)), [len(references[photo]) for photo in ids])
             nearest = np.zeros(len(ids))  # a negative cosine counts as 0
             np.maximum.at(nearest, owner, (flat * texts[owner]).sum(1))
-            columns["RefCLIPScore"] = _harmonic_mean(columns["CLIPScore"], nearest)
+            product, total = columns["CLIPScore"] * nearest, columns["CLIPScore"] + nearest
+            harmonic = np.divide(2 * product, total, out=np.zeros(len(ids)), where=total > 0)
+            columns["RefCLIPScore"] = harmonic
         return _table(ids, columns)
 
     def similarity(self, photo: Photo, captions: Sequence[str]) -> list[float]:
         """Cosine of one photo with each of several captions, for choosing among them."""
-        cosines: list[float] = (self.text_features(captions) @ self.image_features([photo])[0]).tolist()
-        return cosines
+        return list((self.text_features(captions) @ self.image_features([photo])[0]).tolist())
 
     def text_features(self, captions: Sequence[str]) -> Float[np.ndarray, "captions dim"]:
         """Unit vectors of captions, with the paper's prefix; cut at the model's longest text."""
         longest = self.model.config.text_config.max_position_embeddings
-        found = []
-        for part in _batches([CLIP_PREFIX + caption for caption in captions], self.batch):
-            inputs = self.processor(
-                text=part, return_tensors="pt", padding=True, truncation=True, max_length=longest
-            )
-            found.append(self._features("get_text_features", inputs))
-        return np.concatenate(found)
+        how = {"return_tensors": "pt", "padding": True, "truncation": True, "max_length": longest}
+        texts = [CLIP_PREFIX + caption for caption in captions]
+        return self._features("get_text_features", texts, lambda part: self.processor(text=part, **how))
 
     def image_features(self, photos: Sequence[Photo]) -> Float[np.ndarray, "photos dim"]:
         """Unit vectors of photos, resized and cropped as the model's processor says."""
-        found = []
-        for part in _batches(photos, self.batch):
-            inputs = self.processor(images=[_image(photo) for photo in part], return_tensors="pt")
-            found.append(self._features("get_image_features", inputs))
-        return np.concatenate(found)
 
-    def _features(self, method: str, inputs: Any) -> Float[np.ndarray, "batch dim"]:
+        def read(part: list[Photo]) -> Any:
+            return self.processor(images=[_image(photo) for photo in part], return_tensors="pt")
+
+        return self._features("get_image_features", photos, read)
+
+    def _features(
+        self, method: str, items: Sequence[Any], read: Callable[[list[Any]], Any]
+    ) -> Float[np.ndarray, "items dim"]:
         import torch
 
-        with torch.inference_mode():
-            features = getattr(self.model, method)(**inputs.to(self.model.device))
-            if not isinstance(features, torch.Tensor):  # newer transformers wrap the projected vector
-                features = features.pooler_output
-            return torch.nn.functional.normalize(features.float(), dim=-1).cpu().numpy().astype(float)
+        found = []
+        for part in _batches(items, self.batch):
+            with torch.inference_mode():
+                features = getattr(self.model, method)(**read(part).to(self.model.device))
+                if not isinstance(features, torch.Tensor):  # newer transformers wrap the projected vector
+                    features = features.pooler_output
+                found.append(torch.nn.functional.normalize(features.float(), dim=-1).cpu().numpy())
+        return np.concatenate(found).astype(float)
 
 
 @dataclass(frozen=True)
@@ -178,14 +180,13 @@ class BertScorer:
         ids = list(hypotheses)
         flat = [caption.strip() for photo in ids for caption in references[photo]]
         weight = self._weights(flat)
-        of_reference = list(self._encode(flat, weight))
-        of_hypothesis = list(self._encode([hypotheses[photo].strip() for photo in ids], weight))
-        best = np.zeros((len(ids), 3))
-        start = 0
-        for place, photo in enumerate(ids):
-            stop = start + len(references[photo])
-            scores = [_match(of_hypothesis[place], reference) for reference in of_reference[start:stop]]
-            best[place], start = np.max(scores, axis=0), stop
+        encoded = self._encode(flat, weight)
+        own = self._encode([hypotheses[photo].strip() for photo in ids], weight)
+        matches = (
+            [_match(hypothesis, next(encoded)) for _ in references[photo]]
+            for photo, hypothesis in zip(ids, own, strict=True)
+        )
+        best = np.array([np.max(scores, axis=0) for scores in matches])
         if self.baseline is not None:
             low = np.array(self.baseline)
             best = (best - low) / (1 - low)
@@ -196,25 +197,21 @@ class BertScorer:
         special = dict.fromkeys((self.tokenizer.cls_token_id, self.tokenizer.sep_token_id), 0.0)
         if not self.idf:
             return special
-        seen = Counter(token for caption in references for token in set(self._ids(caption)))
+        seen = Counter(token for caption in references for token in set(self._tokens(caption)["input_ids"]))
         documents = len(references)
         return {token: math.log((documents + 1) / (n + 1)) for token, n in seen.items()} | {
             -1: math.log(documents + 1)  # tokens that no reference holds
         }
 
-    def _ids(self, caption: str) -> list[int]:
-        return self.tokenizer(caption, truncation=True, max_length=self._longest())["input_ids"]
-
-    def _longest(self) -> int:
-        return min(self.tokenizer.model_max_length, 512)
+    def _tokens(self, text: str | list[str], **how: Any) -> Any:
+        longest = min(self.tokenizer.model_max_length, 512)
+        return self.tokenizer(text, truncation=True, max_length=longest, **how)
 
     def _encode(self, captions: Sequence[str], weight: Mapping[int, float]) -> Iterator[_Encoded]:
         import torch
 
         for part in _batches(captions, self.batch):
-            inputs = self.tokenizer(
-                part, return_tensors="pt", padding=True, truncation=True, max_length=self._longest()
-            ).to(self.model.device)
+            inputs = self._tokens(part, return_tensors="pt", padding=True).to(self.model.device)
             with torch.inference_mode():
                 output = self.model(**inputs, output_hidden_states=True).hidden_states[self.layer]
                 vectors = torch.nn.functional.normalize(output.float(), dim=-1)
@@ -245,12 +242,6 @@ def _match(hypothesis: _Encoded, reference: _Encoded) -> tuple[float, float, flo
 def _mean(values: Float[np.ndarray, " tokens"], weights: Float[np.ndarray, " tokens"]) -> float:
     total = weights.sum()
     return float(values @ weights / total) if total else 0.0
-
-
-def _harmonic_mean(
-    a: Float[np.ndarray, " photos"], b: Float[np.ndarray, " photos"]
-) -> Float[np.ndarray, " photos"]:
-    return np.divide(2 * a * b, a + b, out=np.zeros(len(a)), where=a + b > 0)
 
 
 def _table(ids: Sequence[PhotoId], columns: Mapping[str, Float[np.ndarray, " photos"]]) -> Scores:

@@ -70,8 +70,9 @@ class _Nodes:
 
     def _sequence(self, elements: list[str], at: int, node: int) -> tuple[int, int]:
         while at < len(elements) and elements[at] not in "|)":
-            following = self._after(elements, at)
-            low, high = self._repeats(elements[following] if following < len(elements) else "")
+            after = self._after(elements, at)
+            repeats = self._repeats(elements[after]) if after < len(elements) else None
+            low, high = repeats or (1, 1)
             for _ in range(low):
                 node = self._one(elements, at, node)
             if high is None:
@@ -80,28 +81,21 @@ class _Nodes:
                 self.free[self._one(elements, at, loop)].append(loop)
                 node = loop
             else:
-                exits = [node]
+                end = self.node()
                 for _ in range(high - low):
+                    self.free[node].append(end)
                     node = self._one(elements, at, node)
-                    exits.append(node)
-                node = self.node()
-                for leaving in exits:
-                    self.free[leaving].append(node)
-            repeated = following < len(elements) and self._is_repeat(elements[following])
-            at = following + repeated
+                self.free[node].append(end)
+                node = end
+            at = after + (repeats is not None)
         return node, at
 
     @staticmethod
-    def _is_repeat(element: str) -> bool:
-        return element in ("*", "+", "?") or (element[0] == "{" and element[1:2].isdigit())
-
-    def _repeats(self, element: str) -> tuple[int, int | None]:
-        if not element or not self._is_repeat(element):
-            return 1, 1
-        if element in "*+?":
-            return {"*": (0, None), "+": (1, None), "?": (0, 1)}[element]
-        low, _, high = element[1:-1].partition(",")
-        return int(low), int(high or low)
+    def _repeats(element: str) -> tuple[int, int | None] | None:
+        """How often, at least and at most, what stands before is repeated; None where `element` is no such sign."""
+        if match := re.fullmatch(r"\{(\d+)(?:,(\d+))?\}", element):
+            return int(match[1]), int(match[2] or match[1])
+        return {"*": (0, None), "+": (1, None), "?": (0, 1)}.get(element)
 
     @staticmethod
     def _after(elements: list[str], at: int) -> int:
@@ -127,13 +121,9 @@ class _Nodes:
         if element[0] == "{" and len(element) > 1:
             return False, self.sets[element[1:-1]]
         if element[0] == "[":
-            body = element[1:-1]
-            negated, body = body[0] == "^", body.removeprefix("^")
-            members: set[str] = set()
-            for first, last in _CLASS_MEMBER.findall(body):
-                a = _plain(first)
-                members.update(map(chr, range(ord(a), ord(_plain(last) if last else a) + 1)))
-            return negated, frozenset(members)
+            negated, body = element[1] == "^", element[1:-1].removeprefix("^")
+            ends = ((_plain(a), _plain(b or a)) for a, b in _CLASS_MEMBER.findall(body))
+            return negated, frozenset(chr(n) for a, b in ends for n in range(ord(a), ord(b) + 1))
         if element == ".":
             return True, frozenset("\n\r\u2028\u2029\v\f\x85")
         return False, either_case(_plain(element))

@@ -105,8 +105,7 @@ def check(hypotheses: Mapping[PhotoId, str], references: Mapping[PhotoId, Sequen
     if missing:
         raise InputError(
             f"{len(missing)} of {len(references)} photos have references but no candidate "
-            f"(first: {missing[0]!r}); "
-            "caption every photo, or pass the references of the captioned ones only"
+            f"(first: {missing[0]!r}); caption every photo, or pass the references of the captioned ones only"
         )
     for photo, caption in hypotheses.items():
         if not isinstance(caption, str):

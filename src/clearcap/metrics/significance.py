@@ -53,19 +53,14 @@ def intervals(scores: Scores, samples: int = 1000, level: float = 0.95, seed: in
     """Bootstrap interval of each metric over photos sampled with replacement.
 
     BLEU is recomputed from summed n-gram statistics of each resample. CIDEr-D keeps the document frequency of
-    the whole set, as if it were given. Scores that cannot be
-    computed from parts, such as METEOR, are left out.
+    the whole set, as if it were given. Scores that cannot be computed from parts, such as METEOR, are left out.
     """
     _check(samples, level)
     rng = np.random.default_rng(seed)
     names = _resampled(scores)
-    found = [
-        _of_selections(names, (scores, weights)) for weights in _resamples(rng, len(scores.photos), samples)
-    ]
-    return {
-        name: _interval(scores.corpus[name], np.concatenate([one[name] for one in found]), level)
-        for name in names
-    }
+    resamples = _resamples(rng, len(scores.photos), samples)
+    found = _joined([_of_selections(names, (scores, weights)) for weights in resamples])
+    return {name: _interval(scores.corpus[name], found[name], level) for name in names}
 
 
 def compare(
@@ -86,23 +81,21 @@ def compare(
     names = [name for name in _resampled(a) if name in _resampled(b)]
     if not names:
         raise InputError(f"the two results share no metric ({', '.join(a.corpus)} and {', '.join(b.corpus)})")
-    photos = len(a.photos)
-    resampled, swapped = [], []
-    rng = np.random.default_rng(seed)
-    for weights in _resamples(rng, photos, samples):
-        resampled.append(_differences(names, [(a, weights)], [(b, weights)]))
-    for size in _batches(samples):
-        keep = rng.integers(0, 2, (size, photos))
-        swapped.append(_differences(names, [(a, keep), (b, 1 - keep)], [(b, keep), (a, 1 - keep)]))
-    return {
-        name: _comparison(
-            a.corpus[name] - b.corpus[name],
-            np.concatenate([one[name] for one in resampled]),
-            np.concatenate([one[name] for one in swapped]),
-            level,
-        )
-        for name in names
-    }
+    rng, photos = np.random.default_rng(seed), len(a.photos)
+    resamples = _resamples(rng, photos, samples)
+    resampled = _joined([_differences(names, [(a, taken)], [(b, taken)]) for taken in resamples])
+    kept = (rng.integers(0, 2, (size, photos)) for size in _batches(samples))
+    swaps = (([(a, keep), (b, 1 - keep)], [(b, keep), (a, 1 - keep)]) for keep in kept)
+    swapped = _joined([_differences(names, *swap) for swap in swaps])
+    found: dict[str, Comparison] = {}
+    for name in names:
+        difference, values = a.corpus[name] - b.corpus[name], resampled[name]
+        beyond = min((values <= 0).mean(), (values >= 0).mean())
+        # one added to both: the arrangement that was observed is one of the permutations
+        extreme = (1 + (np.abs(swapped[name]) >= abs(difference) - 1e-12).sum()) / (1 + samples)
+        interval = _interval(difference, values, level)
+        found[name] = Comparison(interval, float(min(1.0, 2 * beyond)), float(extreme))
+    return found
 
 
 def _check(samples: int, level: float) -> None:
@@ -131,8 +124,8 @@ def _resamples(
         yield rng.multinomial(photos, np.full(photos, 1 / photos), size)
 
 
-def _values(scores: Scores, name: str) -> Float[np.ndarray, " photos"]:
-    return np.array(list(scores.per_caption[name].values()), float)
+def _joined(batches: Sequence[dict[str, Any]]) -> dict[str, Float[np.ndarray, " samples"]]:
+    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
 
 def _of_selections(
@@ -150,7 +143,10 @@ def _of_selections(
         pools = [(scores.pool_of(name), taken) for scores, taken in parts]
         first = pools[0][0]
         if first is None:
-            found[name] = sum(taken @ _values(scores, name) for scores, taken in parts) / photos
+            columns = [np.array(list(scores.per_caption[name].values()), float) for scores, _ in parts]
+            found[name] = (
+                sum(taken @ column for (_, taken), column in zip(parts, columns, strict=True)) / photos
+            )
         elif name not in found:
             table = first.of_sum(sum(taken @ pool.rows for pool, taken in pools if pool is not None))
             found |= {one: table[:, column] for column, one in enumerate(first.scores)}
@@ -175,15 +171,3 @@ def _reordered(scores: Scores, like: Scores) -> Scores:
 def _interval(estimate: float, values: Float[np.ndarray, " samples"], level: float) -> Interval:
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return Interval(estimate, float(low), float(high), level)
-
-
-def _comparison(
-    difference: float,
-    resampled: Float[np.ndarray, " samples"],
-    swapped: Float[np.ndarray, " samples"],
-    level: float,
-) -> Comparison:
-    beyond = min((resampled <= 0).mean(), (resampled >= 0).mean())
-    # one added to both: the arrangement that was observed is one of the permutations
-    extreme = (1 + (np.abs(swapped) >= abs(difference) - 1e-12).sum()) / (1 + len(swapped))
-    return Comparison(_interval(difference, resampled, level), float(min(1.0, 2 * beyond)), float(extreme))

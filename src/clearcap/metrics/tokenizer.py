@@ -18,12 +18,10 @@ _LINE_BREAKS = str.maketrans(dict.fromkeys("\n\r\v\f\u2028\u2029", " "))
 _FRACTIONS = str.maketrans({"¼": "1/4", "½": "1/2", "¾": "3/4", "⅓": "1/3", "⅔": "2/3"})
 _MONEY = str.maketrans({"¢": "cents", "£": "#"} | dict.fromkeys("\x80¤₠€", "$"))
 _ROUND = str.maketrans({"(": "-LRB-", ")": "-RRB-"})
-_QUOTES = str.maketrans(
-    dict.fromkeys("\x91‘‛‹", "`")
-    | dict.fromkeys("\x92’›", "'")
-    | dict.fromkeys("\x93“«", "``")
-    | dict.fromkeys("\x94”»", "''")
-)
+_QUOTES = dict.fromkeys("\x91‘‛‹", "`") | dict.fromkeys("\x92’›", "'")
+_QUOTES |= dict.fromkeys("\x93“«", "``") | dict.fromkeys("\x94”»", "''")
+_CLOSING = str.maketrans(_QUOTES | {'"': "''"})
+_OPENING = str.maketrans(_QUOTES | {'"': "``", "'": "`"})
 _AMPERSAND = re.compile("&amp;", re.IGNORECASE)
 _BEYOND_BASIC_PLANE = re.compile("[\U00010000-\U0010ffff]")
 _OTHER_SPACES = "\t\xa0\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u3000"
@@ -103,10 +101,7 @@ def _scan_line(text: str, start: int, stop: int, inner: Memory, final: Memory) -
                 raise AssertionError(f"no rule matches {text[at]!r}")
             token, at = _token(match.rule, text[at : match.end], at)
             seen = max(seen, match.seen)
-            if " " in token:
-                tokens += filter(None, token.split(" "))
-            elif token:
-                tokens.append(token)
+            tokens += filter(None, token.split(" "))
         if at == end and seen <= end + 1:
             memory[chunk] = tuple(token for token in tokens if token not in PUNCTUATION)
         yield from tokens
@@ -138,13 +133,7 @@ def _token(rule: str, text: str, start: int) -> tuple[str, int]:
         text = text[:1] if len(text) == 2 else text
     else:
         text = _SPELLING[rule](text)
-    if _HALF.search(text):
-        text = _whole(text)
-    return (_lower_with_sigma(text) if "Σ" in text else text.lower()), end
-
-
-def _as_is(text: str) -> str:
-    return text
+    return _lower(_whole(text) if _HALF.search(text) else text), end
 
 
 def _without_soft_hyphens(text: str) -> str:
@@ -155,34 +144,20 @@ def _hard_spaces(text: str) -> str:
     return text.replace(" ", "\xa0")
 
 
-def _plain_ampersands(text: str) -> str:
-    return _AMPERSAND.sub("&", text)
-
-
-def _closing(text: str) -> str:
-    return text.replace("&apos;", "'").replace('"', "''").replace("&quot;", "''").translate(_QUOTES)
-
-
-def _opening(text: str) -> str:
-    return (
-        text.replace("&apos;", "`")
-        .replace("'", "`")
-        .replace('"', "``")
-        .replace("&quot;", "``")
-        .translate(_QUOTES)
-    )
+def _plain_quotes(text: str) -> str:
+    return text.replace("&apos;", "'").replace("&quot;", '"')
 
 
 _SPELLING: dict[str, Callable[[str], str]] = {  # kind of token (a rule of `ptb.RULES`) -> how it is written
-    "plain": _as_is,
+    "plain": str,
     "word": _without_soft_hyphens,
     "soft": _without_soft_hyphens,
     "tag": _hard_spaces,
     "spaced": _hard_spaces,
     "phone": lambda text: _hard_spaces(text).translate(_ROUND),
-    "ampersand": _plain_ampersands,
-    "closing": _closing,
-    "opening": _opening,
+    "ampersand": lambda text: _AMPERSAND.sub("&", text),
+    "closing": lambda text: _plain_quotes(text).translate(_CLOSING),
+    "opening": lambda text: _plain_quotes(text).translate(_OPENING),
     "fraction": lambda text: text.translate(_FRACTIONS),
     "money": lambda text: text.translate(_MONEY),
     "smiley": lambda text: text.translate(_ROUND),
@@ -193,26 +168,21 @@ _SPELLING: dict[str, Callable[[str], str]] = {  # kind of token (a rule of `ptb.
     "<": lambda text: "<",
     ">": lambda text: ">",
     "skip": lambda text: "",
-    "newline": lambda text: "",
 }
 
 
-def _lower_with_sigma(text: str) -> str:
+def _lower(text: str) -> str:
     """Lower case with Java's choice of the final sigma: the last letter with a case in its word."""
+    if "Σ" not in text:
+        return text.lower()
 
     def word(match: re.Match[str]) -> str:
-        letters = match.group()
-        cased = [c.lower() != c.upper() for c in letters]
-        return "".join(
-            ("ς" if any(cased[:i]) and not any(cased[i + 1 :]) else "σ") if c == "Σ" else c.lower()
-            for i, c in enumerate(letters)
-        )
+        cased = [c.lower() != c.upper() for c in match.group()]
+        finals = (any(cased[:i]) and not any(cased[i + 1 :]) for i in range(len(cased)))
+        letters = zip(match.group(), finals, strict=True)
+        return "".join(("ς" if final else "σ") if c == "Σ" else c for c, final in letters)
 
-    return "".join(
-        word(match) if match else part.lower()
-        for part in re.split(f"({_SIGMA_WORD.pattern})", text)
-        for match in [_SIGMA_WORD.fullmatch(part)]
-    )
+    return _SIGMA_WORD.sub(word, text).lower()
 
 
 def _halves(match: re.Match[str]) -> str:

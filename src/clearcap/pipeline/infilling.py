@@ -106,9 +106,7 @@ def length_template(low: int, high: int | None = None, prefix: str = "") -> Temp
     Raises:
         InputError: the lengths contradict each other, or leave no word to add to the prefix.
     """
-    high = low if high is None else high
-    _blank(low, high, "length")
-    said = len(prefix.split())
+    high, said = _blank(low, high, "length").high, len(prefix.split())
     if high <= said:
         raise InputError(
             f"a caption of at most {high} words cannot go on after the {said} of {prefix!r}; allow more"
@@ -146,8 +144,7 @@ def keyword_templates(keywords: Sequence[str], low: int, high: int | None = None
     Raises:
         InputError: no keywords, or more of them than words.
     """
-    high = low if high is None else high
-    _blank(low, high, "length")
+    high = _blank(low, high, "length").high
     lengths = [len(keyword.split()) for keyword in keywords]
     if not keywords or not all(lengths):
         raise InputError("no keyword to contain; pass one or more words")
@@ -178,9 +175,7 @@ def keyword_templates(keywords: Sequence[str], low: int, high: int | None = None
     ]
 
 
-def layouts_of(
-    template: Template, tokenizer: Any, length: int, *, keep_period: bool = True, blank_token: str = "[MASK]"
-) -> list[Layout]:
+def layouts_of(template: Template, tokenizer: Any, length: int, *, keep_period: bool = True) -> list[Layout]:
     """Every placement of a template that fits, at most ``MAX_LAYOUTS``.
 
     Args:
@@ -188,7 +183,6 @@ def layouts_of(
         tokenizer: of the captioner.
         length: positions of a caption, [CLS] and [SEP] included.
         keep_period: whether the captioner knows the full stop at a caption's end.
-        blank_token: stands in the blanks while the fixed words are encoded.
 
     Raises:
         InputError: a fixed word is unknown, nothing fits, or too many placements do.
@@ -208,10 +202,7 @@ def layouts_of(
         raise InputError(
             f"{describe(template)!r} can be placed in more than {MAX_LAYOUTS} ways; narrow its ranges of words"
         )
-    blank_id = tokenizer.convert_tokens_to_ids(blank_token)
-    return [
-        _place(fixed, count, tokenizer.cls_token_id, tokenizer.sep_token_id, blank_id) for count in counts
-    ]
+    return [_place(fixed, count, tokenizer) for count in counts]
 
 
 @torch.inference_mode()
@@ -254,11 +245,14 @@ def infill_captions(
     requests: list[CaptionRequest] = []
     owners: list[int] = []
     for owner, given in enumerate(templates):
-        for number, (template, layout) in enumerate(
-            _all_layouts(given, tokenizer, captioner.length, keep_period)
-        ):
+        placed = [
+            (template, layout)
+            for template in _templates(given)
+            for layout in layouts_of(template, tokenizer, captioner.length, keep_period=keep_period)
+        ]
+        for number, row in enumerate(placed):
             for copy in range(how.candidates):
-                rows.append((template, layout))
+                rows.append(row)
                 requests.append(CaptionRequest(photos[owner], copy * 1000 + number))
                 owners.append(owner)
     x0 = captioner.sample(
@@ -270,13 +264,11 @@ def infill_captions(
     )
     probabilities = captioner.logits(x0).softmax(-1)
     allowed = word_ids(tokenizer, captioner.text.special_ids, probabilities.shape[-1]).to(x0.device)
-    best: list[Infilled | None] = [None] * len(templates)
-    for owner, (template, layout), row in zip(owners, rows, probabilities, strict=True):
-        filled = read_infilled(template, layout, row, allowed, tokenizer)
-        champion = best[owner]
-        if champion is None or filled.confidence > champion.confidence:
-            best[owner] = filled
-    return [filled for filled in best if filled is not None]
+    best: dict[int, Infilled] = {}
+    for owner, (template, layout), of_words in zip(owners, rows, probabilities, strict=True):
+        filled = read_infilled(template, layout, of_words, allowed, tokenizer)
+        best[owner] = max(best.get(owner, filled), filled, key=lambda one: one.confidence)  # first of equals
+    return list(best.values())
 
 
 def fixed_words(captioner: Network, layouts: Sequence[Layout]) -> FixedLatents:
@@ -299,11 +291,9 @@ def word_ids(tokenizer: Any, special_ids: Sequence[int], vocab: int) -> Bool[Ten
 
 def gives_most(given: str | Template | Sequence[Template]) -> bool:
     """Whether every template gives more words than it asks for."""
-    if isinstance(given, str):
-        given = parse_template(given)
     return all(
         sum(part.high if isinstance(part, Blank) else -len(part.split()) for part in template.parts) < 0
-        for template in ([given] if isinstance(given, Template) else given)
+        for template in _templates(given)
     )
 
 
@@ -319,7 +309,8 @@ def describe(template: Template) -> str:
     return " ".join(shown)
 
 
-def _blank(low: int, high: int, where: str) -> Blank:
+def _blank(low: int, high: int | None, where: str) -> Blank:
+    high = low if high is None else high
     if low > high:
         raise InputError(f"{where}: at least {low} and at most {high} words contradict each other; swap them")
     if low < 1:
@@ -344,29 +335,22 @@ def _fixed_ids(template: Template, tokenizer: Any, keep_period: bool) -> list[li
     return ids
 
 
-def _place(
-    fixed: Sequence[list[int] | None], counts: Sequence[int], cls: int, sep: int, blank: int
-) -> Layout:
-    ids, blanks, left = [cls], [], iter(counts)
+def _place(fixed: Sequence[list[int] | None], counts: Sequence[int], tokenizer: Any) -> Layout:
+    ids, blanks, left = [tokenizer.cls_token_id], [], iter(counts)
+    mask = tokenizer.convert_tokens_to_ids("[MASK]")  # stands in the blanks while the fixed words are encoded
     for part in fixed:
         if part is None:
             count = next(left)
             blanks.append(tuple(range(len(ids), len(ids) + count)))
-            ids += [blank] * count
+            ids += [mask] * count
         else:
             ids += part
-    return Layout((*ids, sep), tuple(blanks))
+    return Layout((*ids, tokenizer.sep_token_id), tuple(blanks))
 
 
-def _all_layouts(
-    given: str | Template | Sequence[Template], tokenizer: Any, length: int, keep_period: bool
-) -> list[tuple[Template, Layout]]:
-    if isinstance(given, str):
-        given = parse_template(given)
-    templates = [given] if isinstance(given, Template) else list(given)
-    return [
-        (t, layout) for t in templates for layout in layouts_of(t, tokenizer, length, keep_period=keep_period)
-    ]
+def _templates(given: str | Template | Sequence[Template]) -> list[Template]:
+    given = parse_template(given) if isinstance(given, str) else given
+    return [given] if isinstance(given, Template) else list(given)
 
 
 def layout_tensors(
