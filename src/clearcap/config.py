@@ -172,17 +172,13 @@ class DiffusionConfig:
             self.timestep_exponent > 0,
             f"diffusion.timestep_exponent={self.timestep_exponent} must be positive; 1 draws levels evenly",
         )
-        require(
-            self.caption_weight >= 0, f"diffusion.caption_weight={self.caption_weight} must not be negative"
-        )
         require(self.levels >= 1, f"diffusion.levels={self.levels} must be at least 1")
         require(
             0 <= self.lag < self.steps,
             f"diffusion.lag={self.lag} must lie below diffusion.steps={self.steps}",
         )
-        require(
-            self.dynamic_weight >= 0, f"diffusion.dynamic_weight={self.dynamic_weight} must not be negative"
-        )
+        for name in ("caption_weight", "dynamic_weight"):
+            require(getattr(self, name) >= 0, f"diffusion.{name}={getattr(self, name)} must not be negative")
         require(
             self.infilling == 0 or self.prediction_type == "x0",
             f"diffusion.infilling={self.infilling} needs diffusion.prediction_type=x0, not {self.prediction_type}: "

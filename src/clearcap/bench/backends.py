@@ -99,7 +99,7 @@ def open_backends(model: str, folder: Path) -> dict[str, Backend]:
     load = CaptionPipeline.from_pretrained
     return {
         FIRST: Backend(load(model, device="cpu")),
-        "torch packed": Backend(load(model, device="cpu", backend="packed")),
+        "torch packed": Backend(load(model, device="cpu", backend="prepacked")),
         "torch bfloat16": Backend(load(model, device="cpu", dtype=torch.bfloat16)),
         "onnx float32": Backend(load(folder / "float32")),
         "onnx int8": Backend(load(folder / "int8")),
@@ -193,16 +193,9 @@ def _rows(backends: Mapping[str, Backend], references: dict[str, tuple[str, ...]
         scores = score_captions(backend.captions, references, metrics=["CIDEr-D"], seed=seed).scores
         base = base or (ids, scores)
         equal = ids == base[0]
+        tokens, photos = float(equal.float().mean()), int(equal.all(-1).sum())
         difference = compare(base[1], scores, seed=seed)["CIDEr-D"].difference
-        rows.append(
-            Row(
-                name,
-                alone,
-                together=_median(backend.together),
-                tokens=float(equal.float().mean()),
-                photos=int(equal.all(-1).sum()),
-                cider=scores.corpus["CIDEr-D"],
-                loss=(difference.estimate, difference.low, difference.high),
-            )
-        )
+        loss = (difference.estimate, difference.low, difference.high)
+        together, cider = _median(backend.together), scores.corpus["CIDEr-D"]
+        rows.append(Row(name, alone, together, tokens, photos, cider, loss))
     return rows

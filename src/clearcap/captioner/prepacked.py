@@ -31,8 +31,7 @@ class PackedLinear(nn.Module):
         self._bias = None if linear.bias is None else linear.bias.detach()
 
     def forward(self, x: Float[Tensor, "*batch in_features"]) -> Float[Tensor, "*batch out_features"]:
-        product: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "none", [], "")
-        return product
+        return torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "none", [], "")
 
     def __getstate__(self) -> dict[str, Any]:
         """For pickling and copying: the weight in its usual layout, which loses nothing."""
@@ -62,8 +61,7 @@ class KeptNull(nn.Module):
 
     def image_context(self, image: ImageTokens) -> Context:
         """As the denoiser's own."""
-        context: Context = self.denoiser.image_context(image)
-        return context
+        return self.denoiser.image_context(image)
 
     def null_context(self) -> Context:
         """What the denoiser's own gave when it was wrapped."""
@@ -71,8 +69,7 @@ class KeptNull(nn.Module):
 
     def forward(self, x: Latents, x_self: Latents, t: Int[Tensor, " batch"], context: Context) -> Latents:
         """As the denoiser's own."""
-        output: Tensor = self.denoiser(x, x_self, t, context)
-        return output
+        return self.denoiser(x, x_self, t, context)
 
 
 def packable(module: nn.Module) -> bool:

@@ -30,8 +30,8 @@ def build_captioner(preset: Preset, *, seed: int = 0) -> tuple[Captioner, Any]:
     """
     kind = registry.find("text space", preset.text.kind)
     pretrained, tokenizer = load_language_model(preset.text.source, kind.pretrained_class)
-    filler = tokenizer.convert_tokens_to_ids(preset.text.filler)
-    if filler == tokenizer.unk_token_id:
+    tokens = special_ids(tokenizer, preset.text.filler)
+    if tokens["filler"] == tokenizer.unk_token_id:
         raise InputError(
             f"text.filler={preset.text.filler!r} is not in the vocabulary of {preset.text.source}"
         )
@@ -41,21 +41,16 @@ def build_captioner(preset: Preset, *, seed: int = 0) -> tuple[Captioner, Any]:
         **preset.of_the_model(),
         bert=kind.sizes_of(pretrained),
         tower={} if preset.vision.kind == "compact" else encoder.settings(),
-        tokens={
-            "pad": tokenizer.pad_token_id,
-            "cls": tokenizer.cls_token_id,
-            "sep": tokenizer.sep_token_id,
-            "filler": filler,
-            "mask": tokenizer.mask_token_id,
-        },
+        tokens=tokens | {"mask": tokenizer.mask_token_id},
     )
     torch.manual_seed(seed)
     captioner = Captioner(config)
     captioner.text.copy_weights(pretrained)
     if preset.vision.source:  # else it stays as the seed drew it
         captioner.vision.load_state_dict(encoder.state_dict(), strict=True)
-    if preset.denoiser.null == "mean-colour":
-        set_null_image(captioner)
+    if preset.denoiser.null == "mean-colour":  # stands for no photo in LaDiC's code
+        with torch.no_grad():
+            captioner.denoiser.null_image.copy_(captioner.vision.null_image())
     return captioner, tokenizer
 
 
@@ -80,9 +75,8 @@ def continue_captioner(preset: Preset) -> tuple[Captioner, Any]:
             )
     config = copy.deepcopy(start.config)
     config.tokens = {**config.tokens, "mask": tokenizer.mask_token_id}
-    config.denoiser = dataclasses.asdict(preset.denoiser)
-    config.diffusion = dataclasses.asdict(preset.diffusion)
-    config.sampling = dataclasses.asdict(preset.sampling)
+    for section in ("denoiser", "diffusion", "sampling"):
+        setattr(config, section, dataclasses.asdict(getattr(preset, section)))
     captioner = Captioner(config)
     captioner.load_state_dict(start.state_dict(), strict=True)
     if preset.vision.kind == "compact" and preset.vision.source:
@@ -91,10 +85,10 @@ def continue_captioner(preset: Preset) -> tuple[Captioner, Any]:
     return captioner, tokenizer
 
 
-@torch.no_grad()
-def set_null_image(captioner: Any) -> None:
-    """A photo of the mean colour stands for no photo (LaDiC's code)."""
-    captioner.denoiser.null_image.copy_(captioner.vision.null_image())
+def special_ids(tokenizer: Any, filler: str) -> dict[str, int]:
+    """Ids of the special tokens that a captioner needs, and of the one that stands for them in the caption loss."""
+    special = {"pad": tokenizer.pad_token_id, "cls": tokenizer.cls_token_id, "sep": tokenizer.sep_token_id}
+    return {**special, "filler": tokenizer.convert_tokens_to_ids(filler)}
 
 
 def load_language_model(source: str, class_name: str) -> tuple[Any, Any]:
@@ -125,10 +119,8 @@ def load_language_model(source: str, class_name: str) -> tuple[Any, Any]:
         tokenizer = transformers.AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError, SafetensorError) as fault:
         raise InputError(f"text.source={source!r} cannot be loaded ({str(fault).splitlines()[0]})") from fault
-    unneeded = (
-        "bert.pooler.",
-        "cls.seq_relationship.",
-    )  # of next-sentence prediction, in Google's checkpoints
+    # Of next-sentence prediction, in Google's checkpoints.
+    unneeded = ("bert.pooler.", "cls.seq_relationship.")
     unexpected = [key for key in map(str, loading["unexpected_keys"]) if not key.startswith(unneeded)]
     resized = [str(key) for key, *_ in loading["mismatched_keys"]]
     for fault_, keys in (

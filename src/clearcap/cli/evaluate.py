@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clearcap.cli import options
+from clearcap.errors import InputError
 
 if TYPE_CHECKING:
     from clearcap.evaluation.run import Evaluation
@@ -121,7 +122,6 @@ def _print(found: Evaluation) -> None:
 
 
 def _compare(folders: tuple[Path, Path], as_json: bool) -> None:
-    from clearcap.errors import InputError
     from clearcap.evaluation.run import load_evaluation
     from clearcap.evaluation.scores import metrics_of
 
@@ -154,7 +154,6 @@ def compare_captions(
         InputError: no photo is captioned by both.
     """
     from clearcap.data.records import several
-    from clearcap.errors import InputError
     from clearcap.evaluation.scores import score_captions
     from clearcap.metrics.significance import compare
 

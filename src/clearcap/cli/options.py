@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from clearcap.errors import RenamedWarning
+from clearcap.errors import InputError, RenamedWarning
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -57,7 +57,6 @@ def spelt(data: str, root: str, split: str) -> str:
 def open_split(data: str, root: str, split: str, option: list[str] | None, subset: bool) -> Corpus:
     """The corpus that the common options ask for. Raises InputError."""
     from clearcap.data.corpus import open_spec
-    from clearcap.errors import InputError
 
     if not data and not root:
         raise InputError("no --data; pass the corpus as NAME:ROOT:SPLIT, as in --data flickr8k:DIR:dev")
@@ -66,8 +65,6 @@ def open_split(data: str, root: str, split: str, option: list[str] | None, subse
 
 def key_values(texts: list[str] | None) -> dict[str, Any]:
     """Options of a corpus's reader, each KEY=VALUE. Raises InputError."""
-    from clearcap.errors import InputError
-
     options: dict[str, Any] = {}
     for text in texts or []:
         key, equals, value = text.partition("=")
@@ -79,8 +76,6 @@ def key_values(texts: list[str] | None) -> dict[str, Any]:
 
 def number_list(text: str, kind: type[Number], name: str) -> list[Number]:
     """``1,2,5`` as a list; empty text is none. Raises InputError."""
-    from clearcap.errors import InputError
-
     try:
         return [kind(part) for part in text.split(",")] if text else []
     except ValueError as fault:
@@ -90,24 +85,12 @@ def number_list(text: str, kind: type[Number], name: str) -> list[Number]:
 @contextmanager
 def shown_progress(what: str) -> Iterator[Callable[..., None]]:
     """A bar on standard error, moved by calling (done, total) or (done, total, what)."""
+    from rich import progress
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    bar = Progress(*columns, console=Console(stderr=True))
+    columns = ("{task.description}", progress.BarColumn(), progress.MofNCompleteColumn())
+    times = (progress.TimeElapsedColumn(), progress.TimeRemainingColumn())
+    bar = progress.Progress(*columns, *times, console=Console(stderr=True))
     task = bar.add_task(what, total=None)
 
     def advance(done: int, total: int, now: str = what) -> None:

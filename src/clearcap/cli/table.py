@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -55,20 +58,14 @@ def table(
     texts = {"times": times, "shares": shares, "thresholds": thresholds, "levels": levels}
     grid = {name: options.number_list(text, float, f"--{name}") for name, text in texts.items()}
     corpus = options.open_split(data, root, split, option, subset)
+    if refine_sweep:
+        run: Callable[..., MethodTable] = partial(sweep, steps=counts, **grid)  # type: ignore[arg-type]
+    else:
+        run = partial(steps_table, steps=counts or [1, 2, 5, 10, 30], candidates=candidates)
     with options.shown_progress("starting") as advance:
-        common = {
-            "out": out,
-            "limit": limit,
-            "batch_size": batch_size,
-            "seed": seed,
-            "progress": advance,
-            **how,
-        }
-        if refine_sweep:
-            found = sweep(model, corpus, steps=counts, **grid, **common)  # type: ignore[arg-type]
-        else:
-            counts = counts or [1, 2, 5, 10, 30]
-            found = steps_table(model, corpus, steps=counts, candidates=candidates, **common)
+        found = run(
+            model, corpus, out=out, limit=limit, batch_size=batch_size, seed=seed, progress=advance, **how
+        )
     if as_json:
         print(json.dumps(found.to_json(), ensure_ascii=False))
     else:
@@ -78,26 +75,15 @@ def table(
 def _print(found: MethodTable) -> None:
     manifest = found.manifest
     rows: list[list[str] | None] = []
-    earlier = None
-    for row in found.rows:
-        steps = row.method.sampling.steps
-        if earlier not in (None, steps):
-            rows.append(None)
-        scores, said = row.scored.scores.corpus, row.scored.diversity
-        rows.append(
-            [
-                "" if steps == earlier else str(steps),
-                row.method.name,
-                f"{scores['BLEU-4']:.4f}",
-                f"{scores['CIDEr-D']:.4f}",
-                f"{said['distinct']:,}",
-                f"{said['length']['mean']:.1f}",
-                f"{row.ms:.1f}",
-                *_tested(row.against_plain, "CIDEr-D"),
-                *_tested(row.against_plain, "BLEU-4"),
-            ]
-        )
-        earlier = steps
+    for steps, alike in groupby(found.rows, lambda row: row.method.sampling.steps):
+        rows.append(None)
+        for number, row in enumerate(alike):
+            scores, said = row.scored.scores.corpus, row.scored.diversity
+            cells = ["" if number else str(steps), row.method.name]
+            cells += [f"{scores['BLEU-4']:.4f}", f"{scores['CIDEr-D']:.4f}", f"{said['distinct']:,}"]
+            cells += [f"{said['length']['mean']:.1f}", f"{row.ms:.1f}"]
+            cider, bleu = (_tested(row.against_plain, name) for name in ("CIDEr-D", "BLEU-4"))
+            rows.append([*cells, *cider, *bleu])
     tests = ("CIDEr-D - plain", "p", "BLEU-4 - plain", "p")
     console = options.show_table(
         ("steps", "method", "BLEU-4", "CIDEr-D", "distinct", "words", "ms a photo", *tests),

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from clearcap.cli.options import shown_progress
 from clearcap.config import Preset, changes, load_preset, override
 from clearcap.errors import InputError
 
@@ -57,10 +58,7 @@ def train(
     run(load_preset(preset, overrides or []), out)
 
 
-def distill(
-    overrides: Overrides = None,
-    settings: ShowSettings = False,
-) -> None:
+def distill(overrides: Overrides = None, settings: ShowSettings = False) -> None:
     """Distil the compact image encoder from a teacher (``teacher=FILE photos=FOLDER,FOLDER ...``)."""
     from clearcap.training.encoder.distill import distill as run
     from clearcap.training.encoder.settings import DistillConfig
@@ -116,9 +114,7 @@ def pretrain_text(
     settings: ShowSettings = False,
 ) -> None:
     """Train a compact BERT and its tokenizer on captions, as a text space."""
-    from rich.console import Console
-
-    from clearcap.training.run import captions_of, progress_bar
+    from clearcap.training.run import captions_of
     from clearcap.training.text import PretrainTextConfig
     from clearcap.training.text import pretrain_text as run
 
@@ -127,12 +123,10 @@ def pretrain_text(
     if not data:
         raise InputError("no --data; pass --data NAME:ROOT:SPLIT")
     config = PretrainTextConfig(**changes(PretrainTextConfig, overrides or []))
-    with progress_bar(Console(stderr=True)) as progress:
-        task = progress.add_task("pre-training", total=config.steps)
+    with shown_progress("pre-training") as advance:
 
         def report(step: int, losses: dict[str, float]) -> None:
-            shown = "  ".join(f"{name} {loss:.3f}" for name, loss in losses.items())
-            progress.update(task, completed=step, description=shown)
+            advance(step, config.steps, "  ".join(f"{name} {loss:.3f}" for name, loss in losses.items()))
 
         run(captions_of(data, exclude or []), out, config, report)
 

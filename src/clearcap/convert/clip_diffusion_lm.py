@@ -10,6 +10,7 @@ from torch import Tensor
 
 from clearcap.captioner.loading import load_strictly
 from clearcap.captioner.model import Captioner, CaptionerConfig
+from clearcap.captioner.towers import special_ids
 from clearcap.config import load_preset
 from clearcap.convert.folder import load_tokenizer, sections, write_folder
 from clearcap.convert.reading import read_module
@@ -61,16 +62,10 @@ def convert_clip_diffusion_lm(
     """
     words = load_tokenizer(tokenizer)
     state = read_module(Path(file))
-    tokens = {
-        "pad": words.pad_token_id,
-        "cls": words.cls_token_id,
-        "sep": words.sep_token_id,
-        "filler": words.pad_token_id,
-    }
     captioner, renaming = build_clip_diffusion_lm(
         state,
         vision=load_pretrained(vision, mode="global"),
-        tokens=tokens,
+        tokens=special_ids(words, words.pad_token),
         heads=heads,
         length=length,
         source=str(file),

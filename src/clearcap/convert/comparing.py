@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,34 +24,40 @@ BOUNDS = {
 """Greatest difference of each stage, in float32, as a share of the recorded tensor's greatest magnitude."""
 
 
+@dataclass(frozen=True)
 class Recorded:
-    """A fixture's tensors.
+    """A fixture: the authors' weights, and what their networks computed with them.
 
     Attributes:
+        weights: under the authors' names.
+        tensors: inputs and outputs.
         about: the fixture's README.
         dtype: what real numbers are read as: float32, as recorded, or float64, which leaves only the recording's
             own rounding between it and an exact replay.
+        group: what the names of these tensors begin with in the fixture.
     """
 
-    def __init__(
-        self, tensors: dict[str, Tensor], about: dict[str, Any], dtype: torch.dtype = torch.float32
-    ) -> None:
-        self.tensors = tensors
-        self.about = about
-        self.dtype = dtype
+    weights: dict[str, Tensor]
+    tensors: dict[str, Tensor]
+    about: dict[str, Any]
+    dtype: torch.dtype
+    group: str = ""
 
     def __contains__(self, name: str) -> bool:
         return name in self.tensors
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self.tensors:
-            raise InputError(f"the fixture lacks {name}; record it again with all tensors")
+            raise InputError(f"the fixture lacks {self.group}{name}; record it again with all tensors")
         found = self.tensors[name]
         return found.to(self.dtype) if found.is_floating_point() else found
 
-    def under(self, prefix: str) -> dict[str, Tensor]:
-        """All tensors under a prefix, without it."""
-        return {name.removeprefix(prefix): self[name] for name in self.tensors if name.startswith(prefix)}
+    def under(self, group: str) -> Recorded:
+        """The tensors of a group, by what follows it in their names."""
+        found = {
+            name.removeprefix(group): self.tensors[name] for name in self.tensors if name.startswith(group)
+        }
+        return replace(self, tensors=found, group=self.group + group)
 
 
 class Comparison:
@@ -93,15 +101,11 @@ class Comparison:
 
     def same(self, name: str, mine: Any, theirs: Any) -> None:
         """Compare what must be identical: token ids, captions, times."""
-        if isinstance(theirs, Tensor):
-            equal = mine.shape == theirs.shape and bool((mine == theirs).all())
-        else:
-            equal = mine == theirs
-        self.differences[name] = 0.0 if equal else float("inf")
+        self.differences[name] = 0.0 if np.array_equal(mine, theirs) else float("inf")
 
-    def tensors(self, prefix: str, mine: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> None:
+    def tensors(self, prefix: str, mine: Mapping[str, Tensor], theirs: Recorded) -> None:
         """Compare every recorded tensor of a group."""
-        for name, value in theirs.items():
+        for name, value in theirs.tensors.items():
             self.close(prefix + name, mine.get(name, torch.empty(0)), value)
 
 
@@ -110,7 +114,6 @@ def compare_training(
     captioner: nn.Module,
     objective: nn.Module,
     recorded: Recorded,
-    variant: str,
     rates: Sequence[float],
     take_step: Callable[[int], Tensor],
     authors_names: Callable[[dict[str, Tensor]], dict[str, Tensor]],
@@ -122,8 +125,7 @@ def compare_training(
         compared: takes the comparisons.
         captioner: what is trained.
         objective: what the optimiser is made for.
-        recorded: the fixture.
-        variant: whose ``grad0`` and ``after`` are compared.
+        recorded: the variant's tensors, whose ``grad0`` and ``after`` are compared.
         rates: the learning rate of each step.
         take_step: the loss of a step, its own comparisons made.
         authors_names: parameters or gradients under the authors' names.
@@ -138,7 +140,7 @@ def compare_training(
             gradients = authors_names(
                 {name: p.grad for name, p in captioner.named_parameters() if p.grad is not None}
             )
-            compared.tensors("gradient of ", gradients, recorded.under(f"{variant}/grad0/"))
+            compared.tensors("gradient of ", gradients, recorded.under("grad0/"))
             size = max((norm for norm in norms.values() if norm is not None), default=1.0)
             for name, norm in norms.items():
                 if norm is None:
@@ -148,7 +150,7 @@ def compare_training(
         optimizer.param_groups[0]["lr"] = rate
         optimizer.step()
     after = authors_names(dict(captioner.named_parameters()))
-    compared.tensors("after the steps, ", after, recorded.under(f"{variant}/after{len(rates)}/"))
+    compared.tensors("after the steps, ", after, recorded.under(f"after{len(rates)}/"))
 
 
 class Spy:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from clearcap.captioner.loading import load_strictly
 from clearcap.captioner.model import Captioner, CaptionerConfig
+from clearcap.captioner.towers import special_ids
 from clearcap.config import load_preset
 from clearcap.convert.folder import load_tokenizer, sections, write_folder
 from clearcap.convert.reading import read_state, read_vector
@@ -42,17 +42,15 @@ HEAD = {
     f"text.lm_head.predictions.{part}": f"lm_head.predictions.{part}"
     for part in ("decoder", "transform.dense", "transform.LayerNorm")
 }
-TOWER: Parts = tuple(
-    ((theirs,), ours)
-    for theirs, ours in (
-        ("mlp.fc1", "mlp.fc1"),
-        ("mlp.fc2", "mlp.fc2"),
-        ("norm1", "layer_norm1"),
-        ("norm2", "layer_norm2"),
-        ("attn.qkv", "self_attn.qkv"),
-        ("attn.proj", "self_attn.projection"),
-    )
+TOWER: Parts = (  # a layer of the image encoder
+    (("mlp.fc1",), "mlp.fc1"),
+    (("mlp.fc2",), "mlp.fc2"),
+    (("norm1",), "layer_norm1"),
+    (("norm2",), "layer_norm2"),
+    (("attn.qkv",), "self_attn.qkv"),
+    (("attn.proj",), "self_attn.projection"),
 )
+BERT_TOKENS = {"pad": 0, "cls": 101, "sep": 102, "filler": 1012}  # of BERT-base-uncased; the filler is "."
 
 
 @dataclass(frozen=True)
@@ -62,16 +60,6 @@ class Heads:
     text: int = 12
     denoiser: int = 16
     vision: int = 12
-
-
-@dataclass(frozen=True)
-class TokenIds:
-    """The tokenizer's ids that the text space needs; defaults are BERT-base-uncased's."""
-
-    pad: int = 0
-    cls: int = 101
-    sep: int = 102
-    filler: int = 1012  # "."
 
 
 def convert_ladic(
@@ -104,13 +92,12 @@ def convert_ladic(
     words = load_tokenizer(tokenizer)
     state = read_state(Path(file))
     dim = Renaming(state, str(file)).shape("space_encoder.embeddings.word_embeddings.weight")[1]
-    tokens = TokenIds(*(words.convert_tokens_to_ids(t) for t in ("[PAD]", "[CLS]", "[SEP]", ".")))
     captioner, renaming = build_ladic(
         state,
         mean=read_vector(Path(mean), dim),
         std=read_vector(Path(std), dim),
         heads=heads,
-        tokens=tokens,
+        tokens=special_ids(words, "."),
         decoder=decoder,
         length=length,
         source=str(file),
@@ -125,7 +112,7 @@ def build_ladic(
     mean: Tensor,
     std: Tensor,
     heads: Heads = Heads(),
-    tokens: TokenIds = TokenIds(),
+    tokens: dict[str, int] = BERT_TOKENS,
     decoder: str = "identity",
     length: int = 24,
     dropout: float = 0.1,
@@ -138,7 +125,7 @@ def build_ladic(
         mean: of each latent channel, [dim].
         std: likewise.
         heads: attention heads.
-        tokens: special token ids.
+        tokens: ids of "pad", "cls", "sep" and "filler", the full stop.
         decoder: "identity" or "upper".
         length: positions of a caption.
         dropout: of the denoiser, for training on.
@@ -156,17 +143,16 @@ def build_ladic(
     null_image, special = captioner.denoiser.null_image, captioner.text.special
     named |= {"text.mean": mean, "text.std": std, "text.special": special, "denoiser.null_image": null_image}
     load_strictly(captioner, named, source, "pass a checkpoint whose parts belong together")
-    captioner.text.set_special_latent("raw" if decoder == "identity" else "zero", _period(tokens))
-    with torch.no_grad():
+    period = torch.tensor([[tokens["cls"], tokens["filler"], tokens["sep"]]])
+    captioner.text.set_special_latent("raw" if decoder == "identity" else "zero", period)
+    with torch.no_grad():  # the authors' "no photo" is a normalised photo of zeros
         zeros = torch.zeros(1, 3, captioner.vision.image_size, captioner.vision.image_size)
-        null_image.copy_(
-            captioner.vision.encode(zeros)[0]
-        )  # the authors' "no photo" is a normalised photo of zeros
+        null_image.copy_(captioner.vision.encode(zeros)[0])
     return captioner.eval(), renaming
 
 
 def _config(
-    renaming: Renaming, heads: Heads, tokens: TokenIds, decoder: str, length: int, dropout: float
+    renaming: Renaming, heads: Heads, tokens: dict[str, int], decoder: str, length: int, dropout: float
 ) -> CaptionerConfig:
     embeddings = {
         name: renaming.shape(f"space_encoder.embeddings.{name}_embeddings.weight")
@@ -217,7 +203,7 @@ def _config(
             "max_position_embeddings": embeddings["position"][0],
             "type_vocab_size": embeddings["token_type"][0],
             "layer_norm_eps": 1e-12,
-            "pad_token_id": tokens.pad,
+            "pad_token_id": tokens["pad"],
         },
         tower={
             "architecture": "BlipVisionModel",
@@ -236,7 +222,7 @@ def _config(
             "mean": list(PIXEL_MEAN),
             "std": list(PIXEL_STD),
         },
-        tokens=dataclasses.asdict(tokens),
+        tokens=tokens,
     )
 
 
@@ -283,7 +269,3 @@ authors_names = partial(
         "text.lm_head.predictions.decoder.bias": "lm_head.predictions.bias",  # one parameter of two names
     },
 )
-
-
-def _period(tokens: TokenIds) -> Tensor:
-    return torch.tensor([[tokens.cls, tokens.filler, tokens.sep]])

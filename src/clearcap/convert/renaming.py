@@ -88,11 +88,10 @@ class Renaming:
 
     def pairs(self, layers: Mapping[str, str]) -> dict[str, Tensor]:
         """Weights and biases of all layers of a table, our names to theirs."""
-        return {
-            name: tensor
-            for mine, theirs in layers.items()
-            for name, tensor in self.pair(mine, theirs).items()
-        }
+        named: dict[str, Tensor] = {}
+        for mine, theirs in layers.items():
+            named |= self.pair(mine, theirs)
+        return named
 
     def blocks(self, parts: Parts, mine: str, theirs: str) -> dict[str, Tensor]:
         """Weights and biases of all numbered blocks; both prefixes hold ``{}`` where the number goes."""
@@ -124,8 +123,8 @@ class Renaming:
             )
         self.drop(name, "second name of a parameter that is kept")
 
-    def finish(self) -> tuple[Dropped, ...]:
-        """What was dropped.
+    def finish(self) -> None:
+        """Every tensor is accounted for.
 
         Raises:
             InputError: tensors are left that no rule knows.
@@ -136,7 +135,6 @@ class Renaming:
                 f"{self.source}: {len(self.left)} unknown tensors, {some} among them; "
                 "this is not a checkpoint of the model asked for, pass one that is"
             )
-        return tuple(self.dropped)
 
     def layers(self, pattern: str) -> int:
         """How many numbered layers there are: ``pattern`` holds ``{}`` where the number goes."""

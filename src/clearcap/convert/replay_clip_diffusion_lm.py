@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from clearcap.captioner.model import Captioner
 from clearcap.convert.clip_diffusion_lm import authors_names, build_clip_diffusion_lm
@@ -26,24 +26,23 @@ GUIDED_SHARE = 0.2  # rows whose draw lies above are guided
 DISTANCE = {"series_sum_sample_mean": "l1", "mse_series_mean": "frobenius", "mse_series_sum": "frobenius"}
 
 
-def replay_clip_diffusion_lm(weights: dict[str, Tensor], recorded: Recorded) -> dict[str, Comparison]:
+def replay_clip_diffusion_lm(recorded: Recorded) -> dict[str, Comparison]:
     """Every variant's comparison.
 
     Args:
-        weights: of the concatenating model, under the authors' names.
-        recorded: inputs and outputs.
+        recorded: the fixture, with the weights of the concatenating model.
     """
-    results = {"components": _components(weights, recorded)}
+    results = {"components": _components(recorded)}
     for variant, told in recorded.about["variants"].items():
-        results[f"{variant} forward"] = _forward(weights, recorded, variant, told)
-        results[f"{variant} training"] = _training(weights, recorded, variant, told)
-        results[f"{variant} five iterations"] = _iterations(weights, recorded, variant, told)
+        results[f"{variant} forward"] = _forward(recorded, variant, told)
+        results[f"{variant} training"] = _training(recorded, variant, told)
+        results[f"{variant} five iterations"] = _iterations(recorded, variant, told)
     return results
 
 
-def _build(weights: dict[str, Tensor], recorded: Recorded, config: dict[str, Any]) -> Captioner:
+def _build(recorded: Recorded, config: dict[str, Any]) -> Captioner:
     concat = config["CLIP_ADDING_METHOD"] == "concat"
-    state = {k: v for k, v in weights.items() if concat or k != "segment_embedding.weight"}
+    state = {k: v for k, v in recorded.weights.items() if concat or k != "segment_embedding.weight"}
     bert = config["distilbert"]
     captioner, _ = build_clip_diffusion_lm(
         state,
@@ -53,9 +52,7 @@ def _build(weights: dict[str, Tensor], recorded: Recorded, config: dict[str, Any
         length=config["MAX_LENGTH"],
         dropout=float(bert["dropout"]),
     )
-    cast: Any = captioner  # transformers' stub of .to() takes no dtype
-    cast.to(recorded.dtype)
-    return captioner
+    return nn.Module.to(captioner, recorded.dtype)
 
 
 def _untrained_clip(dim: int) -> TransformersEncoder:
@@ -66,17 +63,16 @@ def _untrained_clip(dim: int) -> TransformersEncoder:
 
 
 @torch.no_grad()
-def _components(weights: dict[str, Tensor], recorded: Recorded) -> Comparison:
+def _components(recorded: Recorded) -> Comparison:
     compared = Comparison("components")
     told = next(iter(recorded.about["variants"].values()))
     compared.close("cosine", cosine_float32(1000), recorded["const/alpha_cumprod"])
     x, t, eps = (recorded[f"diffuse/{name}"] for name in ("x", "t", "noise"))
     noised = make_noise("cosine-float32", 1000).add(x, t[:, None].expand(-1, len(x)), eps)
     compared.close("noised", noised.flatten(0, 1), recorded["diffuse/out"])
-    space = _build(weights, recorded, told["config"]).text
-    compared.close(
-        "x0", space.encode(recorded["in/input_ids"], recorded["in/attention_mask"]), recorded["emb/x_0"]
-    )
+    space = _build(recorded, told["config"]).text
+    x0 = space.encode(recorded["in/input_ids"], recorded["in/attention_mask"])
+    compared.close("x0", x0, recorded["emb/x_0"])
     a, b = recorded["lossfn/a"], recorded["lossfn/b"]
     for name, value in told["lossfn"].items():
         compared.close(name, DISTANCES[DISTANCE[name]](a, b), value)
@@ -84,11 +80,9 @@ def _components(weights: dict[str, Tensor], recorded: Recorded) -> Comparison:
 
 
 @torch.no_grad()
-def _forward(
-    weights: dict[str, Tensor], recorded: Recorded, variant: str, told: dict[str, Any]
-) -> Comparison:
-    compared, captioner = Comparison("forward"), _build(weights, recorded, told["config"])
-    w = told["config"]["CLASSIFIER_FREE_WEIGHT"]
+def _forward(recorded: Recorded, variant: str, told: dict[str, Any]) -> Comparison:
+    compared, captioner = Comparison("forward"), _build(recorded, told["config"])
+    theirs, w = recorded.under(f"{variant}/"), told["config"]["CLASSIFIER_FREE_WEIGHT"]
     denoiser, x, words = captioner.denoiser, recorded["fwd/x"], recorded["in/attention_mask"].bool()
     image = torch.stack((recorded["in/image_clip"], recorded["in/text_clip"]), 1)
     asked = recorded["fwd/concat_mask"][:, 1].bool()
@@ -98,20 +92,18 @@ def _forward(
         if bool(rows.any()):
             denoiser(x[rows], None, None, denoiser.image_context(image[rows]), words=words[rows])
     without, led = hidden.outputs[0], hidden.outputs[0].clone()
-    compared.close("unguided", without, recorded[f"{variant}/fwd_unguided/hidden"])
+    compared.close("unguided", without, theirs["fwd_unguided/hidden"])
     if bool(rows.any()):
         led[rows] = guide(hidden.outputs[1], without[rows], w)
-    compared.close("hidden", led, recorded[f"{variant}/fwd/hidden"])
-    logits = captioner.logits(led[:, : x.shape[1]])
-    compared.close("logits", logits, recorded[f"{variant}/fwd/logits"])
+    compared.close("hidden", led, theirs["fwd/hidden"])
+    compared.close("logits", captioner.logits(led[:, : x.shape[1]]), theirs["fwd/logits"])
     return compared
 
 
 @torch.no_grad()
-def _iterations(
-    weights: dict[str, Tensor], recorded: Recorded, variant: str, told: dict[str, Any]
-) -> Comparison:
-    compared, captioner = Comparison("sampling"), _build(weights, recorded, told["config"])
+def _iterations(recorded: Recorded, variant: str, told: dict[str, Any]) -> Comparison:
+    compared, captioner = Comparison("sampling"), _build(recorded, told["config"])
+    theirs = recorded.under(f"{variant}/inf/")
     image = torch.stack((recorded["in/image_clip"], torch.zeros_like(recorded["in/text_clip"])), 1)
     noise = captioner.noise(1.0)
     context = captioner.denoiser.image_context(image, torch.zeros(len(image), dtype=torch.bool))
@@ -122,35 +114,27 @@ def _iterations(
         predicted.append(tensors["latents"])
         return {}
 
+    denoise = self_conditioned(called_back(conditioned(captioner.denoiser, noise, context), keep))
+    times = times_of("uniform", noise.steps, ITERATIONS)
     with Spy(captioner.denoiser.head) as hidden:
-        x0 = plain(
-            self_conditioned(called_back(conditioned(captioner.denoiser, noise, context), keep)),
-            start,
-            times_of("uniform", noise.steps, ITERATIONS),
-            noise,
-            Injected([]),
-        )
-    compared.close("hidden", torch.stack(hidden.outputs), recorded[f"{variant}/inf/hidden_per_iter"])
-    ids = torch.stack([captioner.logits(x0_).argmax(-1) for x0_ in predicted])
-    compared.same("ids of each iteration", ids, recorded[f"{variant}/inf/per_iter_ids"])
-    logits = captioner.logits(x0)
-    compared.close("logits", logits, recorded[f"{variant}/inf/logits"])
-    compared.same("ids", logits.argmax(-1), recorded[f"{variant}/inf/argmax_ids"])
+        logits = captioner.logits(plain(denoise, start, times, noise, Injected([])))
+    compared.close("hidden", torch.stack(hidden.outputs), theirs["hidden_per_iter"])
+    ids = torch.stack([captioner.logits(x0).argmax(-1) for x0 in predicted])
+    compared.same("ids of each iteration", ids, theirs["per_iter_ids"])
+    compared.close("logits", logits, theirs["logits"])
+    compared.same("ids", logits.argmax(-1), theirs["argmax_ids"])
     once = drop_repeated_columns(logits.argmax(-1))
-    compared.same("ids without repeats", once, recorded[f"{variant}/inf/after_unique_consecutive"])
+    compared.same("ids without repeats", once, theirs["after_unique_consecutive"])
     return compared
 
 
-def _training(
-    weights: dict[str, Tensor], recorded: Recorded, variant: str, told: dict[str, Any]
-) -> Comparison:
+def _training(recorded: Recorded, variant: str, told: dict[str, Any]) -> Comparison:
     config = told["config"]
-    compared, captioner = Comparison("training"), _build(weights, recorded, config).train()
+    compared, captioner = Comparison("training"), _build(recorded, config).train()
     w, weight = float(config["CLASSIFIER_FREE_WEIGHT"]), float(config["ROUNDING_WEIGHT"])
     lag = 0 if config["X_0_PREDICTION"] else config["X_T_STEP_INTERVAL"]
     noise = make_noise("cosine-float32" if config["COSIN_SCHEDULE"] else "linear", config["STEP_TOT"])
-    losses_of = {"distance": DISTANCE[config["LOSS_FUNC"]], "lag": lag}
-    captioner.objective = replace(captioner.objective, **losses_of)
+    captioner.objective = replace(captioner.objective, distance=DISTANCE[config["LOSS_FUNC"]], lag=lag)
     objective = DiffusionLMObjective(captioner, noise, guide=w)
     ids = recorded["in/input_ids"]
     image, text = recorded["in/image_clip"], recorded["in/text_clip"]
@@ -172,31 +156,24 @@ def _training(
             compared.close(f"{name}, step {step}", value, told["train"][step][name])
         return losses["total"]
 
-    rates = [LEARNING_RATE] * len(told["train"])
-    norms = told["grad_norms_step0"]
-    compare_training(
-        compared, captioner, objective, recorded, variant, rates, take_step, authors_names, norms
+    rates, norms, theirs = (
+        [LEARNING_RATE] * len(told["train"]),
+        told["grad_norms_step0"],
+        recorded.under(f"{variant}/"),
     )
+    compare_training(compared, captioner, objective, theirs, rates, take_step, authors_names, norms)
     return compared
 
 
 def _draws(recorded: Recorded, variant: str, step: int, captions: int) -> LevelDraws:
     """The recorded draws of a step; theirs are level-major, ours caption-major."""
-    group = f"{variant}/train{step}/"
-    shared = group + "t" if group + "t" in recorded else f"train{step}/t"
-    t = recorded[shared].flatten()
-    noise = recorded[f"{group}noise"]
-    guided = None
-    if f"{group}guidance_rand" in recorded:
-        drawn = recorded[f"{group}guidance_rand"][:, 0] > GUIDED_SHARE
+    theirs = recorded.under(f"{variant}/train{step}/")
+    t = (theirs["t"] if "t" in theirs else recorded[f"train{step}/t"]).flatten()
+    noise, guided = theirs["noise"], None
+    if "guidance_rand" in theirs:
+        drawn = theirs["guidance_rand"][:, 0] > GUIDED_SHARE
         drawn[0], drawn[1] = False, True  # the authors see to it that both branches have a row
         guided = drawn.view(len(t), captions).T.flatten()
     first, target = (noise[1], noise[0]) if len(noise) == 2 else (noise[2], noise[1])
-    return LevelDraws(
-        t=t,
-        eps=noise[0],
-        eps_first=first,
-        eps_target=target,
-        guided=guided,
-        keep_image=torch.ones(captions, dtype=torch.bool),
-    )
+    keep_image = torch.ones(captions, dtype=torch.bool)
+    return LevelDraws(t, noise[0], eps_first=first, eps_target=target, guided=guided, keep_image=keep_image)

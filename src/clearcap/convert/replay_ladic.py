@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from clearcap.captioner.model import Captioner
 from clearcap.convert.comparing import Comparison, Injected, Recorded, Spy, compare_training
 from clearcap.convert.folder import load_tokenizer
-from clearcap.convert.ladic import Heads, TokenIds, authors_names, build_ladic
+from clearcap.convert.ladic import Heads, authors_names, build_ladic
 from clearcap.convert.published_captions import drop_repeated_columns, ladic_captions
 from clearcap.diffusion.ladic import Draws
 from clearcap.diffusion.noise import Noise, make_noise
@@ -34,60 +34,49 @@ from clearcap.training.objectives import LadicObjective
 EMBEDDED_TIMES = (0, 1, 5, 500, 999)
 
 
-def replay_ladic(weights: dict[str, Tensor], recorded: Recorded, vocab: Path) -> dict[str, Comparison]:
+def replay_ladic(recorded: Recorded, vocab: Path) -> dict[str, Comparison]:
     """Every variant's comparison.
 
     Args:
-        weights: under the authors' names, time LayerNorm included.
-        recorded: inputs and outputs.
+        recorded: the fixture, with the weights of the network that has time LayerNorm.
         vocab: the fixture's ``vocab.txt``.
     """
-    about = recorded.about
+    about, tokenizer = recorded.about, load_tokenizer(vocab)
     results = {
-        "components": _components(weights, recorded, vocab),
-        "components, time LayerNorm": _denoiser_calls(
-            _build(weights, recorded, True), recorded, "comp_timeln"
-        ),
-        "components, upper layers decode": _upper(weights, recorded),
+        "components": _components(recorded, tokenizer),
+        "components, time LayerNorm": _denoiser_calls(_build(recorded, True), recorded, "comp_timeln"),
+        "components, upper layers decode": _upper(recorded),
     }
     for variant, told in about["variants"].items():
-        results[f"{variant} sampling"] = _sampling(weights, recorded, variant, told, vocab)
+        results[f"{variant} sampling"] = _sampling(recorded, variant, told, tokenizer)
     for variant, told in about["training"]["per_variant"].items():
-        results[f"{variant} training"] = _training(weights, recorded, variant, told)
-    results["captions"] = _captions(about, vocab)
+        results[f"{variant} training"] = _training(recorded, variant, told)
+    results["captions"] = _captions(about, tokenizer)
     return results
 
 
-def _build(
-    weights: dict[str, Tensor], recorded: Recorded, time_norm: bool, decoder: str = "identity"
-) -> Captioner:
+def _build(recorded: Recorded, time_norm: bool, decoder: str = "identity") -> Captioner:
     sizes, ids = recorded.about["sizes"], recorded.about["token_ids"]
-    state = {k: v for k, v in weights.items() if time_norm or not k.startswith("time_layer_norm.")}
+    state = {k: v for k, v in recorded.weights.items() if time_norm or not k.startswith("time_layer_norm.")}
+    text, denoiser = (sizes[name]["num_attention_heads"] for name in ("bert", "diffuser"))
     captioner, _ = build_ladic(
         state,
         mean=recorded["const/x_mean"],
         std=recorded["const/x_sigma"],
-        heads=Heads(
-            sizes["bert"]["num_attention_heads"],
-            sizes["diffuser"]["num_attention_heads"],
-            sizes["vit"]["num_heads"],
-        ),
-        tokens=TokenIds(ids["PAD"], ids["CLS"], ids["SEP"], ids["period"]),
+        heads=Heads(text, denoiser, sizes["vit"]["num_heads"]),
+        tokens={"pad": ids["PAD"], "cls": ids["CLS"], "sep": ids["SEP"], "filler": ids["period"]},
         decoder=decoder,
         length=sizes["L"],
         dropout=float(sizes["diffuser"]["hidden_dropout_prob"]),
     )
-    cast: Any = captioner  # transformers' stub of .to() takes no dtype
-    cast.to(recorded.dtype)
-    return captioner
+    return nn.Module.to(captioner, recorded.dtype)
 
 
 @torch.no_grad()
-def _components(weights: dict[str, Tensor], recorded: Recorded, vocab: Path) -> Comparison:
-    captioner = _build(weights, recorded, False)
-    compared = _denoiser_calls(captioner, recorded, "comp")
+def _components(recorded: Recorded, tokenizer: Any) -> Comparison:
+    captioner = _build(recorded, False)
+    compared, theirs = _denoiser_calls(captioner, recorded, "comp"), recorded.under("comp/")
     text, ids, mask = captioner.text, recorded["in/input_ids"], recorded["in/attention_mask"]
-    tokenizer = load_tokenizer(vocab)
     cleaned = [clean_caption(caption) for caption in recorded.about["captions_raw"]]
     compared.same("captions_pre", cleaned, recorded.about["captions_pre"])
     mine = encode_captions(tokenizer, cleaned, ids.shape[1])
@@ -97,76 +86,70 @@ def _components(weights: dict[str, Tensor], recorded: Recorded, vocab: Path) -> 
     compared.close("cosine", cosine_float32(1000), recorded["const/alpha_cumprod_cosine"])
     rows = recorded["const/t_emb_lookup_rows"]
     compared.close("time rows", sinusoids(torch.tensor(EMBEDDED_TIMES), rows.shape[1], torch.float32), rows)
-    compared.close("image", captioner.vision.encode(recorded["in/image"]), recorded["comp/visual_encoder"])
-    zeros = recorded["comp/visual_encoder_zero_image"]
+    compared.close("image", captioner.vision.encode(recorded["in/image"]), theirs["visual_encoder"])
+    zeros = theirs["visual_encoder_zero_image"]
     compared.close("null image", captioner.denoiser.null_image.expand_as(zeros), zeros)
-    z = text.contextual(ids, mask)
-    compared.close("latents", z, recorded["comp/bertlow_latents"])
+    compared.close("latents", text.contextual(ids, mask), theirs["bertlow_latents"])
     unmasked = text.contextual(ids, torch.ones_like(mask))
-    compared.close("latents, no mask", unmasked, recorded["comp/bertlow_latents_nomask"])
+    compared.close("latents, no mask", unmasked, theirs["bertlow_latents_nomask"])
     compared.close("special latent", text.special, recorded["train/special_emb"])
     compared.close("x0", text.encode(ids, mask), recorded["train/x_0"])
-    theirs = recorded["comp/bertlow_latents"]
-    normalised = (theirs - text.mean) / text.std
-    compared.close("decoder", normalised * text.std + text.mean, recorded["comp/space_decoder_out"])
-    compared.close("logits", text.decode(normalised), recorded["comp/logits_official"])
+    normalised = (theirs["bertlow_latents"] - text.mean) / text.std
+    compared.close("decoder", normalised * text.std + text.mean, theirs["space_decoder_out"])
+    compared.close("logits", text.decode(normalised), theirs["logits_official"])
+    diffused = recorded.under("diffuse/")
     for name, factor in (("train", 4.0), ("val", 1.0)):
-        noised = make_noise("linear", 1000, factor).add(
-            recorded["diffuse/x0"], recorded["diffuse/t"], recorded[f"diffuse/{name}_noise"]
-        )
-        compared.close(f"noised, {name}", noised, recorded[f"diffuse/{name}_out"])
+        noise = make_noise("linear", 1000, factor)
+        noised = noise.add(diffused["x0"], diffused["t"], diffused[f"{name}_noise"])
+        compared.close(f"noised, {name}", noised, diffused[f"{name}_out"])
     return compared
 
 
 @torch.no_grad()
 def _denoiser_calls(captioner: Captioner, recorded: Recorded, group: str) -> Comparison:
-    compared, denoiser = Comparison("components"), captioner.denoiser
+    compared, denoiser, theirs = Comparison("components"), captioner.denoiser, recorded.under(f"{group}/")
     x, p, t = (recorded[f"comp/{name}"] for name in ("x_t", "self_cond", "t"))
     view = denoiser.image_context(captioner.vision.encode(recorded["in/image"]))
     with Spy(denoiser.blocks[-1]) as last:
-        compared.close("denoiser", denoiser(x, p, t, view), recorded[f"{group}/diffuser_out"])
-    compared.close("denoiser, all channels", last.outputs[0], recorded[f"{group}/diffuser_full_hidden"])
+        compared.close("denoiser", denoiser(x, p, t, view), theirs["diffuser_out"])
+    compared.close("denoiser, all channels", last.outputs[0], theirs["diffuser_full_hidden"])
     together = denoiser(x, p, torch.full_like(t, 417), view)
-    compared.close("denoiser, one time", together, recorded[f"{group}/diffuser_out_scalar_t"])
-    nothing = [
-        (k.expand(len(x), -1, -1, -1), v.expand(len(x), -1, -1, -1)) for k, v in denoiser.null_context()
-    ]
-    alone = denoiser(x, torch.zeros_like(p), t, nothing)
-    compared.close("denoiser, null image", alone, recorded[f"{group}/diffuser_out_nocond"])
+    compared.close("denoiser, one time", together, theirs["diffuser_out_scalar_t"])
+    alone = denoiser(x, torch.zeros_like(p), t, join_contexts(denoiser.null_context(), photos=len(x)))
+    compared.close("denoiser, null image", alone, theirs["diffuser_out_nocond"])
     return compared
 
 
 @torch.no_grad()
-def _upper(weights: dict[str, Tensor], recorded: Recorded) -> Comparison:
-    compared, text = Comparison("components"), _build(weights, recorded, False, decoder="upper").text
+def _upper(recorded: Recorded) -> Comparison:
+    compared, text = Comparison("components"), _build(recorded, False, decoder="upper").text
     normalised = (recorded["comp/bertlow_latents"] - text.mean) / text.std
     with Spy(text.upper[-1]) as last:
         logits = text.decode(normalised)
     compared.close("decoder", last.outputs[0], recorded["comp/intended_decoder_out"])
     compared.close("logits", logits, recorded["comp/intended_logits"])
     for variant in recorded.about["variants"]:
-        decoded = text.decode(recorded[f"{variant}/inf/x_pred_final"])
-        compared.same(f"{variant} ids", decoded.argmax(-1), recorded[f"{variant}/inf/intended_argmax_ids"])
-        if f"{variant}/inf/intended_logits" in recorded:
-            compared.close(f"{variant} logits", decoded, recorded[f"{variant}/inf/intended_logits"])
+        theirs = recorded.under(f"{variant}/inf/")
+        decoded = text.decode(theirs["x_pred_final"])
+        compared.same(f"{variant} ids", decoded.argmax(-1), theirs["intended_argmax_ids"])
+        if "intended_logits" in theirs:
+            compared.close(f"{variant} logits", decoded, theirs["intended_logits"])
     return compared
 
 
 @torch.no_grad()
-def _sampling(
-    weights: dict[str, Tensor], recorded: Recorded, variant: str, told: dict[str, Any], vocab: Path
-) -> Comparison:
-    config, run = told["config"], told["inference"]
-    captioner = _build(weights, recorded, run["cls"] == "Diffuser_with_LN")
+def _sampling(recorded: Recorded, variant: str, told: dict[str, Any], tokenizer: Any) -> Comparison:
+    config, run, theirs = told["config"], told["inference"], recorded.under(f"{variant}/inf/")
+    captioner = _build(recorded, run["cls"] == "Diffuser_with_LN")
     compared, text = Comparison("sampling"), captioner.text
     noise = _noise(config, float(config["VAR_DILATION_VAL"]))
     context = captioner.image_context(captioner.vision.encode(recorded["in/image"]))
-    denoise = _branch_by_branch(captioner, noise, context, float(config["CLASSIFIER_FREE_WEIGHT"]))
+    scale = float(config["CLASSIFIER_FREE_WEIGHT"])
+    denoise = _branch_by_branch(captioner, noise, context, scale)
     if not config["SELF_COND"]:
         denoise = without_self_conditioning(denoise)
-    draws = list(recorded[f"{variant}/inf/renoise_draws"])
+    draws, start = list(theirs["renoise_draws"]), theirs["init_noise"]
     visited = times_of("stride", noise.steps, run["STEP"])
-    start = recorded[f"{variant}/inf/init_noise"]
     step = self_conditioned(shifted(denoise, run["time_difference"], noise.steps - 1))
     judged: list[Tensor] = []
 
@@ -177,11 +160,10 @@ def _sampling(
     with Spy(captioner.denoiser) as calls:
         if run["flag"]:  # the authors' Back&Refine
             turn = next(i for i, t in enumerate(visited) if 0.3 * noise.steps < t < 0.6 * noise.steps)
-            again = recorded[f"{variant}/inf/backrefine_gaussian"]
-            randn = Injected([*draws[:turn], *again, *draws[turn:]])
+            randn = Injected([*draws[:turn], *theirs["backrefine_gaussian"], *draws[turn:]])
             x0 = ladic_back_and_refine(renoise, step, start, visited, noise, randn, confidence=confidence)
-            compared.close("confidence", judged[0], recorded[f"{variant}/inf/backrefine_confidence"])
-            lowest = recorded[f"{variant}/inf/backrefine_lowest_idx"]
+            compared.close("confidence", judged[0], theirs["backrefine_confidence"])
+            lowest = theirs["backrefine_lowest_idx"]
             restarted = judged[0].argsort(dim=-1, stable=True)[:, : lowest.shape[1]]
             compared.same("restarted", restarted, lowest)
         else:
@@ -190,24 +172,20 @@ def _sampling(
     compared.same("draws spent", randn.spent, True)
     compared.same("times", [int(given[2][0]) for given in calls.inputs[::2]], run["t_given_to_model"])
     for row, call in enumerate(run["recorded_steps"]):
-        with_photo, without = calls.outputs[2 * call : 2 * call + 2]
-        for name, mine in (
-            ("x_t_per_step", calls.inputs[2 * call][0]),
-            ("selfcond_per_step", calls.inputs[2 * call][1]),
-            ("cond_pred", with_photo),
-            ("uncond_pred", without),
-        ):
-            compared.close(f"{name} {call}", mine, recorded[f"{variant}/inf/{name}"][row])
-    compared.close("x0", x0, recorded[f"{variant}/inf/x_pred_final"])
-    compared.close("de-normalised", x0 * text.std + text.mean, recorded[f"{variant}/inf/decoder_in"])
+        given, predicted = calls.inputs[2 * call][:2], calls.outputs[2 * call : 2 * call + 2]
+        names = ("x_t_per_step", "selfcond_per_step", "cond_pred", "uncond_pred")
+        for name, mine in zip(names, (*given, *predicted), strict=True):
+            compared.close(f"{name} {call}", mine, theirs[name][row])
+    compared.close("x0", x0, theirs["x_pred_final"])
+    compared.close("de-normalised", x0 * text.std + text.mean, theirs["decoder_in"])
     logits = text.decode(x0)
-    if f"{variant}/inf/logits" in recorded:
-        compared.close("logits", logits, recorded[f"{variant}/inf/logits"])
+    if "logits" in theirs:
+        compared.close("logits", logits, theirs["logits"])
     ids = logits.argmax(-1)
-    compared.same("ids", ids, recorded[f"{variant}/inf/argmax_ids"])
-    compared.same("ids without repeats", drop_repeated_columns(ids), recorded[f"{variant}/inf/decoded_ids"])
-    compared.same("captions", ladic_captions(load_tokenizer(vocab), ids), run["captions"])
-    together = guided(captioner.denoiser, noise, context, float(config["CLASSIFIER_FREE_WEIGHT"]))
+    compared.same("ids", ids, theirs["argmax_ids"])
+    compared.same("ids without repeats", drop_repeated_columns(ids), theirs["decoded_ids"])
+    compared.same("captions", ladic_captions(tokenizer, ids), run["captions"])
+    together = guided(captioner.denoiser, noise, context, scale)
     x, p, t = calls.inputs[0][:3]
     compared.close("both branches in one batch", together(x, p, t), denoise(x, p, t))
     return compared
@@ -216,11 +194,8 @@ def _sampling(
 def _branch_by_branch(captioner: Captioner, noise: Noise, context: Context, scale: float) -> Denoise:
     """Guidance as the authors ran it, each branch a batch of its own: a batch twice as large sums in another order,
     and 34 steps would carry that rounding on."""
-    photos = context[0][0].shape[0]
-    with_photo = conditioned(captioner.denoiser, noise, context)
-    without = conditioned(
-        captioner.denoiser, noise, join_contexts(captioner.denoiser.null_context(), photos=photos)
-    )
+    nothing = join_contexts(captioner.denoiser.null_context(), photos=context[0][0].shape[0])
+    with_photo, without = (conditioned(captioner.denoiser, noise, each) for each in (context, nothing))
 
     def denoise(x_t: Tensor, x_self: Tensor, t: Tensor) -> Tensor:
         return guide(with_photo(x_t, x_self, t), without(x_t, x_self, t), scale)
@@ -228,12 +203,10 @@ def _branch_by_branch(captioner: Captioner, noise: Noise, context: Context, scal
     return denoise
 
 
-def _training(
-    weights: dict[str, Tensor], recorded: Recorded, variant: str, told: dict[str, Any]
-) -> Comparison:
+def _training(recorded: Recorded, variant: str, told: dict[str, Any]) -> Comparison:
     about = recorded.about["variants"][variant]
     config = about["config"]
-    captioner = _build(weights, recorded, about["inference"]["cls"] == "Diffuser_with_LN").train()
+    captioner = _build(recorded, about["inference"]["cls"] == "Diffuser_with_LN").train()
     compared = Comparison("training")
     objective = LadicObjective(captioner, _noise(config, float(config["VAR_DILATION"])))
     ids, mask, weight = recorded["in/input_ids"], recorded["in/attention_mask"], config["ROUNDING_WEIGHT"]
@@ -241,21 +214,18 @@ def _training(
         image, x0 = captioner.vision.encode(recorded["in/image"]), captioner.text.encode(ids, mask)
 
     def take_step(step: int) -> Tensor:
-        group = f"{variant}/train{step}/"
-        keep = recorded[f"{group}cfg_rand"] > config["CLASSIFIER_FREE_PROB"]
-        draws = Draws(recorded[f"{group}t"], recorded[f"{group}noise"], keep, told["selfcond_used"][step])
-        if f"{group}kept_image" in recorded:
-            compared.same("kept images", keep.long(), recorded[f"{group}kept_image"])
+        theirs = recorded.under(f"{variant}/train{step}/")
+        keep = theirs["cfg_rand"] > config["CLASSIFIER_FREE_PROB"]
+        draws = Draws(theirs["t"], theirs["noise"], keep, told["selfcond_used"][step])
+        if "kept_image" in theirs:
+            compared.same("kept images", keep.long(), theirs["kept_image"])
         with Spy(captioner.denoiser) as calls, Spy(captioner.text.lm_head) as head:
             latent, caption = objective(image, torch.ones_like(keep), x0, ids, draws)
-        for name, mine in (
-            ("x_t", calls.inputs[-1][0]),
-            ("x_pred", calls.outputs[-1]),
-            ("selfcond_pred", calls.outputs[0]),
-            ("logits", head.outputs[0]),
-        ):
-            if group + name in recorded:
-                compared.close(f"{name}, step {step}", mine, recorded[group + name])
+        mine = {"x_t": calls.inputs[-1][0], "x_pred": calls.outputs[-1]}
+        mine |= {"selfcond_pred": calls.outputs[0], "logits": head.outputs[0]}
+        for name, tensor in mine.items():
+            if name in theirs:
+                compared.close(f"{name}, step {step}", tensor, theirs[name])
         square = (calls.outputs[-1] - x0).square()
         losses = {
             "total": latent + weight * caption,
@@ -269,27 +239,18 @@ def _training(
         return losses["total"]
 
     norms = recorded.about["training"].get("grad_norms_step0", {}).get(variant, {})
-    compare_training(
-        compared,
-        captioner,
-        objective,
-        recorded,
-        variant,
-        told["lr"],
-        take_step,
-        authors_names,
-        {name: norm for name, norm in norms.items() if norm is not None},
-    )
+    norms = {name: norm for name, norm in norms.items() if norm is not None}
+    theirs = recorded.under(f"{variant}/")
+    compare_training(compared, captioner, objective, theirs, told["lr"], take_step, authors_names, norms)
     return compared
 
 
-def _captions(about: dict[str, Any], vocab: Path) -> Comparison:
-    compared, tokenizer = Comparison("captions"), load_tokenizer(vocab)
+def _captions(about: dict[str, Any], tokenizer: Any) -> Comparison:
+    compared = Comparison("captions")
     for number, case in enumerate(about["postprocess"]["cases"]):
         ids = torch.tensor(case["ids"])
-        compared.same(
-            f"repeats {number}", drop_repeated_columns(ids).tolist(), case["after_unique_consecutive"]
-        )
+        once = drop_repeated_columns(ids).tolist()
+        compared.same(f"repeats {number}", once, case["after_unique_consecutive"])
         compared.same(f"captions {number}", ladic_captions(tokenizer, ids), case["captions"])
     return compared
 

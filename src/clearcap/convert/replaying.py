@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from clearcap.convert.comparing import Comparison, Recorded
 from clearcap.convert.reading import read_state
@@ -39,20 +38,19 @@ def compare(folder: Path) -> dict[str, Comparison]:
     except (OSError, ValueError) as fault:
         raise InputError(f"{folder}: no readable README.json ({fault}); pass a fixture's folder") from fault
     weights, tensors = (read_state(folder / f"{name}.safetensors") for name in ("weights", "io"))
-    single, double = (
-        _compare(weights, Recorded(tensors, about, dtype), folder) for dtype in (torch.float32, torch.float64)
-    )
+    recorded = (Recorded(weights, tensors, about, dtype) for dtype in (torch.float32, torch.float64))
+    single, double = (_compare(one, folder) for one in recorded)
     for name, result in single.items():
         result.rounding = double[name].worst
     return single
 
 
-def _compare(weights: dict[str, Tensor], recorded: Recorded, folder: Path) -> dict[str, Comparison]:
+def _compare(recorded: Recorded, folder: Path) -> dict[str, Comparison]:
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     with sdpa_kernel(SDPBackend.MATH):  # the plain product, as recorded; fused kernels sum in another order
-        if "diffuser.embeddings.LayerNorm.weight" in weights:
-            return replay_ladic(weights, recorded, folder / "vocab.txt")
-        if "image_linear.weight" in weights:
-            return replay_clip_diffusion_lm(weights, recorded)
+        if "diffuser.embeddings.LayerNorm.weight" in recorded.weights:
+            return replay_ladic(recorded, folder / "vocab.txt")
+        if "image_linear.weight" in recorded.weights:
+            return replay_clip_diffusion_lm(recorded)
     raise InputError(f"{folder}: weights of neither LaDiC nor CLIP-Diffusion-LM; pass a fixture's folder")

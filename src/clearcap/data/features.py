@@ -6,8 +6,8 @@ import json
 import math
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from clearcap.data.ahead import ahead
 from clearcap.data.images import to_square
 from clearcap.errors import InputError
+
+BATCH = 32  # views encoded at once
 
 
 @dataclass(frozen=True)
@@ -83,9 +86,7 @@ def make_features(
     *,
     size: int,
     views: int,
-    seed: int,
     advance: Callable[[int], None] = lambda photos: None,
-    batch: int = 32,
 ) -> None:
     """Encode photos in ``views`` views each and write a cache; view 0 is the photo, the others random crops of it.
 
@@ -95,32 +96,29 @@ def make_features(
         folder: where ``tokens.npy`` and ``index.json`` go; the index is written last.
         size: pixels a side.
         views: views of each photo.
-        seed: of the crops.
         advance: told how many views were encoded.
-        batch: photos encoded at once.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    store: np.ndarray | None = None
 
-    def look(view: int, row: int) -> np.ndarray:
-        picture = photos[row][1]()
-        return to_square(_crop(picture, np.random.default_rng((seed, view, row))) if view else picture, size)
+    def look(place: tuple[int, int]) -> np.ndarray:
+        picture = photos[place[1]][1]()
+        return to_square(_crop(picture, np.random.default_rng((0, *place))) if place[0] else picture, size)
 
     wanted = [(view, row) for view in range(views) for row in range(len(photos))]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for start in range(0, len(wanted), batch):
-            group = wanted[start : start + batch]
-            pixels = torch.from_numpy(np.stack(list(pool.map(lambda place: look(*place), group))))
-            with torch.inference_mode():
-                tokens = encode(pixels.permute(0, 3, 1, 2).float() / 255).cpu().numpy()
-            if store is None:
-                shape = (views, len(photos), *tokens.shape[1:])
-                store = np.lib.format.open_memmap(folder / "tokens.npy", "w+", np.float16, shape)
-            store.reshape(len(wanted), *tokens.shape[1:])[start : start + len(group)] = tokens
-            advance(len(group))
-    (folder / "index.json").write_text(
-        json.dumps({"photos": [name for name, _ in photos], "source": "encode"})
-    )
+    looks = ahead(look, wanted, threads=os.cpu_count() or 1, depth=BATCH)
+    store: np.ndarray | None = None
+    for start in range(0, len(wanted), BATCH):
+        pixels = torch.from_numpy(np.stack(list(islice(looks, BATCH))))
+        with torch.inference_mode():
+            tokens = encode(pixels.permute(0, 3, 1, 2).float() / 255).cpu().numpy()
+        if store is None:
+            shape = (views, len(photos), *tokens.shape[1:])
+            store = np.lib.format.open_memmap(folder / "tokens.npy", "w+", np.float16, shape)
+            store = store.reshape(len(wanted), *tokens.shape[1:])
+        store[start : start + len(tokens)] = tokens
+        advance(len(tokens))
+    about = {"photos": [name for name, _ in photos], "source": "encode"}
+    (folder / "index.json").write_text(json.dumps(about))
 
 
 def _crop(picture: Any, rng: np.random.Generator) -> Any:

@@ -31,11 +31,35 @@ class RunState:
     optimizers: Sequence[torch.optim.Optimizer]
 
     def save(self, folder: Path, settings: Mapping[str, Any], place: Mapping[str, Any]) -> None:
-        """Write a checkpoint of a run with these settings that has come to this place."""
+        """Write a checkpoint of a run with these settings that has come to this place.
+
+        A kill at any moment leaves the old or the new ``state.safetensors`` and ``progress.json``.
+
+        Args:
+            folder: the checkpoint; replaced as a whole.
+            settings: of this run; plain JSON.
+            place: step and the like; plain JSON.
+        """
+        from safetensors.torch import save_file
+
         tensors = self._named()
         for i, optimizer in enumerate(self.optimizers):
-            tensors |= _optimizer_tensors(optimizer, f"optimizer{i}")
-        save_checkpoint(folder, tensors, {**place, "settings": settings})
+            for index, state in optimizer.state_dict()["state"].items():  # scalars become 0-d tensors
+                held = {key: torch.as_tensor(value) for key, value in state.items() if value is not None}
+                tensors |= {f"optimizer{i}.{index}.{key}": tensor for key, tensor in held.items()}
+        fresh, old = folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir(parents=True)
+        save_file({k: v.detach().contiguous().cpu() for k, v in tensors.items()}, fresh / "state.safetensors")
+        (fresh / "progress.json").write_text(json.dumps({**place, "settings": settings}, indent=1))
+        for path in fresh.iterdir():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        shutil.rmtree(old, ignore_errors=True)
+        if folder.exists():
+            folder.rename(old)
+        fresh.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
 
     @torch.no_grad()
     def resume(
@@ -116,31 +140,6 @@ def write_json(file: Path, content: Mapping[str, Any]) -> None:
     os.replace(fresh, file)
 
 
-def save_checkpoint(folder: Path, tensors: Mapping[str, Tensor], progress: Mapping[str, Any]) -> None:
-    """Write ``state.safetensors`` and ``progress.json``; a kill at any moment leaves the old or the new one.
-
-    Args:
-        folder: the checkpoint; replaced as a whole.
-        tensors: everything that training changes.
-        progress: step, settings and losses; plain JSON.
-    """
-    from safetensors.torch import save_file
-
-    fresh, old = folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    save_file({k: v.detach().contiguous().cpu() for k, v in tensors.items()}, fresh / "state.safetensors")
-    (fresh / "progress.json").write_text(json.dumps(progress, indent=1))
-    for path in fresh.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    fresh.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
-
-
 def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """The newest whole checkpoint at ``folder``, or None where there is none.
 
@@ -169,18 +168,8 @@ def reached_step(folder: Path) -> int:
     return int(found[1]["step"]) if found else 0
 
 
-def _optimizer_tensors(optimizer: torch.optim.Optimizer, name: str) -> dict[str, Tensor]:
-    """An optimizer's state as named tensors (scalars become 0-d tensors)."""
-    return {
-        f"{name}.{index}.{key}": torch.as_tensor(value)
-        for index, state in optimizer.state_dict()["state"].items()
-        for key, value in state.items()
-        if value is not None
-    }
-
-
 def _restore_optimizer(optimizer: torch.optim.Optimizer, name: str, tensors: dict[str, Tensor]) -> None:
-    """Inverse of ``_optimizer_tensors``; the optimizer must hold the same parameters in the same order."""
+    """Give an optimizer the state that ``save`` wrote; it must hold the same parameters in the same order."""
     held: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         prefix, _, rest = key.partition(".")

@@ -86,7 +86,7 @@ def fit(
     *,
     settings: Mapping[str, Any],
     report: Callable[[StepReport], None],
-    evaluate: Callable[[int], None],
+    evaluate: Callable[[int], None] = lambda step: None,
     accelerator: Any,
 ) -> None:
     """Train until ``config.steps``, from the newest checkpoint in ``out`` if there is one.
@@ -118,12 +118,11 @@ def fit(
     wrapped = accelerator.prepare_model(objective)
     losses: Callable[..., tuple[Tensor, Tensor]] = torch.compile(wrapped) if config.compile else wrapped
     steps = range(int(place["step"]) if place else 0, config.steps)
-    for step, batch in zip(
-        steps, _batches(lambda step: batch_at(step, rank, world), steps, device), strict=True
-    ):
+    batches = _batches(lambda step: batch_at(step, rank, world), steps, device)
+    for step, batch in zip(steps, batches, strict=True):
         objective.train()
         torch.manual_seed(generator_at(config.seed, 3, step, rank).initial_seed())  # dropout
-        set_learning_rates(optimizers, partial(_rate, config, step))
+        set_learning_rates(optimizers, partial(learning_rate, config, step))
         with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
             latent, caption = losses(*(_to(device, part) for part in batch))
         accelerator.backward(objective.total(latent, caption))
@@ -163,12 +162,6 @@ def descend(module: nn.Module, optimizers: Iterable[torch.optim.Optimizer], clip
         optimizer.step()
     module.zero_grad(set_to_none=True)
     return norm
-
-
-def _rate(config: TrainConfig, step: int, peak: float) -> float:
-    return learning_rate(
-        step, peak=peak, steps=config.steps, warmup=config.warmup, decay=config.decay, end=config.end
-    )
 
 
 def _batches(batch_at: Callable[[int], Any], steps: Iterable[int], device: torch.device) -> Iterable[Any]:

@@ -17,13 +17,10 @@ def make_optimizers(objective: nn.Module, config: TrainConfig) -> list[torch.opt
     trained = {name: p for name, p in objective.named_parameters() if p.requires_grad}
     if config.optimizer == "plain-adamw":  # both papers'
         return [plain_adamw(trained.values(), config.lr, config.weight_decay)]
-    inner = [name for name, p in trained.items() if ".blocks." in name and p.ndim == 2]
+    muon = config.optimizer == "muon"
+    inner = [name for name, p in trained.items() if muon and ".blocks." in name and p.ndim == 2]
     return split_optimizers(
-        trained,
-        inner if config.optimizer == "muon" else (),
-        lr=config.lr,
-        muon_lr=config.muon_lr,
-        weight_decay=config.weight_decay,
+        trained, inner, lr=config.lr, muon_lr=config.muon_lr, weight_decay=config.weight_decay
     )
 
 
@@ -38,12 +35,7 @@ def plain_adamw(
 
 
 def split_optimizers(
-    named: Mapping[str, nn.Parameter],
-    inner: Iterable[str],
-    *,
-    lr: float,
-    muon_lr: float,
-    weight_decay: float,
+    named: Mapping[str, nn.Parameter], inner: Iterable[str], *, lr: float, muon_lr: float, weight_decay: float
 ) -> list[torch.optim.Optimizer]:
     """Muon for the inner matrices and kernels, if there are any, and AdamW for the rest.
 

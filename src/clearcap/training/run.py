@@ -6,12 +6,13 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -53,7 +54,6 @@ def train(preset: Preset, out: Path, console: Console | None = None) -> Captione
     Raises:
         InputError: settings, corpus or towers do not fit.
     """
-    console = console or Console(stderr=True)
     data, config = preset.data, preset.train
     corpus, watched = _open_data(data)
     captioner, tokenizer = (
@@ -64,40 +64,32 @@ def train(preset: Preset, out: Path, console: Console | None = None) -> Captione
     if not config.init:
         ids, mask = tokenize([caption for group in captions for caption in group])
         captioner.text.fit(ids, mask, preset.text, tokenizer)
-    accelerator = tracked_accelerator(config.tracker, out)
-    captioner.to(accelerator.device)
-    with progress_bar(console, accelerator.is_main_process) as progress:
-        with accelerator.main_process_first():  # the others find it done
-            features = cached_features(
-                captioner, [*corpus, *watched], Path(data.features), data.views, progress
-            )
+    with begun_run(captioner, tokenizer, watched, out, config.tracker, console) as run:
+        run.cache_features([*corpus, *watched], Path(data.features), data.views)
         examples = prepare_examples(
             captioner,
             tokenize,
-            _with_neighbours(captions, config.neighbour_captions, progress),
-            features.rows([photo.id for photo in corpus]),
+            _with_neighbours(captions, config.neighbour_captions, run.progress),
+            run.features.rows([photo.id for photo in corpus]),
             _text_only(data, watched),
             config.agreement,
         )
         out.mkdir(parents=True, exist_ok=True)
         (out / "preset.json").write_text(json.dumps(dataclasses.asdict(preset), indent=1))
-        run = Run(captioner, tokenizer, features, watched, out, console, progress, accelerator)
         run.begin(config.steps)
         fit_captions(
             captioner,
             examples,
-            features,
+            run.features,
             config,
             out,
             report=run.report,
             evaluate=lambda step: run.evaluate(step, run.sample()),
-            accelerator=accelerator,
+            accelerator=run.accelerator,
         )
-    if accelerator.is_main_process:
-        run.save()
+    if run.accelerator.is_main_process:
         frequency = DocumentFrequency.of(captions).pruned()
         frequency.save(out / "model" / FREQUENCY)  # for minimum Bayes risk by CIDEr
-    accelerator.end_training()
     return captioner
 
 
@@ -152,22 +144,44 @@ class Run:
     Attributes:
         captioner: what is trained.
         tokenizer: its.
-        features: image tokens of the watched photos.
         watched: captioned photos that it is scored on.
         out: the run's folder.
-        console: where samples are printed.
-        progress: where the bar is.
-        accelerator: see ``tracked_accelerator``.
+        progress: where the bar is and samples are printed.
+        accelerator: of the processes, with the tracker that was asked for.
+        features: image tokens of all photos, after ``cache_features``.
     """
 
     captioner: Captioner
     tokenizer: Any
-    features: Features
     watched: Sequence[CaptionedPhoto]
     out: Path
-    console: Console
     progress: Progress
     accelerator: Any
+    features: Features = field(init=False)
+
+    def cache_features(self, photos: Sequence[CaptionedPhoto], folder: Path, views: int) -> None:
+        """Open the feature cache in a folder, made of these photos where there is none.
+
+        Raises:
+            InputError: a photo cannot be read, or the cache holds another encoder's tokens.
+        """
+        captioner, vision = self.captioner, self.captioner.config.vision
+        with self.accelerator.main_process_first():  # the others find it done
+            if not (folder / "index.json").is_file():
+                task = self.progress.add_task("encoding photos", total=len(photos) * views)
+                make_features(
+                    lambda pixels: captioner.encode_image(pixels.to(captioner.device)),
+                    [(photo.id, photo.image.open) for photo in photos],
+                    folder,
+                    size=vision["image_size"],
+                    views=views,
+                    advance=lambda n: self.progress.advance(task, n),
+                )
+            self.features = open_features(folder)
+        if self.features.tokens.shape[2:] != (vision["tokens"], vision["dim"]):
+            raise InputError(
+                f"{folder} holds tokens of another encoder; choose another data.features or delete it"
+            )
 
     def begin(self, steps: int) -> int:
         """Show a bar of so many steps, and drop what the files say of steps that will be repeated.
@@ -178,8 +192,10 @@ class Run:
         reached = reached_step(self.out / "checkpoint")
         self.task = self.progress.add_task("training", total=steps, completed=reached)
         self.started = time.monotonic()
-        for file in (self.out / CURVES, self.out / SAMPLES):
-            _keep_until(file, reached)
+        for file in filter(Path.is_file, (self.out / CURVES, self.out / SAMPLES)):
+            lines = file.read_text().splitlines(keepends=True)
+            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= reached]
+            file.write_text("".join(kept))
         return reached
 
     def report(self, measured: StepReport) -> None:
@@ -224,7 +240,7 @@ class Run:
         _append(self.out / SAMPLES, {"step": step, "scores": scores, "captions": some})
         self.accelerator.log(scores, step=step)
         lines = [f"step {step}: {shown(scores)}", *(f"  {caption}" for caption in some.values())]
-        self.console.print(*lines, sep="\n")
+        self.progress.console.print(*lines, sep="\n")
         self.save()
 
     def save(self) -> None:
@@ -238,46 +254,32 @@ def shown(scores: dict[str, float]) -> str:
     return ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
 
 
-def tracked_accelerator(tracker: str, out: Path) -> Any:
-    """An accelerator that logs to the named tracker ("none": nowhere)."""
+@contextmanager
+def begun_run(
+    captioner: Captioner,
+    tokenizer: Any,
+    watched: Sequence[CaptionedPhoto],
+    out: Path,
+    tracker: str,
+    console: Console | None,
+) -> Iterator[Run]:
+    """A run with its bar and tracker ("none": nowhere), on a GPU where there is one; its model is saved at the end."""
     accelerator = make_accelerator(log_with=None if tracker == "none" else tracker, project_dir=out)
     if tracker != "none":
         accelerator.init_trackers("clearcap")
-    return accelerator
+    captioner.to(accelerator.device)
+    with progress_bar(console or Console(stderr=True), accelerator.is_main_process) as progress:
+        run = Run(captioner, tokenizer, watched, out, progress, accelerator)
+        yield run
+    if accelerator.is_main_process:
+        run.save()
+    accelerator.end_training()
 
 
 def progress_bar(console: Console, shown: bool = True) -> Progress:
     """Bars with counts and the time that is left; of several processes the main one alone shows them."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns, console=console, disable=not shown)
-
-
-def cached_features(
-    captioner: Captioner, photos: Sequence[CaptionedPhoto], folder: Path, views: int, progress: Progress
-) -> Features:
-    """The feature cache in a folder, made of these photos where there is none.
-
-    Raises:
-        InputError: a photo cannot be read, or the cache holds another encoder's tokens.
-    """
-    if not (folder / "index.json").is_file():
-        task = progress.add_task("encoding photos", total=len(photos) * views)
-        make_features(
-            lambda pixels: captioner.encode_image(pixels.to(captioner.device)),
-            [(photo.id, photo.image.open) for photo in photos],
-            folder,
-            size=captioner.config.vision["image_size"],
-            views=views,
-            seed=0,
-            advance=lambda n: progress.advance(task, n),
-        )
-    features = open_features(folder)
-    expected = (captioner.config.vision["tokens"], captioner.config.vision["dim"])
-    if tuple(np.shape(features.tokens)[2:]) != expected:
-        raise InputError(
-            f"{folder} holds tokens of another encoder; choose another data.features or delete it"
-        )
-    return features
 
 
 def _open_data(data: DataConfig) -> tuple[Corpus, Sequence[CaptionedPhoto]]:
@@ -315,20 +317,10 @@ def captions_of(specs: Sequence[str], exclude: Sequence[str] = ()) -> list[str]:
         specs: corpora, each as NAME:ROOT:SPLIT.
         exclude: corpora whose photos' captions are left out; "" is none.
     """
-    held = {photo.id for spec in exclude if spec for photo in _text_corpus(spec)}
-    photos = (photo for spec in specs for photo in _text_corpus(spec))
+    opened = partial(open_spec, missing="keep", expected=None)
+    held = {photo.id for spec in exclude if spec for photo in opened(spec)}
+    photos = (photo for spec in specs for photo in opened(spec))
     return [caption for photo in photos if photo.id not in held for caption in photo.captions]
-
-
-def _text_corpus(spec: str) -> Corpus:
-    return open_spec(spec, missing="keep", expected=None)
-
-
-def _keep_until(file: Path, step: int) -> None:
-    if file.is_file():
-        lines = file.read_text().splitlines(keepends=True)
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-        file.write_text("".join(kept))
 
 
 def _append(file: Path, line: dict[str, Any]) -> None:

@@ -7,37 +7,35 @@ from collections.abc import Callable
 
 import torch
 
+from clearcap.config import TrainConfig
 from clearcap.errors import InputError
-
-
-def constant(progress: float) -> float:
-    return 1.0
-
-
-def linear(progress: float) -> float:
-    return 1.0 - progress
 
 
 def cosine(progress: float) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
-DECAYS: dict[str, Callable[[float], float]] = {"constant": constant, "linear": linear, "cosine": cosine}
+DECAYS: dict[str, Callable[[float], float]] = {
+    "constant": lambda progress: 1.0,
+    "linear": lambda progress: 1.0 - progress,
+    "cosine": cosine,
+}
 
 
-def learning_rate(step: int, *, peak: float, steps: int, warmup: int, decay: str, end: float = 0.0) -> float:
-    """The rate used at ``step`` (0 first): linear warm-up, then the named decay to ``end`` * peak at ``steps``.
+def learning_rate(config: TrainConfig, step: int, peak: float) -> float:
+    """The rate used at ``step`` (0 first): linear warm-up, then the decay to ``config.end`` * peak at the last step.
 
     Decay "log" falls by equal factors, so fastest at first (CLIP-Diffusion-LM, Table 2); it needs ``end`` > 0.
     """
+    warmup, decay, end = config.warmup, config.decay, config.end
+    progress = max(step - warmup, 0) / max(config.steps - warmup, 1)
     if decay == "log" and end > 0:
-        progress = max(step - warmup, 0) / max(steps - warmup, 1)
         return peak * (end**progress if step >= warmup else (step + 1) / warmup)
     if decay not in DECAYS:
         raise InputError(f"unknown learning-rate decay {decay!r}; choose one of {', '.join(DECAYS)} or log")
     if step < warmup:
         return peak * (step + 1) / warmup
-    return peak * (end + (1 - end) * DECAYS[decay]((step - warmup) / max(steps - warmup, 1)))
+    return peak * (end + (1 - end) * DECAYS[decay](progress))
 
 
 def learning_rate_by_progress(progress: float, *, peak: float, warmup: float) -> float:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from clearcap.config import TrainConfig, knob, require
 from clearcap.text.tokenizer import clean_caption, encode_captions, train_tokenizer
-from clearcap.training.loop import StepReport, fit, make_accelerator
+from clearcap.training.loop import fit, make_accelerator
 from clearcap.training.objectives import Objective
 from clearcap.training.optimizers import plain_adamw
 from clearcap.training.schedules import generator_at
@@ -48,8 +48,7 @@ class PretrainTextConfig:
 
     def __post_init__(self) -> None:
         require(
-            0 < self.split < self.depth,
-            f"split={self.split} must lie between 1 and depth-1={self.depth - 1}",
+            0 < self.split < self.depth, f"split={self.split} must lie between 1 and depth-1={self.depth - 1}"
         )
         require(0 < self.mask_share < 1, f"mask_share={self.mask_share} must lie between 0 and 1")
 
@@ -95,9 +94,8 @@ class TextObjective(Objective):
         """
         torch.manual_seed(dropout)
         bert = self.model.bert
-        attend = torch.where(
-            ids[:, None, None, :] != self.pad_id, 0.0, -1e4
-        )  # added to scores; pads are not seen
+        # Added to scores: pads are not seen.
+        attend = torch.where(ids[:, None, None, :] != self.pad_id, 0.0, -1e4)
         h = bert.embeddings(input_ids=both)
         for layer in bert.encoder.layer[: self.split]:
             h = layer(h, torch.cat((attend, attend)))
@@ -105,10 +103,8 @@ class TextObjective(Objective):
         spread = clear.detach().float().std(dim=(0, 1), keepdim=True)
         clear = clear + (level * spread * noise).to(clear.dtype)
         for layer in bert.encoder.layer[self.split :]:
-            masked, clear = (
-                layer(masked, attend),
-                layer(clear),
-            )  # the decoder cannot know where a caption ends
+            masked = layer(masked, attend)
+            clear = layer(clear)  # the decoder cannot know where a caption ends
         return (
             F.cross_entropy(self.model.cls(masked[hidden]).float(), ids[hidden]),
             F.cross_entropy(self.model.cls(clear[words]).float(), ids[words]),
@@ -150,9 +146,6 @@ def pretrain_text(
 
     shared = {name: getattr(config, name) for name in SHARED}
 
-    def say(measured: StepReport) -> None:
-        report(measured.step, {"masked": measured.latent, "read back": measured.caption})
-
     fit(
         model,
         TextObjective(model, config.split, tokenizer.pad_token_id),
@@ -161,8 +154,7 @@ def pretrain_text(
         TrainConfig(**shared, decay="cosine", clip=1.0, ema=0.0, log_every=50, sample_every=0),
         out,
         settings={"text": asdict(config)},
-        report=say,
-        evaluate=lambda step: None,
+        report=lambda said: report(said.step, {"masked": said.latent, "read back": said.caption}),
         accelerator=accelerator,
     )
     if accelerator.is_main_process:

@@ -52,7 +52,9 @@ def test_pretrained_teacher_gives_patch_tokens(checkpoint, generator):
     images = torch.randint(256, (2, 32, 32, 3), generator=generator, dtype=torch.uint8)
     with torch.no_grad():
         expected = encoder(images.permute(0, 3, 1, 2) / 255)[:, 5:]
-    np.testing.assert_allclose(teacher.features(images.numpy()), expected.numpy(), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        teacher.outputs(images.numpy()).features, expected.numpy(), rtol=1e-5, atol=1e-6
+    )
     assert (teacher.grid, teacher.dim, teacher.classes) == (2, 16, 0)
 
 
@@ -67,8 +69,11 @@ def test_store_holds_what_the_teacher_says(checkpoint, photos, tmp_path):
     assert not store.done[1, 3]
     image = draw_view(read_photo(paths[7]), 32, 1, seed=5 * 1_000_003 + 7)
     np.testing.assert_array_equal(store.images[1, 7], image)
-    features = load_teacher(source).features(image[None])
+    features = load_teacher(source).outputs(image[None]).features
     np.testing.assert_allclose(store.tokens[1, 7], store.basis.project(features)[0], rtol=2e-3, atol=2e-3)
+    others = np.stack([draw_view(read_photo(path), 32, 0, 5) for path in paths if path.name not in held_out])
+    mean = load_teacher(source).outputs(others).features.mean((0, 1))
+    np.testing.assert_allclose(store.basis.mean, mean, rtol=1e-4, atol=1e-5)  # without the held-out photo
     with pytest.raises(InputError, match="other photos or settings"):
         build_targets(tmp_path / "store", paths[1:], held_out, **options)
 

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import shutil
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,68 +29,30 @@ class Graph:
 
     Attributes:
         name: a key of ``clearcap.captioner.onnx.GRAPHS``.
-        module: what it computes.
+        compute: what it computes.
         inputs: examples, by name; a list of tensors is named by ``context_names``.
         axes: of each input, names of the axes that vary.
         outputs: names.
-        part: the part of the captioner whose parameters it holds.
+        parts: of the captioner, which it computes with; it holds all parameters of the first one.
     """
 
     name: str
-    module: nn.Module
+    compute: Callable[..., Any]
     inputs: dict[str, Any]
     axes: tuple[Any, ...]
     outputs: list[str]
-    part: nn.Module
+    parts: tuple[nn.Module, ...]
 
 
-class Encode(nn.Module):
-    """Photos to what the denoiser keeps of them, and what stands for no photo."""
+class Traced(nn.Module):
+    """A graph's function as the module that the tracer asks for."""
 
-    def __init__(self, captioner: Captioner) -> None:
+    def __init__(self, graph: Graph) -> None:
         super().__init__()
-        self.vision, self.denoiser = captioner.vision, captioner.denoiser
+        self.compute, self.parts = graph.compute, nn.ModuleList(graph.parts)
 
-    def forward(self, pixels: Tensor) -> list[Tensor]:
-        photos, null = self.denoiser.image_context(self.vision(pixels)), self.denoiser.null_context()
-        return [tensor for context in (photos, null) for layer in context for tensor in layer]
-
-
-class Denoise(nn.Module):
-    """One call of the denoiser, captions grouped by the photo they are about: [photos, copies, length, dim]."""
-
-    def __init__(self, captioner: Captioner) -> None:
-        super().__init__()
-        self.denoiser = captioner.denoiser
-
-    def forward(self, noisy: Tensor, previous: Tensor, time: Tensor, context: list[Tensor]) -> Tensor:
-        layers = list(zip(context[::2], context[1::2], strict=True))
-        x0: Tensor = self.denoiser(noisy.flatten(0, 1), previous.flatten(0, 1), time.flatten(), layers)
-        return x0.unflatten(0, noisy.shape[:2])
-
-
-class Decode(nn.Module):
-    """Latents to token logits."""
-
-    def __init__(self, captioner: Captioner) -> None:
-        super().__init__()
-        self.text = captioner.text
-
-    def forward(self, latent: Tensor) -> Tensor:
-        logits: Tensor = self.text.decode(latent)
-        return logits
-
-
-class Words(nn.Module):
-    """Tokens to their latent."""
-
-    def __init__(self, captioner: Captioner) -> None:
-        super().__init__()
-        self.text = captioner.text
-
-    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        latent: Tensor = self.text.encode(ids, mask)
-        return latent
+    def forward(self, *inputs: Any) -> Any:
+        return self.compute(*inputs)
 
 
 def export_graphs(source: str, out: Path, *, int8: bool = False) -> None:
@@ -151,47 +113,35 @@ def require_onnx() -> None:
 
 def graphs_of(captioner: Captioner) -> list[Graph]:
     """All graphs of a captioner; sizes of 2 photos and 3 copies are examples, which the tracer must tell apart."""
+    text, vision, denoiser = captioner.text, captioner.vision, captioner.denoiser
+
+    def encode(pixels: Tensor) -> list[Tensor]:
+        contexts = (denoiser.image_context(vision(pixels)), denoiser.null_context())
+        return [tensor for context in contexts for layer in context for tensor in layer]
+
+    def denoise(noisy: Tensor, previous: Tensor, time: Tensor, context: list[Tensor]) -> Tensor:
+        """Captions grouped by the photo they are about: [photos, copies, length, dim]."""
+        layers = list(zip(context[::2], context[1::2], strict=True))
+        x0: Tensor = denoiser(noisy.flatten(0, 1), previous.flatten(0, 1), time.flatten(), layers)
+        return x0.unflatten(0, noisy.shape[:2])
+
     photos, copies, captions = (torch.export.Dim(name) for name in ("photos", "copies", "captions"))
-    size, length, dim = int(captioner.config.vision["image_size"]), captioner.length, captioner.text.dim
+    size, length, dim = int(captioner.config.vision["image_size"]), captioner.length, text.dim
     pixels, x = torch.zeros(2, 3, size, size), torch.zeros(2, 3, length, dim)
     with torch.no_grad():
-        context = [
-            tensor for layer in captioner.image_context(captioner.encode_image(pixels)) for tensor in layer
-        ]
-    names = context_names(len(context) // 2)
+        encoded = encode(pixels)
+    context = encoded[: len(encoded) // 2]
+    kept = context_names(len(context) // 2) + context_names(len(context) // 2, "null_")
+    time, both = torch.zeros(2, 3, dtype=torch.int64), {0: photos, 1: copies}
+    noisy = {"noisy": x, "previous": x.clone(), "time": time, "context": context}
+    axes = (both, both, both, [{0: photos} for _ in context])
     ids = torch.full((3, length), int(captioner.config.tokens["sep"]))
-    both = {0: photos, 1: copies}
+    words, each = {"ids": ids, "mask": torch.ones_like(ids)}, {0: captions}
     return [
-        Graph(
-            "encode",
-            Encode(captioner),
-            {"pixels": pixels},
-            ({0: photos},),
-            [*names, *context_names(len(context) // 2, "null_")],
-            captioner.vision,
-        ),
-        Graph(
-            "denoise",
-            Denoise(captioner),
-            {
-                "noisy": x,
-                "previous": x.clone(),
-                "time": torch.zeros(2, 3, dtype=torch.int64),
-                "context": context,
-            },
-            (both, both, both, [{0: photos} for _ in context]),
-            ["prediction"],
-            captioner.denoiser,
-        ),
-        Graph("decode", Decode(captioner), {"latent": x[0]}, ({0: captions},), ["logits"], captioner.text),
-        Graph(
-            "words",
-            Words(captioner),
-            {"ids": ids, "mask": torch.ones_like(ids)},
-            ({0: captions}, {0: captions}),
-            ["latent"],
-            captioner.text,
-        ),
+        Graph("encode", encode, {"pixels": pixels}, ({0: photos},), kept, (vision, denoiser)),
+        Graph("denoise", denoise, noisy, axes, ["prediction"], (denoiser,)),
+        Graph("decode", text.decode, {"latent": x[0]}, (each,), ["logits"], (text,)),
+        Graph("words", text.encode, words, (each, each), ["latent"], (text,)),
     ]
 
 
@@ -209,11 +159,11 @@ def write_graph(graph: Graph, file: Path, stamp: str, captioner: Captioner) -> N
     ]
     with quiet(), torch.no_grad():
         program: Any = torch.onnx.export(
-            graph.module.eval(),
+            Traced(graph).eval(),
             tuple(graph.inputs.values()),
             input_names=names,
             output_names=graph.outputs,
-            dynamic_shapes=graph.axes,
+            dynamic_shapes=(graph.axes,),
             opset_version=OPSET,
             dynamo=True,
             verbose=False,
@@ -224,7 +174,7 @@ def write_graph(graph: Graph, file: Path, stamp: str, captioner: Captioner) -> N
             "clearcap.graph": graph.name,
             "clearcap.stamp": stamp,
             "clearcap.weights": "float32",
-            "clearcap.parameters": str(sum(weight.numel() for weight in graph.part.parameters())),
+            "clearcap.parameters": str(sum(weight.numel() for weight in graph.parts[0].parameters())),
             "clearcap.special_ids": " ".join(map(str, captioner.text.special_ids)),
         }
     )
@@ -243,15 +193,12 @@ def digest(captioner: Captioner) -> str:
 
 
 @contextmanager
-def quiet(names: Sequence[str] = ("torch.onnx", "onnxscript", "onnx_ir")) -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without the exporter's notes on packages it could use and on what it does not fold."""
-    levels = {name: logging.getLogger(name).level for name in names}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for name in names:
-            logging.getLogger(name).setLevel(logging.ERROR)
-        try:
+    noted = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(action="ignore"):
             yield
-        finally:
-            for name, level in levels.items():
-                logging.getLogger(name).setLevel(level)
+    finally:
+        logging.disable(noted)

@@ -121,7 +121,6 @@ def _with_int8(model: ModelProto, computed: Collection[str], stored: Collection[
         "int8.low": np.array(0.5 / WEIGHT_STEPS, np.float32),
     }
     nodes: list[Any] = []
-    restored: set[str] = set()
     for node in graph.node:
         y = node.output[0]
         if y in computed or y in stored:
@@ -131,9 +130,8 @@ def _with_int8(model: ModelProto, computed: Collection[str], stored: Collection[
             if y in computed:
                 nodes += _product(x, name, y)
                 continue
+            nodes += _restored(name) if f"{name}.low" not in arrays else []
             arrays[f"{name}.low"] = low
-            nodes += _restored(name) if name not in restored else []
-            restored.add(name)
             node.input[1] = f"{name}.float"
         nodes.append(node)
     used = {name for node in nodes for name in node.input}

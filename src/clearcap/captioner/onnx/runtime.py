@@ -190,7 +190,7 @@ def _open(file: Path) -> Any:
     """A session. Raises InputError."""
     try:
         import onnxruntime
-        from onnxruntime.capi import onnxruntime_pybind11_state as faults
+        from onnxruntime.capi import onnxruntime_pybind11_state as state
     except ImportError as fault:
         raise InputError(f"{file}: running it needs onnxruntime; pip install 'clearcap[onnx]'") from fault
     if not file.is_file():
@@ -199,13 +199,7 @@ def _open(file: Path) -> Any:
     options.log_severity_level = 3  # errors
     options.intra_op_num_threads = torch.get_num_threads()
     options.add_session_config_entry("session.force_spinning_stop", "1")  # torch's threads are next
-    bad = (
-        faults.Fail,
-        faults.InvalidArgument,
-        faults.InvalidGraph,
-        faults.InvalidProtobuf,
-        faults.NotImplemented,
-    )
+    bad = (state.Fail, state.InvalidArgument, state.InvalidGraph, state.InvalidProtobuf, state.NotImplemented)
     try:
         return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     except bad as fault:

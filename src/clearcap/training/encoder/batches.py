@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +15,6 @@ from torch.nn import functional as F
 from clearcap.data.ahead import ahead
 from clearcap.errors import InputError
 from clearcap.training.encoder import objective
-from clearcap.training.encoder.settings import DistillConfig
 from clearcap.training.encoder.targets import TargetStore
 from clearcap.vision.compact import STRIDE
 
@@ -59,17 +58,6 @@ class Split:
         self.words = shares.nan_to_num()
         own = [names[i] for i in self.held_out]
         self.held_out_words = objective.word_shares(captions, own, self.vocabulary) > 0
-
-    @classmethod
-    def read(cls, names: Sequence[str], config: DistillConfig) -> Split:
-        """The split of photos of these names that the files in a run's settings describe.
-
-        Raises:
-            InputError: one of the files is absent, or the captions have other columns.
-        """
-        captions = objective.read_captions(config.captions) if config.captions else {}
-        captioned = read_names(config.captioned) or set(captions)
-        return cls(names, read_names(config.held_out), captions, captioned, config.words)
 
     def rows_of(self, step: int, size: int, seed: int) -> Int[Tensor, " size"]:
         """The photos of a step, by seed and step alone; every photo once per epoch.
@@ -123,13 +111,11 @@ class Data:
             self.split.known[rows],
         )
 
-    def batches(self, start: int, size: int) -> Iterator[Batch]:
-        """Batches from step `start` on, the next one read while the last one is in use."""
-        return ahead(lambda step: self.batch(step, size), range(start, 2**31), threads=1, depth=1)
-
-    def prepared(self, raw: Batch, step: int, image_size: int) -> Batch:
-        """Photos at `image_size` pixels, targets pooled to their smaller grid, both augmented."""
-        return prepare(raw, image_size, step_generator(self.seed + 1, step))
+    def batches(self, start: int, size: int, image_size: Callable[[], int]) -> Iterator[Batch]:
+        """Batches from step `start` on, `prepare`d for the size of the moment; the next one is read meanwhile."""
+        stored = ahead(lambda step: self.batch(step, size), range(start, 2**31), threads=1, depth=1)
+        for step, raw in enumerate(stored, start):
+            yield prepare(raw, image_size(), step_generator(self.seed + 1, step))
 
 
 def step_generator(seed: int, step: int, device: torch.device | str = "cpu") -> torch.Generator:
@@ -140,8 +126,8 @@ def step_generator(seed: int, step: int, device: torch.device | str = "cpu") -> 
 def prepare(raw: Batch, image_size: int, generator: torch.Generator) -> Batch:
     """Photos at `image_size` pixels, targets pooled to their smaller grid, both augmented."""
     images, tokens = shrunk(raw.images, raw.tokens, image_size)
-    floats, tokens = objective.augment(images.float().div_(255), tokens, image_size // STRIDE, generator)
-    return Batch(floats, tokens, raw.logits, raw.words, raw.known)
+    images, tokens = objective.augment(to_unit(images), tokens, image_size // STRIDE, generator)
+    return raw._replace(images=images, tokens=tokens)
 
 
 def shrunk(
@@ -156,9 +142,14 @@ def shrunk(
     return images, F.adaptive_avg_pool2d(square, image_size // STRIDE).flatten(2).transpose(1, 2)
 
 
+def to_unit(photos: UInt8[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 height width"]:
+    """Bytes as numbers in 0..1."""
+    return photos.float().div_(255)
+
+
 def to_floats(images: UInt8[np.ndarray, "batch height width 3"]) -> Float[Tensor, "batch 3 height width"]:
     """Stored photos as 0..1 floats, channels first (last in memory)."""
-    return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float().div_(255)
+    return to_unit(torch.from_numpy(np.array(images)).permute(0, 3, 1, 2))
 
 
 def read_names(path: str) -> set[str]:

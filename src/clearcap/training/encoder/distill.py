@@ -5,10 +5,9 @@ from __future__ import annotations
 import copy
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
-from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from clearcap.errors import InputError
 from clearcap.training.checkpoint import RunState
 from clearcap.training.encoder import objective
-from clearcap.training.encoder.batches import Batch, Data, Split
+from clearcap.training.encoder.batches import Batch, Data, Split, read_names
 from clearcap.training.encoder.live import LiveData
 from clearcap.training.encoder.settings import DistillConfig
 from clearcap.training.encoder.starting import load_like, start_from, turn_to
@@ -32,18 +31,9 @@ from clearcap.vision.compact import CompactEncoder
 
 REPLAN_STEPS = 50  # steps between two looks at the clock
 LOG_STEPS = 50
-FREE = (  # may change when a run resumes
-    "out",
-    "cache",
-    "views",
-    "workers",
-    "checkpoint_minutes",
-    "validate_steps",
-    "class_weight",
-    "word_weight",
-    "sizes",
-    "switches",
-)
+PLACES = ("out", "cache", "views", "workers")
+FREE = (*PLACES, "checkpoint_minutes", "validate_steps", "class_weight", "word_weight", "sizes", "switches")
+"""Settings that may change when a run resumes."""
 
 
 class DistillResult(NamedTuple):
@@ -75,29 +65,22 @@ class Run:
                 f"{config.teacher}: a grid of {grid} x {grid}, but the encoder has {encoder.tokens} tokens; "
                 "pass a teacher with one token per 32 x 32 pixels"
             )
-        self.device = device
+        self.device, self.encoder, self.heads = device, encoder, heads
         self.model = nn.ModuleDict({"encoder": encoder, "heads": heads}).to(device)
+        stages = ("encoder.stages.", "encoder.mixers.")  # matrices and kernels between features are Muon's
+        named = dict(self.model.named_parameters())
+        muon = config.optimizer == "muon"
+        inner = [name for name, p in named.items() if muon and name.startswith(stages) and p.ndim in (2, 4)]
         self.optimizers = split_optimizers(
-            dict(self.model.named_parameters()),
-            [f"encoder.{name}" for name, p in encoder.named_parameters() if self.is_muons(name, p)],
-            lr=config.lr,
-            muon_lr=config.lr,
-            weight_decay=config.weight_decay,
+            named, inner, lr=config.lr, muon_lr=config.lr, weight_decay=config.weight_decay
         )
-        self.remember()
+        weights = self.model.state_dict()
+        self.average = Averaged({k: v for k, v in weights.items() if v.is_floating_point()})
+        self.state = RunState(weights, self.average.values, self.optimizers)
         self.step = 0
         self.progress = 0.0  # of the schedule, 0..1
         self.rate = 1e-4  # progress per step, until the clock tells
         self.seconds = 0.0  # of training so far
-
-    def is_muons(self, name: str, parameter: Tensor) -> bool:
-        """Whether Muon is asked for, and a parameter of the encoder is a matrix or kernel between features."""
-        inner = name.startswith(("stages.", "mixers.")) and parameter.ndim in (2, 4)
-        return self.config.optimizer == "muon" and inner
-
-    def remember(self) -> None:
-        """Begin the average at the weights as they are."""
-        self.average = Averaged({k: v for k, v in self.model.state_dict().items() if v.is_floating_point()})
 
     def finished(self) -> bool:
         """Whether the schedule has run to its end."""
@@ -107,9 +90,9 @@ class Run:
         """The terms of the objective, unweighted, and their weighted sum `loss`."""
         config = self.config
         with torch.autocast(self.device.type, torch.bfloat16, enabled=config.bf16):
-            tokens = self.model["encoder"](batch.images)
+            tokens = self.encoder(batch.images)
         tokens = tokens.float()
-        classes, words = self.model["heads"](tokens)
+        classes, words = self.heads(tokens)
         terms = {"feature": objective.feature_loss(tokens, batch.tokens)}
         total = terms["feature"]
         if batch.logits.shape[1]:
@@ -124,7 +107,7 @@ class Run:
         """Side of the photos at this point of the schedule: small first, which is cheap, then full."""
         sizes, switches = self.config.sizes, self.config.switches
         chosen = sizes[sum(self.progress >= switch for switch in switches)] if sizes else 0
-        return chosen or _encoder(self.model).image_size
+        return chosen or self.encoder.image_size
 
     def train_step(self, batch: Batch) -> dict[str, Tensor]:
         """One optimiser step; returns the loss terms."""
@@ -135,13 +118,8 @@ class Run:
         descend(self.model, self.optimizers, clip=5.0)
         self.step += 1
         # A short memory at first.
-        self.average.update(self.model.state_dict(), min(self.config.ema, self.step / (self.step + 10)))
+        self.average.update(self.state.weights, min(self.config.ema, self.step / (self.step + 10)))
         return {name: term.detach() for name, term in terms.items()}
-
-    @property
-    def state(self) -> RunState:
-        """What a checkpoint holds."""
-        return RunState(self.model.state_dict(), self.average.values, self.optimizers)
 
     def save(self, folder: Path) -> None:
         """Write everything to a checkpoint."""
@@ -161,17 +139,11 @@ class Run:
         self.rate, self.seconds = place["rate"], place["seconds"]
         return True
 
-    def averaged(self) -> nn.ModuleDict:
-        """Encoder and heads with the averaged weights, in evaluation mode, batch norms folded."""
-        model = copy.deepcopy(self.model)
-        model.load_state_dict(model.state_dict() | self.average.values)
-        return nn.ModuleDict({"encoder": _encoder(model).folded(), "heads": model["heads"]}).eval()
-
-
-def _encoder(model: nn.ModuleDict) -> CompactEncoder:
-    encoder = model["encoder"]
-    assert isinstance(encoder, CompactEncoder)
-    return encoder
+    def averaged(self) -> tuple[CompactEncoder, objective.AuxiliaryHeads]:
+        """Copies of encoder and heads with the averaged weights, in evaluation mode."""
+        with self.average.in_place(self.state.weights):
+            encoder, heads = copy.deepcopy((self.encoder, self.heads))
+        return encoder.eval(), heads.eval()
 
 
 def distill(config: DistillConfig, progress: bool = True) -> DistillResult:
@@ -194,17 +166,15 @@ def distill(config: DistillConfig, progress: bool = True) -> DistillResult:
         run = Run(config, data.grid, data.size, data.classes, len(data.split.vocabulary), device)
         out = Path(config.out)
         out.mkdir(parents=True, exist_ok=True)
-        checkpoint = out / "checkpoint"
-        if not run.load(checkpoint) and config.init:
+        if not run.load(out / "checkpoint") and config.init:
             _begin_from(config.init, run, data)
         shown = bar.add_task("distilling", total=100)
+
+        def report(text: str) -> None:
+            bar.update(shown, completed=100 * run.progress, description=text)
+
         with torch.backends.cudnn.flags(benchmark=True):  # every step has the same shapes
-            metrics = _train(
-                run,
-                data,
-                checkpoint,
-                lambda text: bar.update(shown, completed=100 * run.progress, description=text),
-            )
+            metrics = _train(run, data, out, report)
     return _export(run, data, out, metrics)
 
 
@@ -213,53 +183,38 @@ def _open_data(
 ) -> Data | LiveData:
     """Photos, targets and words: a store made beforehand, or a teacher that answers while the student learns."""
     photos = list_photos(config.photos)
-    split = Split.read([photo.name for photo in photos], config)
+    captions = objective.read_captions(config.captions) if config.captions else {}
+    captioned = read_names(config.captioned) or set(captions)
+    names = [photo.name for photo in photos]
+    split = Split(names, read_names(config.held_out), captions, captioned, config.words)
+    teacher, dim, seed = config.teacher, config.dim, config.seed
     if config.views == 0:
-        return LiveData(
-            split, photos, config.teacher, config.dim, config.seed, config.init, device, report=report
-        )
+        return LiveData(split, photos, teacher, dim, seed, config.init, device, report)
+    held_out = frozenset(names[i] for i in split.held_out)
     store = build_targets(
-        config.cache,
-        photos,
-        frozenset(photos[i].name for i in split.held_out),
-        config.teacher,
-        config.views,
-        config.dim,
-        config.seed,
-        config.workers,
-        report=report,
+        config.cache, photos, held_out, teacher, config.views, dim, seed, config.workers, report
     )
-    return Data(split, store, config.views, config.seed)
+    return Data(split, store, config.views, seed)
 
 
 def _begin_from(folder: str, run: Run, data: Data | LiveData) -> None:
     """The weights of an earlier encoder, in the targets' axes: live ones are in its own."""
-    encoder = _encoder(run.model)
     if isinstance(data, LiveData):
-        encoder.load_state_dict(load_like(folder, encoder).state_dict())
+        run.encoder.load_state_dict(load_like(folder, run.encoder).state_dict())
     else:
-        start_from(folder, encoder, data.store, data.split.rows)
-    run.remember()
+        start_from(folder, run.encoder, data.store, data.split.rows)
+    run.average.update(run.state.weights, decay=0.0)  # so it begins here
 
 
-def _batches(run: Run, data: Data | LiveData) -> Iterator[Batch]:
-    """The run's batches from its step on, at the size of the moment."""
-    for step, raw in zip(count(run.step), data.batches(run.step, run.config.batch), strict=False):
-        batch = data.prepared(raw, step, run.image_size())
-        yield Batch(*(part.to(run.device) for part in batch))
-
-
-def _train(
-    run: Run, data: Data | LiveData, checkpoint: Path, report: Callable[[str], None]
-) -> dict[str, float]:
+def _train(run: Run, data: Data | LiveData, out: Path, report: Callable[[str], None]) -> dict[str, float]:
     """Step until the schedule ends; returns the last validation's metrics."""
     config, metrics = run.config, dict[str, float]()
     began = time.monotonic() - run.seconds
     saved = planned = time.monotonic()
-    for batch in _batches(run, data):
+    for batch in data.batches(run.step, config.batch, run.image_size):
         if run.finished():
             break
-        terms = run.train_step(batch)
+        terms = run.train_step(Batch(*(part.to(run.device) for part in batch)))
         run.seconds = time.monotonic() - began
         if not config.steps and run.step % REPLAN_STEPS == 0:
             step_seconds, planned = (time.monotonic() - planned) / REPLAN_STEPS, time.monotonic()
@@ -268,29 +223,27 @@ def _train(
         if run.step == 1 or run.step % LOG_STEPS == 0:
             measured = {name: term.item() for name, term in terms.items()}
             report(f"step {run.step} loss {measured['loss']:.3f}")
-            _log(
-                checkpoint.parent,
-                {"step": run.step, "progress": run.progress, "seconds": run.seconds, **measured},
-            )
+            _log(out, step=run.step, progress=run.progress, seconds=run.seconds, **measured)
         if run.step % config.validate_steps == 0 or run.finished():
-            metrics = validate(run.averaged(), data, config.batch)
-            _log(checkpoint.parent, {"step": run.step, **metrics})
+            metrics = validate(run, data)
+            _log(out, step=run.step, **metrics)
         if time.monotonic() - saved > 60 * config.checkpoint_minutes or run.finished():
-            run.save(checkpoint)
+            run.save(out / "checkpoint")
             saved = time.monotonic()
-    return metrics or validate(run.averaged(), data, config.batch)
+    return metrics or validate(run, data)
 
 
 @torch.inference_mode()
-def validate(model: nn.ModuleDict, data: Data | LiveData, batch: int) -> dict[str, float]:
+def validate(run: Run, data: Data | LiveData) -> dict[str, float]:
     """Measures on the held-out photos: tokens' cosine and R2, class agreement, words' average precision."""
     if not data.split.held_out:
         return {}
-    images, targets, teacher = data.held(batch)
-    device = next(model.parameters()).device
-    tokens = torch.cat([model["encoder"](part.to(device)) for part in images])
-    classes, words = model["heads"](tokens)
-    targets, teacher = targets.to(device), teacher.to(device)
+    images, targets, teacher = data.held(run.config.batch)
+    encoder, heads = run.averaged()
+    encoder = encoder.folded()
+    tokens = torch.cat([encoder(part.to(run.device)) for part in images])
+    classes, words = heads(tokens)
+    targets, teacher = targets.to(run.device), teacher.to(run.device)
     metrics = objective.agreement(tokens, targets)
     if teacher.shape[1]:
         metrics["class_agreement"] = (classes.argmax(-1) == teacher.argmax(-1)).float().mean().item()
@@ -299,9 +252,9 @@ def validate(model: nn.ModuleDict, data: Data | LiveData, batch: int) -> dict[st
     return metrics
 
 
-def _log(folder: Path, record: Mapping[str, float | int]) -> None:
+def _log(folder: Path, **measured: float | int) -> None:
     with (folder / "metrics.jsonl").open("a") as file:
-        file.write(json.dumps({k: round(v, 5) for k, v in record.items()}) + "\n")
+        file.write(json.dumps({k: round(v, 5) for k, v in measured.items()}) + "\n")
 
 
 def _export(run: Run, data: Data | LiveData, folder: Path, metrics: dict[str, float]) -> DistillResult:
@@ -309,20 +262,11 @@ def _export(run: Run, data: Data | LiveData, folder: Path, metrics: dict[str, fl
     from safetensors.torch import save_file
 
     weights, settings = folder / "encoder.safetensors", folder / "encoder.json"
-    encoder = copy.deepcopy(_encoder(run.model)).eval()
-    prefix = "encoder."
-    averaged = {k.removeprefix(prefix): v for k, v in run.average.values.items() if k.startswith(prefix)}
-    encoder.load_state_dict(encoder.state_dict() | averaged)
+    encoder, _ = run.averaged()
     encoder.cpu()
     if run.config.init and isinstance(data, Data):
         turn_to(run.config.init, encoder, data.store, data.split.rows)
     save_file({k: v.contiguous() for k, v in encoder.state_dict().items()}, weights)
-    record = {
-        "encoder": _encoder(run.model).settings(),
-        "metrics": metrics,
-        "steps": run.step,
-        "seconds": run.seconds,
-        "config": asdict(run.config),
-    }
-    settings.write_text(json.dumps(record, indent=2) + "\n")
+    record = {"encoder": encoder.settings(), "metrics": metrics, "steps": run.step, "seconds": run.seconds}
+    settings.write_text(json.dumps(record | {"config": asdict(run.config)}, indent=2) + "\n")
     return DistillResult(weights, settings, metrics)

@@ -7,10 +7,10 @@ overfit to: with mixtures of photos among the views it approaches the teacher as
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,52 +19,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clearcap.data.ahead import ahead
-from clearcap.training.encoder.batches import Batch, Split, shrunk, step_generator
+from clearcap.training.encoder.batches import Batch, Split, shrunk, step_generator, to_unit
 from clearcap.training.encoder.starting import FITTED_PHOTOS, turning
-from clearcap.training.encoder.targets import Basis, draw_view, fit_basis, read_photo
-from clearcap.training.encoder.teacher import square_grid
-from clearcap.training.encoder.tflite import TfliteNetwork
+from clearcap.training.encoder.targets import BASIS_PHOTOS, Basis, draw_view, fit_basis, read_photo
+from clearcap.training.encoder.teacher import load_teacher
 from clearcap.vision.compact import CompactEncoder, load_compact
 
-BASIS_PHOTOS = 3000
 WHOLE = 0.2  # share of views that are the whole photo, as at captioning
 MIXED = 0.5  # share of views that are mixtures of two
 AT_ONCE = 256  # photos shown to a network outside training
-
-
-class LiveTeacher(NamedTuple):
-    """A teacher on a device: pixels in 0..1 to a grid of features and class logits (no column where there are none)."""
-
-    image_size: int
-    classes: int
-    ask: Callable[[Tensor], tuple[Tensor, Tensor]]
-
-
-def live_teacher(source: str, device: torch.device) -> LiveTeacher:
-    """A teacher from a .tflite file, a transformers model folder or a hub name.
-
-    Raises:
-        InputError: nothing usable at `source`, or its tokens form no square grid.
-    """
-    half = torch.float16 if device.type == "cuda" else torch.float32
-    if Path(source).suffix == ".tflite":
-        tflite = TfliteNetwork(source).to(device).to(half)
-
-        def ask_tflite(images: Tensor) -> tuple[Tensor, Tensor]:
-            features, logits = tflite(images.to(half, memory_format=torch.channels_last))
-            return features.float(), logits.float()
-
-        return LiveTeacher(tflite.image_size, tflite.classes, ask_tflite)
-    from clearcap.vision.transformers import load_pretrained
-
-    encoder = load_pretrained(source).to(device)
-    square_grid(encoder.tokens - encoder.prefix_tokens, source)
-
-    def ask(images: Tensor) -> tuple[Tensor, Tensor]:
-        tokens = encoder(images)[:, encoder.prefix_tokens :]
-        return tokens.float(), images.new_zeros(len(images), 0)
-
-    return LiveTeacher(encoder.image_size, 0, ask)
 
 
 class LiveData:
@@ -86,7 +49,7 @@ class LiveData:
         Args:
             split: of the photos.
             photos: files, squashed to the teacher's size.
-            teacher: of `live_teacher`.
+            teacher: of `load_teacher`.
             dim: width of the targets.
             seed: of the views.
             init: folder of an encoder whose axes the targets are turned to; "" for none.
@@ -97,13 +60,21 @@ class LiveData:
             InputError: a photo or the teacher cannot be read.
         """
         self.split, self.seed, self.device = split, seed, device
-        self.network = live_teacher(teacher, device)
-        self.size, self.classes = self.network.image_size, self.network.classes
-        self.photos = read_photos(photos, self.size, report).to(device)
+        self.network = load_teacher(teacher, device)
+        self.size, self.grid, self.classes = self.network.image_size, self.network.grid, self.network.classes
+        pixels = torch.empty(len(photos), 3, self.size, self.size, dtype=torch.uint8)
+
+        def squashed(path: Path) -> UInt8[np.ndarray, "size size 3"]:
+            return draw_view(read_photo(path), self.size, 0, 0)
+
+        threads = os.cpu_count() or 1
+        for i, view in enumerate(ahead(squashed, photos, threads=threads, depth=4 * threads)):
+            pixels[i] = torch.tensor(view).permute(2, 0, 1)
+            report(i + 1, len(photos))
+        self.photos = pixels.to(device)
         self.words, self.known = split.words.to(device), split.known.to(device)
         order = torch.randperm(len(split.rows), generator=torch.Generator().manual_seed(seed))
         features, _ = self._asked(split.rows[order[:BASIS_PHOTOS]])
-        self.grid = round(features.shape[1] ** 0.5)
         basis = fit_basis(features.flatten(0, 1).cpu().numpy(), dim)
         if init:
             basis = self._turned(basis, load_compact(init))
@@ -117,29 +88,24 @@ class LiveData:
     @torch.inference_mode()
     def _asked(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """What the teacher says of whole photos."""
-        said = [self.network.ask(images) for images in self._whole(rows)]
-        features, logits = zip(*said, strict=True)
+        features, logits = zip(*map(self.network.ask, self._whole(rows)), strict=True)
         return torch.cat(features), torch.cat(logits)
 
     @torch.inference_mode()
     def _turned(self, basis: Basis, encoder: CompactEncoder) -> Basis:
         """The basis whose targets are nearest to the tokens of an encoder, so that it goes on in its own axes."""
         rows, encoder = self.split.rows[:FITTED_PHOTOS], encoder.to(self.device)
-        own = [encoder(images) for images in self._whole(rows)]
-        targets = basis.project(self._asked(rows)[0].cpu().numpy())
-        rotation = turning(
-            torch.from_numpy(targets).flatten(0, 1).double(), torch.cat(own).flatten(0, 1).cpu().double()
-        )
+        own = torch.cat([encoder(images) for images in self._whole(rows)]).flatten(0, 1).cpu().double()
+        targets = torch.from_numpy(basis.project(self._asked(rows)[0].cpu().numpy()))
+        rotation = turning(targets.flatten(0, 1).double(), own)
         return Basis(basis.mean, (basis.components @ rotation.numpy()).astype(np.float32))
 
-    def batches(self, start: int, size: int) -> Iterator[Batch]:
-        """Batches from step `start` on, each a function of seed and step."""
-        return (self.batch(step, size) for step in range(start, 2**31))
-
-    def prepared(self, drawn: Batch, step: int, image_size: int) -> Batch:
-        """Photos at `image_size` pixels and targets pooled to their smaller grid."""
-        images, tokens = shrunk(drawn.images, drawn.tokens, image_size)
-        return drawn._replace(images=images, tokens=tokens)
+    def batches(self, start: int, size: int, image_size: Callable[[], int]) -> Iterator[Batch]:
+        """Batches from step `start` on, each a function of seed and step, at the size of the moment."""
+        for step in range(start, 2**31):
+            batch = self.batch(step, size)
+            images, tokens = shrunk(batch.images, batch.tokens, image_size())
+            yield batch._replace(images=images, tokens=tokens)
 
     @torch.no_grad()
     def batch(self, step: int, size: int) -> Batch:
@@ -167,46 +133,22 @@ class LiveData:
         return self._whole(rows, size), (features - self.mean) @ self.components, logits
 
 
-def read_photos(
-    photos: Sequence[Path], size: int, report: Callable[[int, int], None]
-) -> UInt8[Tensor, "photos 3 size size"]:
-    """Photos squashed to `size` pixels, read by as many threads as there are cores.
-
-    Raises:
-        InputError: one cannot be read.
-    """
-    pixels = torch.empty(len(photos), 3, size, size, dtype=torch.uint8)
-    threads = os.cpu_count() or 1
-    views = ahead(
-        lambda path: draw_view(read_photo(path), size, 0, 0), photos, threads=threads, depth=4 * threads
-    )
-    for i, view in enumerate(views):
-        pixels[i] = torch.tensor(view).permute(2, 0, 1)
-        report(i + 1, len(photos))
-    return pixels
-
-
-def to_unit(photos: UInt8[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 height width"]:
-    """Bytes as numbers in 0..1."""
-    return photos.float().div_(255)
-
-
 def drawn(
     photos: UInt8[Tensor, "batch 3 height width"], generator: torch.Generator
 ) -> Float[Tensor, "batch 3 height width"]:
     """Random crops (35% to 100% of the area, aspect ratio 3/4 to 4/3) stretched to the whole, half of them mirrored."""
     count, device = len(photos), photos.device
     random = torch.rand(6, count, device=device, generator=generator)
-    aspect = torch.exp((2 * random[0] - 1) * float(np.log(4 / 3)))
+    aspect = torch.exp((2 * random[0] - 1) * math.log(4 / 3))
     area = torch.where(random[1] < WHOLE, torch.ones_like(aspect), 0.35 + 0.65 * random[2])
     width, height = (area * aspect).sqrt().clamp(max=1), (area / aspect).sqrt().clamp(max=1)
-    whole = area == 1
-    width, height = width.masked_fill(whole, 1), height.masked_fill(whole, 1)  # shares of the sides
+    width, height = width.masked_fill(area == 1, 1), height.masked_fill(area == 1, 1)  # shares of the sides
     # Centres in -1..1; a crop of share w leaves 1 - w on either side of the middle.
     x, y = (2 * random[3] - 1) * (1 - width), (2 * random[4] - 1) * (1 - height)
     width = torch.where(random[5] < 0.5, -width, width)
-    none = torch.zeros_like(x)
-    affine = torch.stack((torch.stack((width, none, x), 1), torch.stack((none, height, y), 1)), 1)
+    affine = torch.cat(
+        (torch.diag_embed(torch.stack((width, height), 1)), torch.stack((x, y), 1)[..., None]), 2
+    )
     grid = F.affine_grid(affine, list(photos.shape), align_corners=False)
     return F.grid_sample(to_unit(photos), grid, padding_mode="border", align_corners=False)
 

@@ -47,18 +47,12 @@ def class_loss(
     logits: Float[Tensor, "batch classes"], teacher: Float[Tensor, "batch classes"], temperature: float
 ) -> Float[Tensor, ""]:
     """KL divergence from the teacher's softened class distribution (Hinton et al. 2015)."""
-    return F.kl_div(
-        (logits / temperature).log_softmax(-1),
-        (teacher / temperature).log_softmax(-1),
-        reduction="batchmean",
-        log_target=True,
-    )
+    own, wanted = ((said / temperature).log_softmax(-1) for said in (logits, teacher))
+    return F.kl_div(own, wanted, reduction="batchmean", log_target=True)
 
 
 def word_loss(
-    logits: Float[Tensor, "batch words"],
-    targets: Float[Tensor, "batch words"],
-    known: Bool[Tensor, " batch"],
+    logits: Float[Tensor, "batch words"], targets: Float[Tensor, "batch words"], known: Bool[Tensor, " batch"]
 ) -> Float[Tensor, ""]:
     """Binary cross-entropy against the share of captions with each word, summed over words.
 

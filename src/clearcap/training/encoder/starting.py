@@ -30,10 +30,12 @@ def start_from(folder: str | Path, encoder: CompactEncoder, store: TargetStore, 
     encoder.load_state_dict(other.state_dict())
     other.head = nn.Identity()  # type: ignore[assignment]
     targets = torch.from_numpy(store.tokens[0, rows[:FITTED_PHOTOS].numpy()]).flatten(0, 1).double()
-    weight, bias = ridge(tokens_of(other, store, rows), targets)
+    inputs = tokens_of(other, store, rows)
+    x, y = inputs - inputs.mean(0), targets - targets.mean(0)
+    weight = torch.linalg.solve(x.T @ x + RIDGE * torch.eye(x.shape[1], dtype=x.dtype), x.T @ y)
     with torch.no_grad():
         encoder.head.weight.copy_(weight.T)
-        encoder.head.bias.copy_(bias)
+        encoder.head.bias.copy_(targets.mean(0) - inputs.mean(0) @ weight)
 
 
 def load_like(folder: str | Path, encoder: CompactEncoder) -> CompactEncoder:
@@ -72,17 +74,5 @@ def turning(
 def tokens_of(encoder: CompactEncoder, store: TargetStore, rows: Tensor) -> Float[Tensor, "samples dim"]:
     """What an encoder says of the first `FITTED_PHOTOS` of `rows`, all tokens in one list, in float64."""
     parts = rows[:FITTED_PHOTOS].split(64)
-    return (
-        torch.cat([encoder(to_floats(store.images[0, part.numpy()])) for part in parts])
-        .flatten(0, 1)
-        .double()
-    )
-
-
-def ridge(
-    inputs: Float[Tensor, "samples dim"], targets: Float[Tensor, "samples kept"]
-) -> tuple[Float[Tensor, "dim kept"], Float[Tensor, " kept"]]:
-    """Weight and bias of the ridge regression from inputs to targets."""
-    x, y = inputs - inputs.mean(0), targets - targets.mean(0)
-    weight = torch.linalg.solve(x.T @ x + RIDGE * torch.eye(x.shape[1], dtype=x.dtype), x.T @ y)
-    return weight, targets.mean(0) - inputs.mean(0) @ weight
+    tokens = [encoder(to_floats(store.images[0, part.numpy()])) for part in parts]
+    return torch.cat(tokens).flatten(0, 1).double()

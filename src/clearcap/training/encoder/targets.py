@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+import math
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
@@ -18,6 +19,7 @@ from clearcap.errors import InputError
 from clearcap.training.encoder.teacher import Teacher, load_teacher
 
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+BASIS_PHOTOS = 3000  # that a basis is fitted on
 CHUNK = 256  # photos a worker takes at a time; what an interruption can cost
 
 
@@ -87,12 +89,7 @@ def draw_view(photo: Image.Image, size: int, view: int, seed: int) -> UInt8[np.n
     area = random.uniform(0.35, 1)
     width, height = min(1.0, np.sqrt(area * aspect)), min(1.0, np.sqrt(area / aspect))  # of the sides
     left, top = random.uniform(0, 1 - width), random.uniform(0, 1 - height)
-    box = (
-        left * photo.width,
-        top * photo.height,
-        (left + width) * photo.width,
-        (top + height) * photo.height,
-    )
+    box = tuple(np.array([left, top, left + width, top + height]) * (photo.size * 2))
     image = photo.resize((size, size), Image.Resampling.BICUBIC, box=box)
     for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
         image = enhance(image).enhance(random.uniform(0.8, 1.2))
@@ -111,67 +108,25 @@ class TargetStore:
     """
 
     def __init__(self, folder: str | Path, writable: bool = False) -> None:
-        """Open a store that `create` made.
+        """Open a store that `build_targets` made.
 
         Raises:
             InputError: no store there.
         """
-        self.folder = Path(folder)
-        index = self.folder / "index.json"
+        index = Path(folder) / "index.json"
         if not index.is_file():
-            raise InputError(f"{self.folder}: no distillation targets here; build them first")
-        meta = json.loads(index.read_text())
-        self.photos = [Path(p) for p in meta["photos"]]
-        self.teacher: str = meta["teacher"]
-        self.size, self.grid, self.dim = int(meta["size"]), int(meta["grid"]), int(meta["dim"])
-        self.seed = int(meta["seed"])
-        self._mode: Literal["r", "r+"] = "r+" if writable else "r"
-        self.images: UInt8[np.ndarray, "views photos size size 3"] = self._open("images")
-        self.tokens: Float[np.ndarray, "views photos tokens dim"] = self._open("tokens")
-        self.logits: Float[np.ndarray, "views photos classes"] = self._open("logits")
-        self.done: Bool[np.ndarray, "views photos"] = self._open("done")
-        self.basis = Basis(np.load(self.folder / "mean.npy"), np.load(self.folder / "components.npy"))
-
-    def _open(self, name: str) -> np.ndarray:
-        return np.load(self.folder / f"{name}.npy", mmap_mode=self._mode)
-
-    @staticmethod
-    def create(
-        folder: str | Path,
-        photos: Sequence[Path],
-        teacher: Teacher,
-        source: str,
-        basis: Basis,
-        views: int,
-        seed: int,
-    ) -> TargetStore:
-        """Lay out an empty store (sparse files, so nothing is written yet)."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        lead, size, dim = (views, len(photos)), teacher.image_size, basis.components.shape[1]
-        layout: dict[str, tuple[tuple[int, ...], type]] = {
-            "images": ((*lead, size, size, 3), np.uint8),
-            "tokens": ((*lead, teacher.grid**2, dim), np.float16),
-            "logits": ((*lead, teacher.classes), np.float16),
-            "done": (lead, np.bool_),
-        }
-        for name, (shape, dtype) in layout.items():
-            if 0 in shape:
-                np.save(folder / f"{name}.npy", np.empty(shape, dtype))
-            else:
-                np.lib.format.open_memmap(folder / f"{name}.npy", "w+", dtype, shape)
-        np.save(folder / "mean.npy", basis.mean)
-        np.save(folder / "components.npy", basis.components)
-        meta = {
-            "teacher": source,
-            "photos": [str(p) for p in photos],
-            "size": size,
-            "grid": teacher.grid,
-            "dim": dim,
-            "seed": seed,
-        }
-        (folder / "index.json").write_text(json.dumps(meta))
-        return TargetStore(folder)
+            raise InputError(f"{folder}: no distillation targets here; build them first")
+        about = json.loads(index.read_text())
+        self.photos = [Path(photo) for photo in about["photos"]]
+        self.teacher: str = about["teacher"]
+        self.seed = int(about["seed"])
+        opened = partial(np.load, mmap_mode="r+" if writable else "r")
+        self.images: UInt8[np.ndarray, "views photos size size 3"] = opened(index.with_name("images.npy"))
+        self.tokens: Float[np.ndarray, "views photos tokens dim"] = opened(index.with_name("tokens.npy"))
+        self.logits: Float[np.ndarray, "views photos classes"] = opened(index.with_name("logits.npy"))
+        self.done: Bool[np.ndarray, "views photos"] = opened(index.with_name("done.npy"))
+        self.basis = Basis(*(np.load(index.with_name(f"{name}.npy")) for name in ("mean", "components")))
+        self.size, self.grid = self.images.shape[2], math.isqrt(self.tokens.shape[2])
 
 
 def read_photo(path: Path) -> Image.Image:
@@ -196,7 +151,6 @@ def build_targets(
     dim: int,
     seed: int = 0,
     workers: int = 1,
-    basis_photos: int = 3000,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> TargetStore:
     """Fill a store of targets in `folder`, or what is missing of one that an interruption left.
@@ -210,7 +164,6 @@ def build_targets(
         dim: width of the targets.
         seed: of the views and of the photos that the basis is fitted on.
         workers: processes, one core each.
-        basis_photos: how many photos the basis is fitted on.
         report: called with (entries done, entries in all).
 
     Raises:
@@ -219,52 +172,60 @@ def build_targets(
     folder = Path(folder)
     if not (folder / "index.json").exists():
         network = load_teacher(teacher)
-        own = [p for p in photos if p.name not in held_out]
-        basis = _fit_basis_on(own, network, dim, seed, basis_photos)
-        TargetStore.create(folder, photos, network, teacher, basis, views, seed)
+        own = [photo for photo in photos if photo.name not in held_out]
+        own = [own[i] for i in np.random.default_rng(seed).permutation(len(own))[:BASIS_PHOTOS]]
+        images = (draw_view(read_photo(photo), network.image_size, 0, seed) for photo in own)
+        features = np.concatenate([network.outputs(image[None]).features[0] for image in images])
+        _lay_out(folder, photos, network, teacher, fit_basis(features, dim), views, seed)
     store = TargetStore(folder)
-    if store.photos != list(photos) or store.tokens.shape[0] < views or store.dim != dim:
+    if store.photos != list(photos) or store.tokens.shape[0] < views or store.tokens.shape[3] != dim:
         raise InputError(f"{folder}: holds targets of other photos or settings; pass another cache folder")
     wanted = np.ones((views, len(photos)), bool)  # the store may hold more views than this run asks for
-    wanted[1:, [i for i, p in enumerate(photos) if p.name in held_out]] = False
-    jobs: list[tuple[str, str, int, list[int]]] = []
-    for view in range(views):
-        missing = np.flatnonzero(wanted[view] & ~store.done[view]).tolist()
-        jobs += [(str(folder), teacher, view, missing[i : i + CHUNK]) for i in range(0, len(missing), CHUNK)]
-    total, left = int(wanted.sum()), sum(len(rows) for *_, rows in jobs)
-    report(total - left, total)
-    if not jobs:
-        return store
-    for filled in _run(jobs, workers):
-        left -= filled
-        report(total - left, total)
+    wanted[1:, [photo.name in held_out for photo in photos]] = False
+    missing = np.argwhere(wanted & ~store.done[:views]).tolist()
+    chunks = [missing[i : i + CHUNK] for i in range(0, len(missing), CHUNK)]
+    total = int(wanted.sum())
+    done = total - len(missing)
+    report(done, total)
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        fill = partial(_fill, folder, teacher)
+        for filled in pool.map(fill, chunks) if workers > 1 else map(fill, chunks):
+            done += filled
+            report(done, total)
     return TargetStore(folder)
 
 
-def _fit_basis_on(photos: Sequence[Path], teacher: Teacher, dim: int, seed: int, count: int) -> Basis:
-    """The basis of the feature grids of `count` photos drawn at random."""
-    rows = np.random.default_rng(seed).permutation(len(photos))[:count]
-    images = (draw_view(read_photo(photos[i]), teacher.image_size, 0, seed) for i in rows)
-    return fit_basis(np.concatenate([teacher.features(image[None])[0] for image in images]), dim)
+def _lay_out(
+    folder: Path, photos: Sequence[Path], teacher: Teacher, source: str, basis: Basis, views: int, seed: int
+) -> None:
+    """An empty store (sparse files, so nothing is written yet)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lead, size = (views, len(photos)), teacher.image_size
+    layout: dict[str, tuple[tuple[int, ...], type]] = {
+        "images": ((*lead, size, size, 3), np.uint8),
+        "tokens": ((*lead, teacher.grid**2, basis.components.shape[1]), np.float16),
+        "logits": ((*lead, teacher.classes), np.float16),
+        "done": (lead, np.bool_),
+    }
+    for name, (shape, dtype) in layout.items():
+        if 0 in shape:
+            np.save(folder / f"{name}.npy", np.empty(shape, dtype))
+        else:
+            np.lib.format.open_memmap(folder / f"{name}.npy", "w+", dtype, shape)
+    np.save(folder / "mean.npy", basis.mean)
+    np.save(folder / "components.npy", basis.components)
+    about = {"teacher": source, "photos": [str(photo) for photo in photos], "seed": seed}
+    (folder / "index.json").write_text(json.dumps(about))
 
 
-def _run(jobs: Sequence[tuple[str, str, int, list[int]]], workers: int) -> Iterator[int]:
-    """Fill every job's rows, here or in worker processes; yields how many, job by job."""
-    if workers == 1:
-        yield from (_fill(*job) for job in jobs)
-        return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        yield from (future.result() for future in as_completed([pool.submit(_fill, *job) for job in jobs]))
-
-
-def _fill(folder: str, teacher: str, view: int, rows: list[int]) -> int:
-    """Fill one view of some photos; returns how many."""
+def _fill(folder: Path, teacher: str, places: list[list[int]]) -> int:
+    """Fill some entries [view, photo]; returns how many."""
     store, network = TargetStore(folder, writable=True), load_teacher(teacher)
-    for row in rows:
+    for view, row in places:
         image = draw_view(read_photo(store.photos[row]), store.size, view, seed=store.seed * 1_000_003 + row)
         output = network.outputs(image[None])
         store.images[view, row] = image
         store.tokens[view, row] = store.basis.project(output.features)[0]
         store.logits[view, row] = output.logits[0]
         store.done[view, row] = True
-    return len(rows)
+    return len(places)

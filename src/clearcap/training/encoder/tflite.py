@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -73,15 +76,16 @@ class TfliteNetwork(nn.Module):
 
         graph, self.map, self.logits = parsed.graph, parsed.map, parsed.logits
         self.input = int(graph.inputs[0])
-        shape = graph.tensors[self.input].shape
-        self.image_size = int(shape[1])
-        self.scale, self.zero = _scale(graph.tensors[self.input])
+        self.image_size = int(graph.tensors[self.input].shape[1])
+        scale, zero = _quantization(graph.tensors[self.input]) or (np.ones(1), np.zeros(1))
+        self.scale, self.zero = float(scale[0]), float(zero[0])
         names = {code: name for name, code in vars(BuiltinOperator).items() if isinstance(code, int)}
-        self.steps: list[tuple[str, list[int], int, dict[str, Any]]] = []
+        self.steps: list[tuple[Callable[..., Tensor], list[int], int, float, float]] = []
         for number, (op, kind) in enumerate(zip(graph.operators, parsed.kinds, strict=True)):
             name, options = names[kind], op.builtinOptions
             inputs, output = [int(i) for i in op.inputs], int(op.outputs[0])
-            how: dict[str, Any] = {}
+            taken: list[int] = inputs[:1]
+            step: Callable[..., Tensor]
             if name in ("CONV_2D", "DEPTHWISE_CONV_2D"):
                 depthwise = name == "DEPTHWISE_CONV_2D"
                 weight = _real(parsed.model, graph.tensors[inputs[1]])
@@ -91,24 +95,21 @@ class TfliteNetwork(nn.Module):
                 weight = weight.contiguous(memory_format=torch.channels_last)
                 self.register_buffer(f"weight{number}", weight)
                 self.register_buffer(f"bias{number}", _real(parsed.model, graph.tensors[inputs[2]]))
-                self.classes = len(getattr(self, f"bias{number}"))  # in the end, of the last one
-                how = {"number": number, "groups": len(weight) if depthwise else 1}
-                how |= {"stride": (options.strideH, options.strideW)}
-                how |= {"same": options.padding == Padding.SAME}
-                inputs = inputs[:1]
+                groups, same = len(weight) if depthwise else 1, options.padding == Padding.SAME
+                step = partial(self._convolved, number, (options.strideH, options.strideW), groups, same)
             elif name == "ADD":
-                pass
+                taken, step = inputs, torch.add
             elif name in ("AVERAGE_POOL_2D", "MEAN"):
-                name = "POOL"
+                step = partial(torch.mean, dim=(2, 3), keepdim=True)
             elif output == self.logits or name in ("RESHAPE", "SQUEEZE", "SOFTMAX"):
-                name, inputs = "FLATTEN", inputs[:1]
+                step = partial(torch.flatten, start_dim=1)
             else:
                 raise InputError(f"{path}: operator {name} is not known here; distil on a CPU, views above 0")
             activation = getattr(options, "fusedActivationFunction", ActivationFunctionType.NONE)
             low, high = _range(graph.tensors[output])
             low = max(low, 0.0) if activation != ActivationFunctionType.NONE else low
             high = min(high, 6.0) if activation == ActivationFunctionType.RELU6 else high
-            self.steps.append((name, inputs, output, how | {"low": low, "high": high}))
+            self.steps.append((step, taken, output, low, high))
             if output == self.logits:
                 break
 
@@ -117,32 +118,26 @@ class TfliteNetwork(nn.Module):
     ) -> tuple[Float[Tensor, "batch tokens dim"], Float[Tensor, "batch classes"]]:
         """The last feature map before pooling, positions row by row, and the logits, of photos in 0..1."""
         values = {self.input: (images * 255 - self.zero) * self.scale}
-        for name, inputs, output, how in self.steps:
-            x = values[inputs[0]]
-            if name in ("CONV_2D", "DEPTHWISE_CONV_2D"):
-                weight, bias = getattr(self, f"weight{how['number']}"), getattr(self, f"bias{how['number']}")
-                left, right, top, bottom = 0, 0, 0, 0
-                if how["same"]:
-                    left, right, top, bottom = _same(x.shape[-2:], weight.shape[-2:], how["stride"])
-                if (left, top) != (right, bottom):
-                    x, left, top = F.pad(x, (left, right, top, bottom)), 0, 0
-                x = F.conv2d(x, weight, bias, how["stride"], (top, left), groups=how["groups"])
-            elif name == "ADD":
-                x = x + values[inputs[1]]
-            elif name == "POOL":
-                x = x.mean((2, 3), keepdim=True)
-            else:
-                x = x.flatten(1)
-            values[output] = x.clamp_(how["low"], how["high"])
+        for step, taken, output, low, high in self.steps:
+            values[output] = step(*(values[i] for i in taken)).clamp_(low, high)
         return values[self.map].flatten(2).transpose(1, 2), values[self.logits].flatten(1)
 
+    def _convolved(self, number: int, stride: tuple[int, int], groups: int, same: bool, x: Tensor) -> Tensor:
+        """The convolution of that number, with TensorFlow's padding."""
+        weight, bias = self.get_buffer(f"weight{number}"), self.get_buffer(f"bias{number}")
+        padding = _same(x.shape[-2:], weight.shape[-2:], stride) if same else [0, 0, 0, 0]
+        left, right, top, bottom = padding
+        if (left, top) != (right, bottom):
+            x, left, top = F.pad(x, padding), 0, 0
+        return F.conv2d(x, weight, bias, stride, (top, left), groups=groups)
 
-def _scale(tensor: Any) -> tuple[float, float]:
-    """Scale and zero point of a whole tensor: real = scale * (stored - zero)."""
-    quantization = tensor.quantization
-    if quantization is None or quantization.scale is None or not len(quantization.scale):
-        return 1.0, 0.0
-    return float(quantization.scale[0]), float(quantization.zeroPoint[0])
+
+def _quantization(tensor: Any) -> tuple[np.ndarray, np.ndarray] | None:
+    """Scales and zero points, one for all or one for each slice of an axis: real = scale * (stored - zero)."""
+    held = tensor.quantization
+    if held is None or held.scale is None or not len(held.scale):
+        return None
+    return np.asarray(held.scale, np.float64), np.asarray(held.zeroPoint, np.float64)
 
 
 def _range(tensor: Any) -> tuple[float, float]:
@@ -150,30 +145,26 @@ def _range(tensor: Any) -> tuple[float, float]:
     from ai_edge_litert.schema_py_generated import TensorType
 
     lowest = {TensorType.UINT8: 0, TensorType.INT8: -128}.get(tensor.type)
-    if lowest is None or tensor.quantization is None or tensor.quantization.scale is None:
-        return -float("inf"), float("inf")
-    scale, zero = _scale(tensor)
+    quantization = _quantization(tensor)
+    if lowest is None or quantization is None:
+        return -math.inf, math.inf
+    scale, zero = (float(part[0]) for part in quantization)
     return scale * (lowest - zero), scale * (lowest + 255 - zero)
 
 
 def _real(model: Any, tensor: Any) -> Tensor:
-    """A constant tensor's real numbers; scales may be one for all or one for each slice of an axis."""
+    """A constant tensor's real numbers."""
     from ai_edge_litert.schema_py_generated import TensorType
 
-    kinds = {
-        TensorType.UINT8: np.uint8,
-        TensorType.INT8: np.int8,
-        TensorType.INT32: np.int32,
-        TensorType.FLOAT32: np.float32,
-    }
+    kinds = {TensorType.UINT8: np.uint8, TensorType.INT8: np.int8}
+    kinds |= {TensorType.INT32: np.int32, TensorType.FLOAT32: np.float32}
     data = np.asarray(model.buffers[tensor.buffer].data, np.uint8).tobytes()
     stored = np.frombuffer(data, kinds[tensor.type]).reshape(tensor.shape).astype(np.float64)
-    quantization = tensor.quantization
-    if quantization is not None and quantization.scale is not None and len(quantization.scale):
+    if quantization := _quantization(tensor):
+        scale, zero = quantization
         along = [1] * stored.ndim
-        along[quantization.quantizedDimension if len(quantization.scale) > 1 else 0] = -1
-        zero = np.asarray(quantization.zeroPoint, np.float64).reshape(along)
-        stored = (stored - zero) * np.asarray(quantization.scale, np.float64).reshape(along)
+        along[tensor.quantization.quantizedDimension if len(scale) > 1 else 0] = -1
+        stored = (stored - zero.reshape(along)) * scale.reshape(along)
     return torch.from_numpy(stored.astype(np.float32))
 
 

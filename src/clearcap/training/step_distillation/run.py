@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,17 +18,17 @@ from clearcap.data.images import PhotoFile
 from clearcap.data.records import CaptionedPhoto, several
 from clearcap.errors import InputError
 from clearcap.sampling.selection import UTILITIES
+from clearcap.text.tokenizer import decode_caption
 from clearcap.training.checkpoint import write_json
 from clearcap.training.encoder.targets import list_photos
 from clearcap.training.loop import fit
 from clearcap.training.optimizers import make_optimizers
-from clearcap.training.run import Run, Scored, cached_features, progress_bar, shown, tracked_accelerator
+from clearcap.training.run import Run, Scored, begun_run, shown
 from clearcap.training.step_distillation.objective import StepDistillationObjective
 from clearcap.training.step_distillation.teacher_samples import (
     TARGETS,
     TeacherSamples,
     choose_targets,
-    read_captions,
     sample_teacher,
     take_targets,
 )
@@ -160,42 +161,38 @@ def distill_steps(
     Raises:
         InputError: no photos, or one twice or also watched, or ``out`` holds a run of other settings.
     """
-    console, train = console or Console(stderr=True), config.train
     watched = watched[: config.watch_photos]
     _check_photos(photos, watched)
     out.mkdir(parents=True, exist_ok=True)
-    accelerator = tracked_accelerator(train.tracker, out)
-    captioner.to(accelerator.device)
-    with progress_bar(console, accelerator.is_main_process) as progress:
-        with accelerator.main_process_first():  # the others find both done
-            folder = Path(config.features or out / "features")
-            features = cached_features(captioner, [*photos, *watched], folder, config.views, progress)
-            task = progress.add_task("teacher", total=len(photos) * config.variants * config.draws)
+    with begun_run(captioner, tokenizer, watched, out, config.train.tracker, console) as run:
+        run.cache_features([*photos, *watched], Path(config.features or out / "features"), config.views)
+        with run.accelerator.main_process_first():  # the others find them done
+            task = run.progress.add_task("teacher", total=len(photos) * config.variants * config.draws)
             samples = sample_teacher(
                 captioner,
-                features,
-                features.rows([photo.id for photo in photos]),
+                run.features,
+                run.features.rows([photo.id for photo in photos]),
                 Path(config.samples or out / "teacher-samples"),
                 sampling=config.teacher,
                 variants=config.variants,
                 draws=config.draws,
-                seed=train.seed,
-                advance=lambda captions: progress.advance(task, captions),
+                seed=config.train.seed,
+                advance=lambda captions: run.progress.advance(task, captions),
             )
-        run = Run(captioner, tokenizer, features, watched, out, console, progress, accelerator)
-        if watched and accelerator.is_main_process:
+        if watched and run.accelerator.is_main_process:
             _score_teacher(run, config.teacher)
         _fit_student(run, samples, config)
-    if accelerator.is_main_process:
-        run.save()
-    accelerator.end_training()
     return captioner
 
 
 def _fit_student(run: Run, samples: TeacherSamples, config: StepDistillationConfig) -> None:
     """Train the student; at the end the captioner is it."""
     captioner, accelerator = run.captioner, run.accelerator
-    captions = read_captions(samples, run.tokenizer, captioner.text.special_ids)
+    tokenizer, special = run.tokenizer, captioner.text.special_ids
+    captions = [
+        [[decode_caption(tokenizer, ids, special).text for ids in draws] for draws in photos]
+        for photos in samples.ids.tolist()
+    ]
     chosen = choose_targets(captions, config.target, config.utility)
     captioner.defaults = config.student
     captioner.config.sampling = dataclasses.asdict(config.student)
@@ -240,7 +237,9 @@ def _score_teacher(run: Run, sampling: SamplingConfig) -> None:
         return  # a resumed run, whose captioner is the teacher no longer or will not be for long
     captions, scores = run.sample(sampling)
     write_json(file, {"scores": scores, "captions": captions})
-    run.console.print(f"teacher, {sampling.steps} steps, guidance {sampling.guidance:g}: {shown(scores)}")
+    run.progress.console.print(
+        f"teacher, {sampling.steps} steps, guidance {sampling.guidance:g}: {shown(scores)}"
+    )
 
 
 def _score_student(run: Run, sampling: SamplingConfig) -> Scored:
@@ -255,10 +254,8 @@ def _score_student(run: Run, sampling: SamplingConfig) -> Scored:
 def _check_photos(photos: Sequence[CaptionedPhoto], watched: Sequence[CaptionedPhoto]) -> None:
     if not photos:
         raise InputError("no photos to sample the teacher on; pass --data NAME:ROOT:SPLIT or --photos FOLDER")
-    seen: set[str] = set()
-    twice = [photo.id for photo in photos if photo.id in seen or seen.add(photo.id)]  # type: ignore[func-returns-value]
-    if twice:
+    seen = Counter(photo.id for photo in photos)
+    if twice := [name for name, times in seen.items() if times > 1]:
         raise InputError(f"{several(twice, 'photo')} given twice; pass each corpus once")
-    held = [photo.id for photo in watched if photo.id in seen]
-    if held:
+    if held := [photo.id for photo in watched if photo.id in seen]:
         raise InputError(f"{several(held, 'photo')} of --watch would be trained on; pass another split")

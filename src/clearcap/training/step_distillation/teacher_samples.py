@@ -8,7 +8,6 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +21,6 @@ from clearcap.data.features import Features, flip
 from clearcap.errors import InputError
 from clearcap.sampling.selection import choose
 from clearcap.sampling.solvers import randn_rows, row_generators
-from clearcap.text.tokenizer import decode_caption
 from clearcap.training.checkpoint import check_settings, write_json
 from clearcap.training.examples import SIDED, photos_of_step
 from clearcap.training.schedules import generator_at
@@ -107,7 +105,11 @@ def sample_teacher(
         "seed": seed,
     }
     folder.mkdir(parents=True, exist_ok=True)
-    done = _done(folder, settings)
+    progress, done = folder / "progress.json", 0  # chunks
+    if progress.is_file():
+        before = json.loads(progress.read_text())
+        check_settings(folder, before.get("settings", {}), settings)
+        done = int(before["done"])
     shape = (variants, len(rows), draws, captioner.length)
     x0 = _open(folder / "x0.npy", np.float16, (*shape, captioner.text.dim), new=done == 0)
     ids = _open(folder / "ids.npy", np.int32, shape, new=done == 0)
@@ -131,19 +133,9 @@ def sample_teacher(
             )
             x0.flush()
             ids.flush()
-            write_json(folder / "progress.json", {"settings": settings, "done": number + 1})
+            write_json(progress, {"settings": settings, "done": number + 1})
         advance(len(photos) * draws)
     return samples
-
-
-def read_captions(
-    samples: TeacherSamples, tokenizer: Any, special_ids: Sequence[int]
-) -> list[list[list[str]]]:
-    """The teacher's captions as text: [variants][photos][draws]."""
-    return [
-        [[decode_caption(tokenizer, ids, special_ids).text for ids in draws] for draws in photos]
-        for photos in samples.ids.tolist()
-    ]
 
 
 def choose_targets(
@@ -152,7 +144,7 @@ def choose_targets(
     """Which caption (variant and draw) each variant of each photo is to be given.
 
     Args:
-        captions: of ``read_captions``.
+        captions: the teacher's, as text [variants][photos][draws].
         how: "draw": none is chosen, a draw is the target of its own start noise; "mbr": the draw of the variant
             with minimum Bayes risk; "mbr-photo": that among the draws of all the photo's variants, where
             captions that name a side, wrong for the mirror image, stand back.
@@ -239,16 +231,6 @@ def _fingerprint(captioner: Captioner) -> str:
         for name, tensor in sorted(part.state_dict().items()):
             digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-def _done(folder: Path, settings: dict[str, Any]) -> int:
-    """Chunks that were sampled into the folder, with these settings."""
-    file = folder / "progress.json"
-    if not file.is_file():
-        return 0
-    progress = json.loads(file.read_text())
-    check_settings(folder, progress.get("settings", {}), settings)
-    return int(progress["done"])
 
 
 def _open(file: Path, dtype: type, shape: tuple[int, ...], *, new: bool) -> np.memmap:
