@@ -102,6 +102,63 @@ def test_a_bad_corpus_is_one_line_before_any_model_is_loaded(folder: Path) -> No
     refused("also in the train split")
 
 
+def test_evaluations_of_different_subsets_are_compared_on_the_photos_of_both(
+    model: Path, folder: Path, tmp_path: Path
+) -> None:
+    common = ["evaluate", "--model", model, "--data", f"folder:{folder}", "--steps", 2]
+    for name, limit, seed in (("four", 4, 0), ("six", 6, 1), ("again", 4, 1)):
+        done = clearcap(
+            *common, "--limit", limit, "--seed", seed, "--out", tmp_path / name, "--batch-size", 2
+        )
+        assert done.returncode == 0, done.stderr
+    told = [json.loads(line) for line in (tmp_path / "six" / "captions.jsonl").read_text().splitlines()]
+    good = [record | {"caption": CAPTIONS[n] if n < 4 else "nothing"} for n, record in enumerate(told)]
+    lines(tmp_path / "six" / "captions.jsonl", good)
+    mixed = clearcap("evaluate", "--compare", tmp_path / "four", tmp_path / "six", "--json")
+    assert mixed.returncode == 0, mixed.stderr
+    assert len(mixed.stderr.splitlines()) == 1
+    assert "2 photos (4, 5) left out" in mixed.stderr
+    rows = json.loads(mixed.stdout)
+    assert (rows["photos"], rows["left_out"]) == (4, 2)
+    same = clearcap("evaluate", "--compare", tmp_path / "four", tmp_path / "again", "--json")
+    assert (json.loads(same.stdout)["left_out"], same.stderr) == (0, "")
+    assert rows["BLEU-1"]["B"] == pytest.approx(1)  # "nothing" is left out
+    assert rows["BLEU-1"]["A"] == json.loads((tmp_path / "four" / "evaluation.json").read_text())["BLEU-1"]
+
+    records = [json.loads(line) for line in (folder / "captions.jsonl").read_text().splitlines()]
+    lines(folder / "captions.jsonl", [record | {"image_id": record["image_id"] + 10} for record in records])
+    other = clearcap(*common, "--limit", 2, "--out", tmp_path / "other")
+    assert other.returncode == 0, other.stderr
+    lines(folder / "captions.jsonl", [record | {"captions": ["a ball ."]} for record in records])
+    assert clearcap(*common, "--limit", 2, "--out", tmp_path / "reworded").returncode == 0
+    for name in ("other", "reworded"):
+        refused = clearcap("evaluate", "--compare", tmp_path / "four", tmp_path / name)
+        assert (refused.returncode, refused.stdout) == (1, "")
+        assert "have other photos or references; evaluate on the same split" in refused.stderr
+
+
+def test_folders_of_texts_and_tables_are_evaluated(model: Path, folder: Path, tmp_path: Path) -> None:
+    records = [json.loads(line) for line in (folder / "captions.jsonl").read_text().splitlines()]
+    (folder / "captions.jsonl").unlink()
+    rows = [(record["file_name"], caption) for record in records for caption in record["captions"]]
+    (folder / "metadata.csv").write_text(
+        "file_name,text\n" + "".join(f'{name},"{text}"\n' for name, text in rows)
+    )
+    common = ["evaluate", "--model", model, "--data", f"folder:{folder}", "--steps", 1, "--json"]
+    table = clearcap(*common, "--out", tmp_path / "out")
+    assert table.returncode == 0, table.stderr
+    (folder / "metadata.csv").unlink()
+    for record in records:
+        (folder / record["file_name"]).with_suffix(".txt").write_text("\n".join(record["captions"]))
+    texts = clearcap(*common)
+    assert texts.returncode == 0, texts.stderr
+    assert json.loads(texts.stdout) == json.loads(table.stdout)
+    journal = tmp_path / "out" / "captions.jsonl"
+    lines(tmp_path / "references.jsonl", [{"file_name": name, "text": text} for name, text in rows])
+    scored = clearcap("score", journal, tmp_path / "references.jsonl", "--json")
+    assert json.loads(scored.stdout)["CIDEr-D"] == json.loads(table.stdout)["CIDEr-D"]
+
+
 def test_a_folder_that_is_no_evaluation_cannot_be_compared(tmp_path: Path) -> None:
     done = clearcap("evaluate", "--compare", tmp_path, tmp_path)
     assert done.returncode == 1

@@ -175,3 +175,39 @@ def test_training_goes_on_from_a_saved_captioner(workshop: Path) -> None:
     assert tokenizer("a dog")["input_ids"]
     with pytest.raises(InputError, match=r"denoiser\.depth=2, not 3; pass denoiser\.depth=2"):
         continue_captioner(load_preset(str(workshop / "tiny.toml"), [*asked, "denoiser.depth=3"]))
+
+
+def test_a_folder_of_texts_beside_photos_is_trained_on_as_the_same_folder_with_a_table(
+    workshop: Path, tmp_path: Path
+) -> None:
+    """Folders called train and val are the splits of both."""
+    photos = sorted((workshop / "flickr" / "Images").iterdir())
+    for kind in ("texts", "table"):
+        for number, photo in enumerate(photos):
+            home = tmp_path / kind / ("train" if number < 6 else "val")
+            home.mkdir(parents=True, exist_ok=True)
+            (home / photo.name).write_bytes(photo.read_bytes())
+            captions = [CAPTIONS[number % 5], CAPTIONS[(number + 1) % 5]]
+            if kind == "texts":
+                (home / photo.name).with_suffix(".txt").write_text("\n".join(captions))
+                continue
+            with (home / "metadata.jsonl").open("a") as file:
+                file.writelines(
+                    json.dumps({"file_name": photo.name, "text": text}) + "\n" for text in captions
+                )
+    preset = (workshop / "tiny.toml").read_text().replace(f'root = "{workshop}/flickr"', "")
+    (tmp_path / "own.toml").write_text(preset)
+    for kind in ("texts", "table"):
+        command = [sys.executable, "-m", "clearcap", "train", tmp_path / "own.toml", "train.steps=3"]
+        command += [
+            f"data.corpus=folder:{tmp_path / kind}:train",
+            f"data.features={tmp_path / kind}-features",
+        ]
+        done = subprocess.run([*command, "--out", tmp_path / f"{kind}-out"], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    states = [
+        load_file(tmp_path / f"{kind}-out" / "checkpoint" / "state.safetensors")
+        for kind in ("texts", "table")
+    ]
+    assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
+    assert states[0].keys() == states[1].keys()

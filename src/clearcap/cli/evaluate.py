@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +15,6 @@ from clearcap.errors import InputError
 
 if TYPE_CHECKING:
     from clearcap.evaluation.run import Evaluation
-    from clearcap.metrics.scoring import Scores
 
 
 def evaluate(
@@ -123,27 +123,58 @@ def _print(found: Evaluation) -> None:
 
 def _compare(folders: tuple[Path, Path], as_json: bool) -> None:
     from clearcap.evaluation.run import load_evaluation
+    from clearcap.evaluation.scores import metrics_of
 
     a, b = (load_evaluation(folder) for folder in folders)
-    if a.references != b.references:
+    if any(b.references.get(photo, texts) != texts for photo, texts in a.references.items()) or not (
+        a.references.keys() & b.references.keys()
+    ):
         raise InputError(
             f"{folders[0]} and {folders[1]} have other photos or references; evaluate on the same split"
         )
-    print_comparison((a.scored.scores, b.scored.scores), folders, as_json)
+    chosen = [name for name in metrics_of(a.manifest["metrics"]) if name in metrics_of(b.manifest["metrics"])]
+    captions = [{one.photo: one.caption for one in found.captions} for found in (a, b)]
+    compare_captions(
+        captions, a.references, chosen, names=[str(folder) for folder in folders], as_json=as_json
+    )
 
 
-def print_comparison(
-    scores: tuple[Scores, Scores], files: tuple[Path, Path], as_json: bool, seed: int = 0
+def compare_captions(
+    captions: Sequence[dict[str, str]],
+    references: Mapping[str, Sequence[str]],
+    metrics: Sequence[str],
+    *,
+    names: Sequence[str],
+    as_json: bool,
+    seed: int = 0,
 ) -> None:
-    """A table of paired differences on standard output, or one JSON object."""
+    """Test two systems against each other on the photos that both caption, and print what comes out.
+
+    Raises:
+        InputError: no photo is captioned by both.
+    """
+    from clearcap.data.records import several
+    from clearcap.evaluation.scores import score_captions
     from clearcap.metrics.significance import compare
 
-    found, photos = compare(*scores, seed=seed), len(scores[0].photos)
+    held = {photo: texts for photo, texts in references.items() if all(photo in one for one in captions)}
+    if not held:
+        raise InputError(
+            f"{names[0]} and {names[1]} caption no photo in common; compare captions of one split"
+        )
+    if alone := [photo for photo in captions[0] | captions[1] if photo not in held]:
+        told = f"{several(alone, 'photo')} left out, captioned only by {names[0]} or {names[1]}"
+        print(f"clearcap: {told}", file=sys.stderr)
+    scores = [
+        score_captions({photo: one[photo] for photo in held}, held, metrics=metrics).scores
+        for one in captions
+    ]
+    found = compare(scores[0], scores[1], seed=seed)
     a, b = (one.corpus for one in scores)
     if as_json:
         rows = {name: {"A": a[name], "B": b[name], **row.to_json()} for name, row in found.items()}
-        named = {"A": str(files[0]), "B": str(files[1]), "photos": photos}
-        print(json.dumps({**named, **rows}, ensure_ascii=False))
+        about = {"A": names[0], "B": names[1], "photos": len(held), "left_out": len(alone)}
+        print(json.dumps({**about, **rows}, ensure_ascii=False))
         return
     options.show_table(
         ("metric", "A", "B", "A - B", "95% interval", "p boot.", "p perm."),
@@ -159,6 +190,6 @@ def print_comparison(
             )
             for name, row in found.items()
         ),
-        title=f"A: {files[0]}\nB: {files[1]}",
-        caption=f"{photos:,} photos, paired",
+        title=f"A: {names[0]}\nB: {names[1]}",
+        caption=f"{len(held):,} photos, paired",
     )

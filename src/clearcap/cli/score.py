@@ -13,10 +13,10 @@ from clearcap.cli import options
 
 def score(
     results: Annotated[
-        Path, typer.Argument(help="COCO results (JSON list), or captions.jsonl", show_default=False)
+        Path, typer.Argument(help="COCO results (JSON list), .jsonl or .csv", show_default=False)
     ],
     references: Annotated[
-        Path, typer.Argument(help="COCO annotations, or captions.jsonl", show_default=False)
+        Path, typer.Argument(help="COCO annotations, Karpathy's JSON, .jsonl or .csv", show_default=False)
     ],
     metrics: Annotated[
         str, typer.Option(help="of BLEU, ROUGE-L, CIDEr-D, METEOR, SPICE and those of plug-ins, with commas")
@@ -25,27 +25,26 @@ def score(
         bool, typer.Option("--subset", help="score only the photos that RESULTS captions")
     ] = False,
     compare: Annotated[
-        Path | None, typer.Option(help="another result file for the same photos: paired test")
+        Path | None, typer.Option(help="another result file: paired test on the photos that both caption")
     ] = None,
     seed: Annotated[int, typer.Option(help="of the bootstrap")] = 0,
     as_json: options.AsJson = False,
 ) -> None:
     """Score a result file: corpus scores with 95% intervals, unrounded with --json."""
-    from clearcap.evaluation.files import match, read_references, read_results
+    from clearcap.evaluation.files import join, read_references, read_results
     from clearcap.evaluation.scores import score_captions
 
-    names = (str(results), str(references))
-    candidates = read_results(results)
-    held = match(candidates, read_references(references), names=names, subset=subset)
+    known = read_references(references)
     chosen = [name.strip() for name in metrics.split(",")]
-    candidates = {photo: candidates[photo] for photo in held}
+    names = (str(results), str(references))
+    candidates, held = join(read_results(results), known, names=names, subset=subset or compare is not None)
     if compare is not None:
-        from clearcap.cli.evaluate import print_comparison
+        from clearcap.cli.evaluate import compare_captions
 
-        other = read_results(compare)
-        match(other, held, names=(str(compare), names[0]))
-        a, b = (score_captions(one, held, metrics=chosen).scores for one in (candidates, other))
-        print_comparison((a, b), (results, compare), as_json, seed)
+        others, _ = join(read_results(compare), known, names=(str(compare), names[1]), subset=True)
+        both = (str(results), str(compare))
+        join(candidates | others, known, names=(" and ".join(both), names[1]), subset=subset)
+        compare_captions((candidates, others), known, chosen, names=both, as_json=as_json, seed=seed)
         return
 
     scored = score_captions(candidates, held, metrics=chosen, seed=seed)

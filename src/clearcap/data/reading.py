@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -48,22 +49,43 @@ def read_csv(
     path: Path, header: Sequence[str], remedy: str = "check the root folder"
 ) -> Iterator[tuple[str, list[str]]]:
     """Where it stands ('FILE line N') and the fields, for each row after the header. Raises InputError."""
-    rows = csv.reader(read_text(path, remedy).splitlines(keepends=True), strict=True)
+    rows = _rows(path, remedy)
+    _, found = next(rows)
+    if found != list(header):
+        raise InputError(f"{path}: the first line is {','.join(found)!r}; it must be {','.join(header)!r}")
+    yield from rows
+
+
+def read_table(path: Path, remedy: str = "check the root folder") -> Iterator[tuple[str, dict[str, str]]]:
+    """Where it stands ('FILE line N') and the fields by column, for each row below any header. Raises InputError."""
+    rows = _rows(path, remedy)
+    _, header = next(rows)
+    if twice := [name for name in header if header.count(name) > 1]:
+        raise InputError(f"{path}: the first line names the column {twice[0]!r} twice; keep one")
+    for where, row in rows:
+        yield where, dict(zip(header, row, strict=True))
+
+
+def _rows(path: Path, remedy: str) -> Iterator[tuple[str, list[str]]]:
+    """Where it stands and the fields, for the header and each row; the header shows what parts the fields."""
+    text = read_text(path, remedy)
+    comma = max(",;\t", key=text.partition("\n")[0].count)
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=comma, strict=True)
     try:
-        found = next(rows, [])
-        if [name.strip() for name in found] != list(header):
-            raise InputError(
-                f"{path}: the first line is {','.join(found)!r}; it must be {','.join(header)!r}"
-            )
+        header = [name.strip() for name in next(rows, [])]
+        yield str(path), header
         for row in rows:
             where = f"{path} line {rows.line_num}"
-            if len(row) != len(header):
+            if row and len(row) != len(header):
                 raise InputError(
                     f"{where} has {len(row)} fields instead of {len(header)}; quote fields with commas"
                 )
-            yield where, row
+            if row:
+                yield where, row
     except csv.Error as error:
-        raise InputError(f"{path} line {rows.line_num} is not CSV ({error}); fetch the file again") from error
+        raise InputError(
+            f"{path} line {rows.line_num} is not CSV ({error}); fetch or write the file again"
+        ) from error
 
 
 def first_file(*paths: Path) -> Path | None:
