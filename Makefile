@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 SHARED ?= ../shared
 IMAGE ?=
 
-.PHONY: help install caption test check format train evaluate clean
+.PHONY: help install caption test check format mutation train evaluate clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -34,6 +34,9 @@ test: check ## every check and test
 format: install ## reformat the code
 	$(BIN)/ruff check --fix src tests benchmarks examples
 	$(BIN)/ruff format src tests benchmarks examples
+
+mutation: install ## mutate the core and see which mutants its tests miss (hours; goes on where it stopped)
+	$(BIN)/python -m tests.mutation
 
 train: install ## train the compact preset (see docs/training.md for the stages before)
 	$(BIN)/clearcap train compact text.source=runs/text vision.source=runs/distill/encoder.safetensors \
