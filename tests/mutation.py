@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import io
 import json
 import os
@@ -57,6 +58,7 @@ class Mutation:
         with change_cwd(".."):  # mutmut's files are named from the project's root
             pending = list(self.pending())
         reached, seconds = reach(session)
+        gc.freeze()  # or each fork's collector would touch, and so copy, all of this process's memory
         running: dict[int, tuple[Any, str]] = {}
         for done, (room_data, name) in enumerate(pending):
             ids = reached.get(mangled_name_from_mutant_name(name), [])
@@ -76,11 +78,13 @@ class Mutation:
         return True
 
     def pending(self) -> Iterator[tuple[Any, str]]:
-        """Mutants to run: those without a result, or those that survived."""
-        for data, name, code in mutmut.collect_source_file_mutation_data(mutant_names=[])[0]:
-            again = self.survivors and code is not None and status_by_exit_code[code] not in DEAD
-            if name.startswith(self.prefixes) and (code is None or again):
-                yield data, name
+        """Mutants to run, room by room: those without a result, or those that survived."""
+        every = mutmut.collect_source_file_mutation_data(mutant_names=[])[0]
+        for prefix in self.prefixes:
+            for data, name, code in every:
+                alive = code is not None and status_by_exit_code[code] not in DEAD
+                if name.startswith(prefix) and (alive if self.survivors else code is None):
+                    yield data, name
 
     def collect(self, running: dict[int, tuple[Any, str]]) -> None:
         """Wait for one mutant."""

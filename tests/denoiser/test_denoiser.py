@@ -1,15 +1,16 @@
-"""The denoiser: one photo's context serves all its captions, positions count, sizes must fit."""
+"""The denoiser against torch's own decoder layers; one photo's context serves all its captions, sizes must fit."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from clearcap.config import DenoiserConfig
 from clearcap.denoiser.cross_attention import CrossAttentionDenoiser, build_cross_attention
 from clearcap.denoiser.interface import Denoiser
-from clearcap.layers import join_contexts, select_photos
+from clearcap.layers import Block, join_contexts, select_photos, sinusoids
 
 SIZES = {"dim": 8, "image_dim": 6, "image_tokens": 5, "length": 9}
 
@@ -32,6 +33,87 @@ def inputs(batch: int, length: int = 9) -> tuple[Tensor, Tensor, Tensor]:
     g = torch.Generator().manual_seed(1)
     x, x_self = torch.randn(2, batch, length, 8, generator=g)
     return x, x_self, torch.randint(1000, (batch,), generator=g)
+
+
+def torchs(block: Block, width: int) -> nn.TransformerDecoderLayer:
+    """torch's own post-norm layer with the weights of ours, whose image tokens have the layer's width."""
+    layer = nn.TransformerDecoderLayer(
+        width, 2, 24, activation="gelu", layer_norm_eps=1e-12, batch_first=True
+    )
+    own, photo = block.attend_self, block.attend_image
+    layer.self_attn.in_proj_weight, layer.self_attn.in_proj_bias = own.qkv.weight, own.qkv.bias
+    layer.self_attn.out_proj, layer.multihead_attn.out_proj = own.out, photo.out
+    layer.multihead_attn.in_proj_weight = nn.Parameter(torch.cat((photo.q.weight, photo.kv.weight)))
+    layer.multihead_attn.in_proj_bias = nn.Parameter(torch.cat((photo.q.bias, photo.kv.bias)))
+    layer.linear1, layer.linear2 = block.up, block.down
+    layer.norm1, layer.norm2, layer.norm3 = block.norm_self, block.norm_image, block.norm_out
+    return layer.eval()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("projected", [True, False])
+@pytest.mark.parametrize("time_head", ["none", "norm", "mlp"])
+def test_the_network_is_torchs_decoder_layers(projected: bool, time_head: str) -> None:
+    width = 12 if projected else 16
+    torch.manual_seed(0)
+    sizes = DenoiserConfig(width=width, depth=2, heads=2, hidden=24, projected=projected, time_head=time_head)
+    denoiser = build_cross_attention(sizes, **SIZES | {"image_dim": width}).eval()
+    for weight in denoiser.parameters():
+        weight.add_(0.3 * torch.randn(weight.shape))
+    image = torch.randn(3, 5, width, generator=torch.Generator().manual_seed(2))
+    x, x_self, t = inputs(3, length=7)
+    h = torch.cat((x, x_self), -1)
+    tokens, time = image, sinusoids(t, width, torch.float64 if projected else torch.float32)
+    if projected:
+        h, tokens = h @ denoiser.embed.weight.T + denoiser.embed.bias, denoiser.adapter(image)
+    if time_head == "norm":
+        time = F.layer_norm(time, (width,), denoiser.time.head.weight, denoiser.time.head.bias, 1e-12)
+    if time_head == "mlp":
+        first, _, second = denoiser.time.head
+        time = second(F.silu(first(time)))
+    h = denoiser.norm(h + time[:, None] + denoiser.position[:7])
+    for block in denoiser.blocks:
+        h = torchs(block, width)(h, tokens)
+    expected = denoiser.head(h) if projected else h[..., :8]
+    found = denoiser(x, x_self, t, denoiser.image_context(image))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_new_weights_are_berts_and_the_null_image_is_black() -> None:
+    sizes = DenoiserConfig(width=64, depth=2, heads=2, hidden=100)
+    made = build_cross_attention(sizes, dim=20, length=60, image_dim=50, image_tokens=7)
+    for weight in (made.position, made.embed.weight, made.head.weight, made.blocks[1].attend_image.kv.weight):
+        assert weight.std().item() == pytest.approx(0.02, rel=0.07)
+    assert made.position.shape == (60, 64)
+    assert made.null_image.shape == (7, 50)
+    assert not made.null_image.any()
+    assert not made.head.bias.any()
+    assert made.adapter.position.shape == (7, 50)
+
+
+def test_settings_reach_the_layers() -> None:
+    def made(**changed: float | str | bool) -> CrossAttentionDenoiser:
+        return build_cross_attention(DenoiserConfig(width=16, heads=2, **changed), **SIZES)
+
+    def dropouts(part: nn.Module) -> set[float]:
+        return {m.p for m in part.modules() if isinstance(m, nn.Dropout)}
+
+    wet = made(depth=3, dropout=0.25, image_dropout=0.125, adapter_depth=2)
+    assert dropouts(wet.blocks) == {wet.drop.p} == {wet.blocks[0].attend_self.dropout} == {0.25}
+    assert dropouts(wet.adapter) == {0.125}
+    assert (len(wet.blocks), len(wet.adapter.blocks)) == (3, 2)
+    assert {block.attend_self.heads for block in (*wet.blocks, *wet.adapter.blocks)} == {2}
+    assert [block.up.out_features for block in made(hidden=40, depth=1).blocks] == [40]
+    assert dropouts(made()) == {0.0, 0.1}
+    assert made(null="learned").null_image.requires_grad
+    assert not made(null="mean-colour").null_image.requires_grad
+    for head in ("norm", "mlp"):
+        plain = made(projected=False, time_head=head)
+        assert {m.eps for m in plain.modules() if isinstance(m, nn.LayerNorm)} == {1e-12}
+        assert plain.time.precision == torch.float32
+    assert made().time.precision == torch.float64
+    assert made(positions=11).position.shape == (11, 16)
+    assert made(positions=9).position.shape == made(positions=0).position.shape == (9, 16)
 
 
 @torch.no_grad()
