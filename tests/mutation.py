@@ -19,7 +19,7 @@ import gc
 import io
 import json
 import os
-import signal
+import resource
 import sys
 import tempfile
 import time
@@ -42,7 +42,11 @@ from mutmut.utils.file_utils import change_cwd
 from mutmut.utils.format_utils import mangled_name_from_mutant_name
 
 DEAD = {"killed", "timeout", "segfault"}
-FAILED, NO_TESTS, TIMEOUT = 1, 33, 36  # mutmut's exit codes
+FAILED, NO_TESTS = 1, 33  # mutmut's exit codes
+TIMEOUT = 30  # seconds of a mutant, on the processor
+BUDGET = (
+    3.0  # seconds of tests that a mutant is worth: what survives the quick ones rarely dies of a slow one
+)
 
 
 class Mutation:
@@ -66,10 +70,9 @@ class Mutation:
                 self.keep(room_data, name, NO_TESTS)
                 continue
             items = in_order(session, ids, seconds)
-            limit = 60 + round(10 * sum(seconds[item.nodeid] for item in items))
             while len(running) >= self.jobs:
                 self.collect(running)
-            pid = fork(lambda items=items, name=name, limit=limit: run_mutant(items, name, limit))
+            pid = fork(lambda items=items, name=name: run_mutant(items, name))
             running[pid] = (room_data, name)
             if done % 50 == 0:
                 print(f"{time.strftime('%H:%M')} {done} of {len(pending)}: {name}", flush=True)
@@ -89,8 +92,7 @@ class Mutation:
     def collect(self, running: dict[int, tuple[Any, str]]) -> None:
         """Wait for one mutant."""
         pid, status = os.wait()
-        code = os.waitstatus_to_exitcode(status)
-        self.keep(*running.pop(pid), TIMEOUT if code == -signal.SIGALRM else code)
+        self.keep(*running.pop(pid), os.waitstatus_to_exitcode(status))
 
     def keep(self, room_data: Any, name: str, code: int) -> None:
         """Write one result down."""
@@ -127,8 +129,9 @@ def measure(items: list[pytest.Item], file: Path) -> int:
     reached, seconds = defaultdict(list), {}
     for item, following in zip(items, [*items[1:], None], strict=True):
         state()._stats.clear()
+        start = time.process_time()
         reports = runtestprotocol(item, log=False, nextitem=following)
-        seconds[item.nodeid] = sum(report.duration for report in reports)
+        seconds[item.nodeid] = time.process_time() - start
         for function in state()._stats:
             reached[function].append(item.nodeid)
         for report in reports:
@@ -140,22 +143,27 @@ def measure(items: list[pytest.Item], file: Path) -> int:
 
 
 def in_order(session: pytest.Session, ids: list[str], seconds: dict[str, float]) -> list[pytest.Item]:
-    """The tests of those names, quick modules first; a module's tests together, for its fixtures' sake."""
-    chosen = set(ids)
-    items = [item for item in session.items if item.nodeid in chosen]
+    """The quickest tests of those names, quick modules first; a module's together, for its fixtures' sake."""
+    chosen, spent = set(ids), 0.0
+    items = []
+    for item in sorted(session.items, key=lambda item: seconds[item.nodeid]):
+        if item.nodeid in chosen and spent < BUDGET:
+            items.append(item)
+            spent += seconds[item.nodeid]
     of_module: Counter[str] = Counter()
     for item in items:
         of_module[item.path.name] += seconds[item.nodeid]
-    return sorted(items, key=lambda item: (of_module[item.path.name], item.path.name, seconds[item.nodeid]))
+    return sorted(items, key=lambda item: (of_module[item.path.name], item.path.name))
 
 
-def run_mutant(items: list[pytest.Item], name: str, limit: int) -> int:
+def run_mutant(items: list[pytest.Item], name: str) -> int:
     """Run tests on one mutant until one fails: 1 where one does, 0 where it survives."""
     silence = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, 1)
     os.dup2(silence, 2)
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.alarm(limit)
+    resource.setrlimit(
+        resource.RLIMIT_CPU, (TIMEOUT, TIMEOUT)
+    )  # ends by SIGXCPU, which mutmut counts as a timeout
     set_mutant_under_test(name)
     with tempfile.TemporaryDirectory() as folder:
         items[0].config._tmp_path_factory._basetemp = Path(

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_captioner import CAPTIONS, tiny_captioner
 from torch import Tensor
+from torch.nn import functional as F
 
 from clearcap.diffusion.ladic import Draws, caption_loss, draw, latent_distance, training_losses
 from clearcap.diffusion.noise import Noise, make_noise
@@ -79,6 +80,15 @@ def test_caption_loss_is_the_mean_surprise_in_nats() -> None:
     assert caption_loss(logits, ids).item() == pytest.approx(sum(surprise) / 6, rel=1e-6)
 
 
+def test_caption_loss_has_the_slope_of_torchs_cross_entropy() -> None:
+    ours = normal(0, 2, 3, 7).float().requires_grad_()
+    theirs = ours.detach().clone().requires_grad_()
+    ids = torch.tensor([[0, 1, 2], [3, 6, 5]])
+    (0.3 * caption_loss(ours, ids)).backward()
+    (0.3 * F.cross_entropy(theirs.flatten(0, 1), ids.flatten())).backward()
+    torch.testing.assert_close(ours.grad, theirs.grad)
+
+
 @pytest.mark.parametrize("self_condition", [True, False])
 @pytest.mark.parametrize("predicts", ["x0", "v"])
 def test_training_losses_are_their_definition(self_condition: bool, predicts: str) -> None:
@@ -136,6 +146,38 @@ def test_draws_have_the_asked_frequencies_and_follow_the_generator() -> None:
     assert 5 < sum(some(seed).self_condition for seed in range(20)) < 15
     assert torch.equal(drawn.eps, some(0).eps)
     assert not torch.equal(drawn.eps, some(1).eps)
+
+
+def test_a_step_is_a_function_of_its_generator() -> None:
+    def some() -> list[Draws]:
+        generator = torch.Generator().manual_seed(5)
+        sizes = {"photos": 50, "copies": 2, "length": 4, "dim": 3, "steps": 50}
+        return [
+            draw(**sizes, drop_image=0.5, self_condition=0.5, given=given, generator=generator)
+            for given in (0.5, 0.0) * 10
+        ]
+
+    for once, again in zip(some(), some(), strict=True):
+        for name, value in vars(once).items():
+            other = getattr(again, name)
+            assert torch.equal(value, other) if isinstance(value, Tensor) else value == other
+
+
+def test_by_default_levels_are_uniform_and_nothing_is_told() -> None:
+    drawn = draw(
+        photos=5000,
+        copies=4,
+        length=1,
+        dim=1,
+        steps=1000,
+        drop_image=0.0,
+        self_condition=1.0,
+        generator=torch.Generator().manual_seed(0),
+    )
+    assert drawn.t.double().mean().item() == pytest.approx(499.5, abs=10)
+    assert drawn.keep_image.all()
+    assert drawn.self_condition
+    assert drawn.framed is drawn.given is None
 
 
 def test_emphasis_moves_draws_to_the_noisy_levels() -> None:

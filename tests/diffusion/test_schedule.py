@@ -41,6 +41,17 @@ def test_sqrt_is_its_formula() -> None:
     assert alpha_bars("sqrt", 200).tolist() == pytest.approx([max(e, 1e-5) for e in expected], rel=1e-5)
 
 
+def test_sqrt_never_quite_vanishes() -> None:
+    assert alpha_bars("sqrt", 20_000)[-2:].tolist() == pytest.approx([1e-5, 1e-5])
+
+
+def test_float32_moves_the_cosine_by_its_rounding_only() -> None:
+    rounded, exact = alpha_bars("cosine-float32", 1000), alpha_bars("cosine", 1000)
+    assert rounded.dtype == exact.dtype == torch.float32
+    torch.testing.assert_close((1 - rounded).sqrt(), (1 - exact).sqrt(), rtol=0, atol=5e-6)
+    assert not torch.equal(rounded, exact)
+
+
 @pytest.mark.parametrize("name", ["linear", "cosine", "sqrt"])
 def test_signal_falls_and_never_vanishes(name: str) -> None:
     ab = alpha_bars(name, 1000)

@@ -8,8 +8,10 @@ from tiny_captioner import photos, tiny_captioner
 from torch import Tensor
 
 from clearcap.config import SamplingConfig
+from clearcap.diffusion.noise import make_noise
+from clearcap.errors import InputError
 from clearcap.layers import select_photos
-from clearcap.sampling.guidance import between, conditioned, guided
+from clearcap.sampling.guidance import FixedLatents, between, called_back, conditioned, guide, guided
 
 
 def inputs(batch: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -68,3 +70,50 @@ def test_between_includes_its_ends() -> None:
     denoise = between(lambda x, s, t: x + 1, lambda x, s, t: x, 3, 5)
     levels = [int(denoise(torch.zeros(1), torch.zeros(1), torch.tensor([t]))) for t in range(7)]
     assert levels == [0, 0, 0, 1, 1, 1, 0]
+
+
+def test_guide_moves_away_from_the_unconditional() -> None:
+    assert guide(torch.tensor(3.0), torch.tensor(1.0), 2.0) == 3 * 3 - 2 * 1
+
+
+def test_latents_stay_in_float32_whatever_the_network_computes_in() -> None:
+    seen: list[torch.dtype] = []
+
+    class Network:
+        def image_context(self, image: Tensor) -> list:
+            return context
+
+        def null_context(self) -> list:
+            return context
+
+        def __call__(self, x: Tensor, x_self: Tensor, t: Tensor, context: list) -> Tensor:
+            seen.extend((x.dtype, x_self.dtype))
+            return x + x_self
+
+    context = [(torch.zeros(2, 1, dtype=torch.bfloat16),)]
+    x, x_self, t = inputs(2)
+    x0 = conditioned(Network(), make_noise("cosine", 1000, 1.0, "v"), context)(x, x_self, t)
+    assert seen == [torch.bfloat16, torch.bfloat16]
+    assert x0.dtype == torch.float32
+
+
+def test_fixed_latents_of_some_rows() -> None:
+    fixed = FixedLatents(torch.arange(6.0).view(3, 2, 1), torch.tensor([[True, False]] * 3))
+    rows = torch.tensor([2, 0])
+    x = torch.full((2, 2, 1), 9.0)
+    x0 = fixed.wrap(lambda x, x_self, t: x_self, rows)(x, -x, rows)
+    assert x0[..., 0].tolist() == [[4, -9], [0, -9]]
+
+
+def test_a_callback_returns_a_dictionary_with_latents_that_fit() -> None:
+    x, x_self, t = inputs(2)
+
+    def returning(answer: object) -> Tensor:
+        return called_back(lambda x, x_self, t: x, lambda *step: answer)(x, x_self, t)
+
+    assert torch.equal(returning({}), x)
+    assert torch.equal(returning({"latents": x_self, "noisy": None}), x_self)
+    with pytest.raises(InputError, match=r"^callback_on_step_end returned no dictionary; return {} to"):
+        returning(None)
+    with pytest.raises(InputError, match=r"shape \(2, 3\), not \(2, 10, 24\)"):
+        returning({"latents": torch.zeros(2, 3)})

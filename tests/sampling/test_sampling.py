@@ -300,6 +300,13 @@ def test_early_exit_gives_what_waiting_would_where_the_words_had_settled(name: s
         assert torch.equal(early[row], expected)
 
 
+def test_early_exit_may_begin_at_any_level() -> None:
+    denoise = EarlyExit(lambda rows: lambda x, x_self, t: x + 1, words)
+    for level in (0, 5):  # a level that does not fall begins anew
+        t = torch.tensor([level, level])
+        assert torch.equal(denoise(torch.zeros(2, 3, 4), torch.zeros(2, 3, 4), t), torch.ones(2, 3, 4))
+
+
 def test_patience_must_be_positive() -> None:
     with pytest.raises(InputError, match="at least 1"):
         EarlyExit(lambda rows: lambda x, x_self, t: x, words, 0)
