@@ -108,6 +108,44 @@ def test_kept_words_can_be_put_at_a_noise_level() -> None:
     torch.testing.assert_close(network.seen[3], NOISE.add(network.said[2], level, draws[1]))
 
 
+def test_a_restart_is_of_spread_one_unless_told() -> None:
+    network = Network()
+    refined(renoise, sure_of_odd, BackAndRefine(share=0.0))(
+        self_conditioned(network), stream()(), [999, 0], NOISE, lambda: torch.full((2, 6, 4), 5.0)
+    )
+    assert (network.seen[1] == 5).all()
+
+
+def test_the_authors_way_written_out() -> None:
+    network, draws = Network(), list(torch.randn(9, 2, 6, 4, generator=torch.Generator().manual_seed(3)))
+    times = [999, 600, 450, 300, 100, 0]  # 600 and 300 are not between 30% and 60% of 1000
+    last = ladic_back_and_refine(
+        renoise,
+        self_conditioned(network),
+        stream()(),
+        times,
+        NOISE,
+        iter(draws).__next__,
+        confidence=sure_of_odd,
+    )
+    assert network.told == [999, 600, 450, 600, 450, 300, 100]
+    dropped, kept = [0, 2], [1, 3, 4, 5]  # a third, the least sure
+    assert torch.equal(network.seen[3][:, dropped], draws[2][:, dropped])
+    at_the_next_level = NOISE.add(network.said[2], torch.tensor([300, 300]), draws[3])
+    torch.testing.assert_close(network.seen[3][:, kept], at_the_next_level[:, kept])
+    assert torch.equal(last, network.said[-1])
+    with pytest.raises(InputError, match=r"no level of \[999, 600, 300, 0\] lies between 300 and 600"):
+        ladic_back_and_refine(
+            renoise,
+            self_conditioned(network),
+            stream()(),
+            [999, 600, 300, 0],
+            NOISE,
+            stream(),
+            confidence=sure_of_odd,
+        )
+
+
 def test_rounds_and_none() -> None:
     network = Network()
     refined(renoise, sure_of_odd, BackAndRefine(rounds=3, time=0.6))(

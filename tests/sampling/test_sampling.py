@@ -168,6 +168,21 @@ def test_each_call_gets_its_time_and_the_last_prediction(name: str) -> None:
     assert torch.equal(last, recorded.answers[-1])
 
 
+@pytest.mark.parametrize("name", SOLVERS)
+def test_noise_is_drawn_for_every_level_but_the_last_and_only_by_solvers_that_need_it(name: str) -> None:
+    recorded, drawn, source = Recorded(3), [], stream(2)
+
+    def randn() -> Tensor:
+        drawn.append(source())
+        return drawn[-1]
+
+    noise = Noise(torch.linspace(0.99, 0.01, 10, dtype=torch.float64))
+    solver(name)(self_conditioned(recorded), stream(3)(), [9, 5, 1, 0], noise, randn)
+    assert len(drawn) == {"renoise": 2, "ddpm": 2}.get(name, 0)
+    for one, other in ((0, 1), (1, 2), (0, 2)):
+        assert not torch.equal(recorded.asked[one], recorded.asked[other])
+
+
 def test_ddim_of_eta_one_has_the_variance_of_ddpm() -> None:
     noise = Noise(torch.linspace(0.99, 0.01, 1000))
 
@@ -224,6 +239,10 @@ def test_names_make_draws_differ_between_photos() -> None:
 
 
 def test_row_generators_are_independent_of_the_batch() -> None:
+    seeds = [g.initial_seed() for g in row_generators(3, [4, 5])]
+    assert seeds == [3_000_013, 3_000_014]
+    assert row_generators(1 << 63, [6])[0].initial_seed() == 6
+    assert row_generators(0, [(1 << 63) - 1])[0].initial_seed() == (1 << 63) - 1
     both = randn_rows(row_generators(3, [4, 5]), 6, 7)
     alone = randn_rows(row_generators(3, [5]), 6, 7)
     for _ in range(3):

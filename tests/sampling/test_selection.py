@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clearcap.errors import InputError
-from clearcap.metrics import bleu
+from clearcap.metrics import bleu, cider
 from clearcap.sampling.selection import choose, diverse, expected_utility, mean_confidences
 
 DOGS = ["a dog runs on grass", "a dog runs on the grass", "a dog is running on grass", "two men ride horses"]
@@ -76,6 +76,50 @@ def test_novelty_lowers_the_similarity_within_the_set() -> None:
         return float(np.mean([table[i, j] for i, j in itertools.permutations(range(3), 2)]))
 
     assert likeness(0.9) <= likeness(0.0)
+
+
+def marginal_relevance(captions: list[str], count: int, novelty: float, utility) -> list[int]:
+    """Carbonell and Goldstein's picks in plain loops, everything as a share of the greatest utility of a pair."""
+    table = utility(captions)
+    top, everyone = table.max(), range(len(captions))
+    value = [sum(table[i, j] for j in everyone if j != i) / (len(captions) - 1) / top for i in everyone]
+    picked = [max(everyone, key=lambda i: value[i])]
+    while len(picked) < count:
+        new = [i for i in everyone if captions[i] not in {captions[j] for j in picked}]
+        left = new or [i for i in everyone if i not in picked]
+        merit = {
+            i: (1 - novelty) * value[i] - novelty * max(max(table[i, j], table[j, i]) for j in picked) / top
+            for i in left
+        }
+        picked.append(max(left, key=lambda i: merit[i]))
+    return picked
+
+
+@pytest.mark.parametrize("utility", ["bleu", "cider"])
+@pytest.mark.parametrize("novelty", [0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
+def test_diverse_picks_are_marginal_relevance_written_out(utility: str, novelty: float) -> None:
+    drawn = [*DOGS, DOGS[1], "a cat sleeps on the grass", "two men ride", "a dog on the grass", DOGS[3]]
+    pairwise = {"bleu": bleu.pairwise, "cider": cider.pairwise}[utility]
+    for count in (1, 3, 7, 9):
+        expected = marginal_relevance(drawn, count, novelty, pairwise)
+        assert diverse(drawn, count, utility=utility, novelty=novelty) == expected
+
+
+def test_diverse_weighs_both_alike_and_takes_bleu_unless_told() -> None:
+    drawn = [*DOGS, "a cat sleeps on the grass", "two men ride", "a dog on the grass"]
+    assert diverse(drawn, 5) == marginal_relevance(drawn, 5, 0.5, bleu.pairwise)
+    assert diverse(["a dog"], 1) == [0]
+    assert diverse(["", ""], 2) == [0, 1]
+
+
+def test_cider_judges_by_the_frequencies_it_is_given() -> None:
+    frequency = cider.DocumentFrequency.of([["a dog runs on grass"], ["a dog on a cat"], ["two men ride"]])
+    table = cider.pairwise(DOGS, frequency)
+    expected = [sum(table[i, j] for j in range(4) if j != i) / 3 for i in range(4)]
+    assert expected_utility(DOGS, "cider", frequency) == pytest.approx(expected)
+    assert expected_utility(DOGS, "cider") != pytest.approx(expected)
+    rule = [choose(DOGS, utility="cider", frequency=frequency), choose(DOGS, utility="cider")]
+    assert rule == [int(np.argmax(expected)), int(np.argmax(expected_utility(DOGS, "cider")))]
 
 
 @pytest.mark.parametrize(
