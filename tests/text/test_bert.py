@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from towers import write_bert
 from transformers import BertConfig, BertForMaskedLM, BertTokenizer
 
@@ -83,6 +85,60 @@ def test_impossible_sizes_name_the_setting() -> None:
         split_space({**SIZES, "hidden_act": "swoosh"}, split=1)
     with pytest.raises(InputError, match=r"num_attention_heads=5 does not divide hidden_size=24"):
         split_space({**SIZES, "num_attention_heads": 5}, split=1)
+
+
+def test_a_caption_longer_than_its_bert_is_refused() -> None:
+    with pytest.raises(InputError, match=r"text\.length=16 exceeds the 15 positions of the BERT"):
+        split_space({**SIZES, "max_position_embeddings": 15}, split=1)
+
+
+def test_sizes_that_are_not_told_are_bert_configs_own() -> None:
+    needed = {"vocab_size": 40, "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2}
+    needed["intermediate_size"] = 12
+    whole = BertForMaskedLM(BertConfig(**needed)).eval()
+    space = split_space(needed, split=1)
+    space.copy_weights(whole)
+    theirs = whole.bert.embeddings
+    for table in ("position_embeddings", "token_type_embeddings", "word_embeddings"):
+        assert torch.equal(space.encoder.embeddings[table].weight, getattr(theirs, table).weight)
+    norms = {m.eps for m in space.modules() if isinstance(m, torch.nn.LayerNorm)}
+    assert norms == {whole.config.layer_norm_eps}
+    x = torch.randn(1, 3, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = whole.cls(whole.bert.encoder.layer[1](x))
+        torch.testing.assert_close(space.decode(x), expected)
+    sizes = SplitBertSpace.sizes_of(whole)
+    assert sizes == {name: getattr(whole.config, name) for name in sizes}
+    assert needed.keys() < sizes.keys()
+
+
+def test_only_the_lm_head_is_trained() -> None:
+    space = split_space(SIZES, split=1)
+    assert {n.split(".")[0] for n, p in space.named_parameters() if p.requires_grad} == {"lm_head"}
+    for mode in (True, False):
+        assert space.train(mode) is space
+        assert not any(m.training for half in (space.encoder, space.upper) for m in half.modules())
+        assert all(m.training == mode for m in (space, *space.lm_head.modules()))
+    assert space.train().training
+    assert space.special_ids == (0, 2, 3)
+    assert (space.dim, len(space.encoder.encoder["layer"]), len(space.upper)) == (24, 1, 2)
+
+
+def test_a_new_encoder_has_berts_weights() -> None:
+    encoder = split_space({**SIZES, "hidden_size": 64}, split=2).encoder
+    for weight in (
+        encoder.embeddings["word_embeddings"].weight,
+        encoder.encoder["layer"][1].output["dense"].weight,
+    ):
+        assert weight.std().item() == pytest.approx(0.02, rel=0.07)
+    assert not encoder.encoder["layer"][0].output["dense"].bias.any()
+
+
+def test_a_vocabulary_of_no_bert_is_refused(tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("words")
+    Tokenizer(WordLevel({"a": 0}, unk_token="a")).save(str(folder / "tokenizer.json"))
+    with pytest.raises(InputError, match=r"tokenizer\.json: has no \[UNK\], so it is not a BERT's"):
+        WordPieces.read(folder)
 
 
 def test_word_pieces_answer_as_transformers_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> None:
