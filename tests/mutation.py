@@ -19,6 +19,7 @@ import gc
 import io
 import json
 import os
+import random
 import resource
 import sys
 import tempfile
@@ -81,13 +82,13 @@ class Mutation:
         return True
 
     def pending(self) -> Iterator[tuple[Any, str]]:
-        """Mutants to run, room by room: those without a result, or those that survived."""
+        """Mutants to run, those without a result or those that survived; shuffled, so a stopped run is a sample."""
         every = mutmut.collect_source_file_mutation_data(mutant_names=[])[0]
-        for prefix in self.prefixes:
-            for data, name, code in every:
-                alive = code is not None and status_by_exit_code[code] not in DEAD
-                if name.startswith(prefix) and (alive if self.survivors else code is None):
-                    yield data, name
+        random.Random(0).shuffle(every)
+        for data, name, code in every:
+            alive = code is not None and status_by_exit_code[code] not in DEAD
+            if name.startswith(self.prefixes) and (alive if self.survivors else code is None):
+                yield data, name
 
     def collect(self, running: dict[int, tuple[Any, str]]) -> None:
         """Wait for one mutant."""
@@ -147,9 +148,9 @@ def in_order(session: pytest.Session, ids: list[str], seconds: dict[str, float])
     chosen, spent = set(ids), 0.0
     items = []
     for item in sorted(session.items, key=lambda item: seconds[item.nodeid]):
-        if item.nodeid in chosen and spent < BUDGET:
+        spent += seconds[item.nodeid] if item.nodeid in chosen else 0
+        if item.nodeid in chosen and (spent < BUDGET or not items):
             items.append(item)
-            spent += seconds[item.nodeid]
     of_module: Counter[str] = Counter()
     for item in items:
         of_module[item.path.name] += seconds[item.nodeid]
@@ -236,6 +237,7 @@ def main() -> int:
         score(rooms)
         return 0
     mutate_under_no_grad()
+    os.environ.setdefault("CLEARCAP_SHARED", str(Path("..", "shared").resolve()))  # tests run a folder deeper
     Path("mutants").mkdir(exist_ok=True)
     with contextlib.redirect_stdout(io.StringIO()):  # it names every file
         for write in (mutmut.copy_src_dir, mutmut.copy_also_copy_files, mutmut.setup_source_paths):

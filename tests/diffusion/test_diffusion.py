@@ -153,8 +153,15 @@ def test_a_step_is_a_function_of_its_generator() -> None:
         generator = torch.Generator().manual_seed(5)
         sizes = {"photos": 50, "copies": 2, "length": 4, "dim": 3, "steps": 50}
         return [
-            draw(**sizes, drop_image=0.5, self_condition=0.5, given=given, generator=generator)
-            for given in (0.5, 0.0) * 10
+            draw(
+                **sizes,
+                drop_image=0.5,
+                self_condition=0.5,
+                given=given,
+                emphasis=emphasis,
+                generator=generator,
+            )
+            for given, emphasis in ((0.5, 1.0), (0.0, 2.0)) * 10
         ]
 
     for once, again in zip(some(), some(), strict=True):
@@ -180,7 +187,8 @@ def test_by_default_levels_are_uniform_and_nothing_is_told() -> None:
     assert drawn.framed is drawn.given is None
 
 
-def test_emphasis_moves_draws_to_the_noisy_levels() -> None:
+@pytest.mark.parametrize("emphasis", [2.0, 3.0])
+def test_emphasis_moves_draws_to_the_noisy_levels(emphasis: float) -> None:
     drawn = draw(
         photos=20_000,
         copies=1,
@@ -189,13 +197,22 @@ def test_emphasis_moves_draws_to_the_noisy_levels() -> None:
         steps=1000,
         drop_image=0.1,
         self_condition=0.5,
-        emphasis=3.0,
+        emphasis=emphasis,
         generator=torch.Generator().manual_seed(0),
     )
     u = (drawn.t.double() + 0.5) / 1000
     assert 0 <= int(drawn.t.min()) <= int(drawn.t.max()) == 999
     for level in (0.3, 0.6, 0.9):  # P(t < level T) = level ** emphasis
-        assert (u < level).double().mean().item() == pytest.approx(level**3, abs=0.01)
+        assert (u < level).double().mean().item() == pytest.approx(level**emphasis, abs=0.01)
+
+
+def test_no_level_lies_beyond_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "rand", lambda *size, generator: torch.ones(*size))  # what rounding may give
+    sizes = {"photos": 2, "copies": 1, "length": 1, "dim": 1, "steps": 50}
+    drawn = draw(
+        **sizes, drop_image=0.1, self_condition=0.5, emphasis=3.0, generator=torch.Generator().manual_seed(0)
+    )
+    assert drawn.t.tolist() == [49, 49]
 
 
 def test_lengths_and_words_are_told_as_often_as_asked() -> None:

@@ -37,6 +37,15 @@ def test_mbr_is_the_mean_utility_against_each_other_candidate(captions: list[str
     assert np.allclose(expected_utility(captions), expected, atol=1e-12)
 
 
+def test_expected_utility_is_a_mean_over_the_others() -> None:
+    for drawn in (DOGS, DOGS[:2], DOGS[2:]):
+        table = bleu.pairwise(drawn)
+        count = len(drawn)
+        expected = [sum(table[i, j] for j in range(count) if j != i) / (count - 1) for i in range(count)]
+        assert expected_utility(drawn) == pytest.approx(expected)
+    assert expected_utility(DOGS[:1]) == [0]
+
+
 def test_a_caption_drawn_twice_counts_twice() -> None:
     assert choose(["a cat", "a dog runs", "a cat"]) == 0
     assert choose(["a dog runs", "a cat", "a dog runs"]) == 0
