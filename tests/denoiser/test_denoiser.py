@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from clearcap.config import DenoiserConfig
 from clearcap.denoiser.cross_attention import CrossAttentionDenoiser, build_cross_attention
 from clearcap.denoiser.interface import Denoiser
-from clearcap.layers import Block, join_contexts, select_photos, sinusoids
+from clearcap.layers import Block, TimeEmbedding, join_contexts, select_photos, sinusoids
 
 SIZES = {"dim": 8, "image_dim": 6, "image_tokens": 5, "length": 9}
 
@@ -114,6 +114,54 @@ def test_settings_reach_the_layers() -> None:
     assert made().time.precision == torch.float64
     assert made(positions=11).position.shape == (11, 16)
     assert made(positions=9).position.shape == made(positions=0).position.shape == (9, 16)
+
+
+def test_a_denoiser_is_dry_and_learns_its_null_image_unless_told() -> None:
+    made = CrossAttentionDenoiser(
+        adapter=nn.Identity(),
+        embed=nn.Identity(),
+        time=TimeEmbedding(8, nn.Identity()),
+        blocks=[],
+        head=nn.Identity(),
+        null_image=torch.ones(2, 3),
+        width=8,
+        length=5,
+    )
+    assert (made.drop.p, made.norm.eps) == (0.0, 1e-12)
+    assert made.null_image.requires_grad
+    assert torch.equal(made.null_image, torch.ones(2, 3))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("projected", [True, False])
+def test_tensors_are_made_where_their_inputs_are(projected: bool) -> None:
+    """Another default device stands for a GPU: what does not say where it is made would meet the CPU's there."""
+    denoiser = make("mlp", projected)
+    x, x_self, t = inputs(2)
+    image = torch.randn(2, 5, 6)
+    with torch.device("meta"):
+        found = denoiser(x, x_self, t, denoiser.image_context(image))
+        assert all(part.device.type == "cpu" for layer in denoiser.null_context() for part in layer)
+    assert torch.equal(found, denoiser(x, x_self, t, denoiser.image_context(image)))
+
+
+@torch.no_grad()
+def test_under_autocast_sums_stay_in_half_precision() -> None:
+    denoiser, seen = make(), []
+    denoiser.norm.register_forward_pre_hook(lambda module, h: seen.append(h[0].dtype))
+    x, x_self, t = inputs(2)
+    with torch.autocast("cpu", torch.bfloat16):
+        denoiser(x, x_self, t, denoiser.image_context(torch.randn(2, 5, 6)))
+    assert seen == [torch.bfloat16]
+
+
+@torch.no_grad()
+def test_a_context_has_as_many_layers_as_the_denoiser() -> None:
+    denoiser = make()
+    context = denoiser.image_context(torch.randn(2, 5, 6))
+    for wrong in (context[:1], [*context, context[0]]):
+        with pytest.raises(ValueError, match="zip"):
+            denoiser(*inputs(2), wrong)
 
 
 @torch.no_grad()

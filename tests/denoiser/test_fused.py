@@ -128,6 +128,26 @@ def test_neither_time_nor_the_last_prediction_matters() -> None:
     assert isinstance(denoiser, Denoiser)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("kind", BUILDERS)
+def test_tensors_are_made_where_their_inputs_are_and_of_their_kind(kind: str) -> None:
+    """Another default device stands for a GPU: what does not say where it is made would meet the CPU's there."""
+    denoiser = make(kind)
+    x, image, text = inputs(3)
+    both, guided = torch.stack((image, text), 1), torch.tensor([True, False, True])
+    with torch.device("meta"):
+        found = denoiser(x, None, None, denoiser.image_context(both, guided))
+        assert all(part.device.type == "cpu" for part in denoiser.null_context()[0])
+    assert torch.equal(found, denoiser(x, None, None, denoiser.image_context(both, guided)))
+    seen: list[torch.dtype] = []
+    denoiser.norm.register_forward_pre_hook(lambda module, h: seen.append(h[0].dtype))
+    context = denoiser.image_context(both, guided)
+    for part in (denoiser.fuse, denoiser.norm, denoiser.blocks, denoiser.head):
+        part.to(torch.bfloat16)
+    half = denoiser(x.bfloat16(), None, None, context)
+    assert seen == [torch.bfloat16] == [half.dtype]
+
+
 def test_new_weights_are_berts() -> None:
     sizes = DenoiserConfig(kind="concat", width=96, depth=2, heads=3, hidden=200)
     made = build_concat(sizes, dim=96, length=60, image_dim=50, image_tokens=1)

@@ -234,6 +234,21 @@ def test_lengths_and_words_are_told_as_often_as_asked() -> None:
     assert (drawn.given.sum(-1) == 0).double().mean().item() == pytest.approx(0.5 + 0.5 / 9, abs=0.02)
 
 
+def test_tensors_are_made_where_their_inputs_are() -> None:
+    """Another default device stands for a GPU: what does not say where it is made would meet the CPU's there."""
+    captioner, tokenizer = tiny_captioner()
+    ids, mask = encode_captions(tokenizer, CAPTIONS[:2], 10)
+    x0, noise = captioner.text.encode(ids, mask), make_noise("cosine", 1000, 2.0, "v")
+    draws = Draws(torch.tensor([10, 900]), normal(3, *x0.shape).float(), torch.ones(2).bool(), True)
+    weight = torch.tensor(0.5, requires_grad=True)
+    with torch.device("meta"):
+        losses = training_losses(
+            lambda x, x_self, t: weight * (x + x_self), captioner.text, noise, x0=x0, ids=ids, draws=draws
+        )
+        losses.total(0.2).backward()
+    assert weight.grad.device.type == losses.caption.device.type == "cpu"
+
+
 def test_told_words_come_back_and_betray_nothing_of_the_others() -> None:
     from clearcap.training.objectives import LadicObjective
 

@@ -62,7 +62,11 @@ def test_half_way_down_the_sure_words_stay_and_the_others_restart(name: str) -> 
         steps.append((step, t))
         return {}
 
-    solve = refined(solver(name), sure_of_odd, BackAndRefine(rounds=1, time=0.4, share=0.5), start=3.0)
+    def sure(x0: Tensor) -> Tensor:
+        assert torch.equal(x0, network.said[-1])
+        return sure_of_odd(x0)
+
+    solve = refined(solver(name), sure, BackAndRefine(rounds=1, time=0.4, share=0.5), start=3.0)
     denoise = self_conditioned(called_back(network, count))
     last = solve(denoise, stream()(), TIMES, NOISE, stream())
     assert network.told == [999, 800, 600, 400, *TIMES[:-1]]
@@ -118,6 +122,11 @@ def test_a_restart_is_of_spread_one_unless_told() -> None:
 
 def test_the_authors_way_written_out() -> None:
     network, draws = Network(), list(torch.randn(9, 2, 6, 4, generator=torch.Generator().manual_seed(3)))
+
+    def sure(x0: Tensor) -> Tensor:
+        assert torch.equal(x0, network.said[-1])
+        return sure_of_odd(x0)
+
     times = [999, 600, 450, 300, 100, 0]  # 600 and 300 are not between 30% and 60% of 1000
     last = ladic_back_and_refine(
         renoise,
@@ -126,7 +135,7 @@ def test_the_authors_way_written_out() -> None:
         times,
         NOISE,
         iter(draws).__next__,
-        confidence=sure_of_odd,
+        confidence=sure,
     )
     assert network.told == [999, 600, 450, 600, 450, 300, 100]
     dropped, kept = [0, 2], [1, 3, 4, 5]  # a third, the least sure

@@ -130,8 +130,8 @@ def test_renoise_and_plain_are_their_closed_forms() -> None:
     torch.testing.assert_close(torch.stack(fed_back.asked[1:]), fed_back.answers[:-1])
 
 
-@pytest.mark.parametrize("name", [n for n in SOLVERS if n != "plain"])
-def test_the_noise_factor_stretches_the_noise_only(name: str) -> None:
+@pytest.mark.parametrize(("name", "eta"), [*((n, 0.0) for n in SOLVERS if n != "plain"), ("ddim", 0.6)])
+def test_the_noise_factor_stretches_the_noise_only(name: str, eta: float) -> None:
     """With the truth as every prediction, x_t - a x0 at factor k is k times that at factor 1."""
     truth = torch.randn(SHAPE, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
 
@@ -144,7 +144,7 @@ def test_the_noise_factor_stretches_the_noise_only(name: str) -> None:
             return truth
 
         start = noise.add(truth, torch.full((2,), TIMES[0]), randn())
-        solver(name)(know, start, [*TIMES, 0], noise, randn)
+        solver(name, eta)(know, start, [*TIMES, 0], noise, randn)
         return torch.stack(seen)
 
     torch.testing.assert_close(noises(3.0), 3 * noises(1.0))
@@ -247,6 +247,18 @@ def test_row_generators_are_independent_of_the_batch() -> None:
     alone = randn_rows(row_generators(3, [5]), 6, 7)
     for _ in range(3):
         assert torch.equal(both()[1], alone()[0])
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_tensors_are_made_where_their_inputs_are(name: str) -> None:
+    """Another default device stands for a GPU: what does not say where it is made would meet the CPU's there."""
+    noise = Noise(torch.linspace(0.99, 0.01, 1000))
+    generators = row_generators(0, [1, 2])
+    with torch.device("meta"):
+        denoise = EarlyExit(lambda rows: lambda x, x_self, t: x + x_self, words)
+        randn = randn_rows(generators, 3, 4)
+        x0 = solver(name)(self_conditioned(denoise), randn(), [*TIMES, 0], noise, randn)
+    assert x0.device.type == "cpu"
 
 
 # Early exit.

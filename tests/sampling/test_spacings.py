@@ -68,6 +68,12 @@ def test_times_fall_strictly_from_the_noisiest_to_zero(
     assert all(a > b for a, b in pairwise(visited))
 
 
+@pytest.mark.parametrize("spacing", sorted(set(SPACINGS) - {"stride"}))
+@pytest.mark.parametrize("levels", [2, 3, 5, 40])
+def test_as_many_steps_as_there_are_levels_visit_each(spacing: str, levels: int) -> None:
+    assert times_of(spacing, levels, levels - 1) == list(range(levels - 1, -1, -1))
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

@@ -158,6 +158,17 @@ def test_the_caption_loss_asks_for_the_filler_wherever_no_word_stands(corpus: Co
     assert space.filler_id == period
 
 
+def test_tensors_are_made_where_their_inputs_are(corpus: Corpus) -> None:
+    """Another default device stands for a GPU: what does not say where it is made would meet the CPU's there."""
+    space = corpus.space(TextConfig(length=LENGTH))
+    ids, mask = corpus.ids, corpus.mask
+    with torch.device("meta"), torch.no_grad():
+        latent = space.encode(ids, mask)
+        made = (latent, space.decode(latent), space.targets(ids), space.masked_logits(ids, mask))
+        assert {part.device.type for part in made} == {"cpu"}
+        assert not word_positions(mask).is_meta
+
+
 def test_what_cannot_be_fitted(corpus: Corpus) -> None:
     space = corpus.space(TextConfig(length=LENGTH))
     with pytest.raises(InputError, match="a latent channel never varies"):
