@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from clearcap.config import TrainConfig
-from clearcap.training.loop import make_optimizers
+from clearcap.training.optimizers import KernelMuon, make_optimizers, plain_adamw, split_optimizers
 
 LR, MUON_LR, DECAY = 0.01, 0.02, 0.3
 MUON = {"net.blocks.0.dense.weight"}
@@ -23,7 +23,7 @@ class Objective(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         block = nn.ModuleDict({"dense": nn.Linear(6, 4), "norm": nn.LayerNorm(4)})
-        block["kernel"] = nn.Conv1d(4, 4, 3, bias=False)
+        block["kernel"] = nn.Conv2d(4, 4, 3, bias=False).to(memory_format=torch.channels_last)
         self.net = nn.ModuleDict({"blocks": nn.ModuleList([block]), "head": nn.Linear(4, 3)})
         self.frozen = nn.Linear(3, 3).requires_grad_(False)
         with torch.no_grad():
@@ -105,3 +105,19 @@ def test_muon_turns_a_blocks_matrix_by_the_nearest_orthogonal_one() -> None:
 def test_there_is_no_muon_without_blocks() -> None:
     alone = make_optimizers(nn.Linear(2, 2), TrainConfig(optimizer="muon"))
     assert [type(optimizer) for optimizer in alone] == [torch.optim.AdamW]
+
+
+@pytest.mark.parametrize(("inner", "kind"), [("dense", torch.optim.Muon), ("kernel", KernelMuon)])
+def test_muon_is_torchs_unless_it_is_given_kernels(inner: str, kind: type) -> None:
+    named = dict(Objective().named_parameters())
+    rates = {"lr": LR, "muon_lr": MUON_LR, "weight_decay": DECAY}
+    adamw, muon = split_optimizers(named, [f"net.blocks.0.{inner}.weight"], **rates)
+    assert type(muon) is kind
+    (moved,) = muon.param_groups[0]["params"]
+    assert moved.data_ptr() == named[f"net.blocks.0.{inner}.weight"].data_ptr()
+    assert sum(len(group["params"]) for group in adamw.param_groups) == len(named) - 1
+
+
+def test_plain_adamw_takes_other_betas() -> None:
+    weight = nn.Parameter(torch.ones(2))
+    assert plain_adamw([weight], LR, DECAY, betas=(0.5, 0.6)).defaults["betas"] == (0.5, 0.6)
