@@ -11,7 +11,16 @@ from clearcap.config import SamplingConfig
 from clearcap.diffusion.noise import make_noise
 from clearcap.errors import InputError
 from clearcap.layers import select_photos
-from clearcap.sampling.guidance import FixedLatents, between, called_back, conditioned, guide, guided
+from clearcap.sampling.guidance import (
+    FixedLatents,
+    between,
+    called_back,
+    conditioned,
+    guide,
+    guided,
+    self_conditioned,
+    without_self_conditioning,
+)
 
 
 def inputs(batch: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -117,3 +126,19 @@ def test_a_callback_returns_a_dictionary_with_latents_that_fit() -> None:
         returning(None)
     with pytest.raises(InputError, match=r"shape \(2, 3\), not \(2, 10, 24\)"):
         returning({"latents": torch.zeros(2, 3)})
+
+
+def test_self_conditioning_shows_the_last_prediction_and_can_be_left_out() -> None:
+    shown: list[tuple[Tensor, list[int]]] = []
+
+    def denoise(x: Tensor, x_self: Tensor, t: Tensor) -> Tensor:
+        shown.append((x_self, t.tolist()))
+        return x + 1
+
+    x = torch.zeros(2, 3, 4)
+    for step in (self_conditioned(denoise), self_conditioned(without_self_conditioning(denoise))):
+        for t in (9, 5):
+            assert torch.equal(step(x, t), x + 1)
+    assert [float(x_self.mean()) for x_self, _ in shown] == [0, 1, 0, 0]
+    assert [times for _, times in shown] == [[9, 9], [5, 5]] * 2
+    assert all(x_self.shape == x.shape for x_self, _ in shown)

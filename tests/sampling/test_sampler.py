@@ -68,6 +68,18 @@ def test_a_caption_starts_from_noise_of_the_given_spread_without_a_prediction() 
     assert torch.equal(torch.stack(network.memory[1:]), network.answers[:3])
 
 
+@torch.inference_mode()
+@pytest.mark.parametrize("self_condition", [True, False])
+def test_the_network_sees_its_last_prediction_if_the_settings_say_so(self_condition: bool) -> None:
+    captioner, _ = tiny_captioner()
+    how = SamplingConfig(guidance=0.0, self_condition=self_condition)
+    denoise = captioner.sampler(how).denoise(captioner.denoiser, captioner.image_context(photos(1)))
+    x, x_self = torch.randn(2, 1, 10, 24, generator=torch.Generator().manual_seed(0))
+    t = torch.tensor([500])
+    blind = denoise(x, torch.zeros_like(x), t)
+    assert torch.equal(denoise(x, x_self, t), blind) != self_condition
+
+
 def test_the_network_is_told_a_later_time_and_the_callback_the_level_itself() -> None:
     network = Network()
     steps = run(network, steps=4, time_offset=15)
