@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import gc
 import io
 import json
@@ -27,11 +28,14 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FunctionType
 from typing import Any
+from unittest import mock
 
 import hypothesis
 import libcst
 import pytest
+import torch
 from _pytest.runner import runtestprotocol
 from mutmut import __main__ as mutmut
 from mutmut.configuration import config
@@ -63,6 +67,7 @@ class Mutation:
         with change_cwd(".."):  # mutmut's files are named from the project's root
             pending = list(self.pending())
         reached, seconds = reach(session)
+        warm(session.items)
         gc.freeze()  # or each fork's collector would touch, and so copy, all of this process's memory
         running: dict[int, tuple[Any, str]] = {}
         for done, (room_data, name) in enumerate(pending):
@@ -141,6 +146,27 @@ def measure(items: list[pytest.Item], file: Path) -> int:
                 return FAILED
     file.write_text(json.dumps([reached, seconds]))
     return 0
+
+
+def warm(items: list[pytest.Item]) -> None:
+    """Run all tests in this process, so that forks find everything imported and compiled, and nothing cached.
+
+    Tests that call ``backward`` are skipped: autograd refuses to work in forks of a process that used it.
+    """
+    set_mutant_under_test("")
+    absent = pytest.skip.Exception("not in the parent")
+    with mock.patch.object(torch.Tensor, "backward", side_effect=absent):
+        for item, following in zip(items, [*items[1:], None], strict=True):
+            runtestprotocol(item, log=False, nextitem=following)
+    for found in gc.get_objects():
+        if type(found) is functools._lru_cache_wrapper and is_ours(found.__wrapped__):
+            found.cache_clear()
+
+
+def is_ours(function: Any) -> bool:
+    """Whether the package or its tests define a function."""
+    written = isinstance(function, FunctionType)
+    return written and Path(function.__code__.co_filename).is_relative_to(Path.cwd())
 
 
 def in_order(session: pytest.Session, ids: list[str], seconds: dict[str, float]) -> list[pytest.Item]:
@@ -249,6 +275,7 @@ def main() -> int:
         deadline=None,
         derandomize=True,
         max_examples=20,
+        phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
         suppress_health_check=list(hypothesis.HealthCheck),
     )
     arguments = [*config().pytest_add_cli_args_test_selection, *config().pytest_add_cli_args]
