@@ -168,8 +168,10 @@ def test_each_call_gets_its_time_and_the_last_prediction(name: str) -> None:
     assert torch.equal(last, recorded.answers[-1])
 
 
-@pytest.mark.parametrize("name", SOLVERS)
-def test_noise_is_drawn_for_every_level_but_the_last_and_only_by_solvers_that_need_it(name: str) -> None:
+@pytest.mark.parametrize(("name", "eta"), [*((name, 0.0) for name in SOLVERS), ("ddim", 0.5)])
+def test_noise_is_drawn_for_every_level_but_the_last_and_only_by_solvers_that_need_it(
+    name: str, eta: float
+) -> None:
     recorded, drawn, source = Recorded(3), [], stream(2)
 
     def randn() -> Tensor:
@@ -177,8 +179,8 @@ def test_noise_is_drawn_for_every_level_but_the_last_and_only_by_solvers_that_ne
         return drawn[-1]
 
     noise = Noise(torch.linspace(0.99, 0.01, 10, dtype=torch.float64))
-    solver(name)(self_conditioned(recorded), stream(3)(), [9, 5, 1, 0], noise, randn)
-    assert len(drawn) == {"renoise": 2, "ddpm": 2}.get(name, 0)
+    solver(name, eta)(self_conditioned(recorded), stream(3)(), [9, 5, 1, 0], noise, randn)
+    assert len(drawn) == (2 if eta or name in ("renoise", "ddpm") else 0)
     for one, other in ((0, 1), (1, 2), (0, 2)):
         assert not torch.equal(recorded.asked[one], recorded.asked[other])
 
@@ -332,10 +334,10 @@ def test_early_exit_gives_what_waiting_would_where_the_words_had_settled(name: s
 
 
 def test_early_exit_may_begin_at_any_level() -> None:
-    denoise = EarlyExit(lambda rows: lambda x, x_self, t: x + 1, words)
-    for level in (0, 5):  # a level that does not fall begins anew
-        t = torch.tensor([level, level])
-        assert torch.equal(denoise(torch.zeros(2, 3, 4), torch.zeros(2, 3, 4), t), torch.ones(2, 3, 4))
+    denoise = EarlyExit(lambda rows: lambda x, x_self, t: x + t[:, None, None], words)
+    for x, level in enumerate((0, 5, 5, 5), 1):  # a level that does not fall begins anew
+        shown = torch.full((2, 3, 4), float(x))
+        assert torch.equal(denoise(shown, shown, torch.tensor([level, level])), shown + level)
 
 
 def test_patience_must_be_positive() -> None:
