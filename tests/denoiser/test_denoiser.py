@@ -236,8 +236,9 @@ def test_sizes_that_do_not_fit() -> None:
         ValueError, match=r"width=12: .* twice the latent's 8 channels; set denoiser\.width=16"
     ):
         build(12, projected=False, time_head="mlp")
-    with pytest.raises(ValueError, match="positions=8 is too few for the 9 positions"):
-        build_cross_attention(DenoiserConfig(width=12, heads=2, positions=8), **SIZES)
+    for rows in (1, 8):
+        with pytest.raises(ValueError, match=f"positions={rows} is too few for the 9 positions"):
+            build_cross_attention(DenoiserConfig(width=12, heads=2, positions=rows), **SIZES)
 
 
 def test_the_denoiser_is_one() -> None:

@@ -117,8 +117,9 @@ def test_draws_are_apart_and_follow_the_generator() -> None:
     noises = torch.stack((drawn.eps, drawn.eps_first, drawn.eps_target)).flatten(1)
     assert drawn.eps.shape == (2000, 3, 4)
     torch.testing.assert_close(torch.corrcoef(noises), torch.eye(3), rtol=0, atol=0.03)
-    assert torch.equal(some(0).t, drawn.t)
-    assert not torch.equal(some(1).t, drawn.t)
+    for name in ("t", "eps", "eps_first", "eps_target", "keep_image"):
+        assert torch.equal(getattr(some(0), name), getattr(drawn, name))
+        assert not torch.equal(getattr(some(1), name), getattr(drawn, name))
 
 
 def test_the_dynamic_weight_keeps_the_losses_in_proportion() -> None:

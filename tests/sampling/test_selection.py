@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 
 from clearcap.errors import InputError
 from clearcap.metrics import bleu, cider
-from clearcap.sampling.selection import choose, diverse, expected_utility, mean_confidences
+from clearcap.sampling.selection import (
+    Candidates,
+    by_agreement,
+    choose,
+    diverse,
+    expected_utility,
+    mean_confidences,
+)
 
 DOGS = ["a dog runs on grass", "a dog runs on the grass", "a dog is running on grass", "two men ride horses"]
 captions = st.lists(
@@ -127,6 +134,7 @@ def test_cider_judges_by_the_frequencies_it_is_given() -> None:
     expected = [sum(table[i, j] for j in range(4) if j != i) / 3 for i in range(4)]
     assert expected_utility(DOGS, "cider", frequency) == pytest.approx(expected)
     assert expected_utility(DOGS, "cider") != pytest.approx(expected)
+    assert by_agreement(Candidates(DOGS, utility="cider", frequency=frequency)) == pytest.approx(expected)
     rule = [choose(DOGS, utility="cider", frequency=frequency), choose(DOGS, utility="cider")]
     assert rule == [int(np.argmax(expected)), int(np.argmax(expected_utility(DOGS, "cider")))]
 

@@ -110,6 +110,17 @@ def test_sizes_that_are_not_told_are_bert_configs_own() -> None:
     sizes = SplitBertSpace.sizes_of(whole)
     assert sizes == {name: getattr(whole.config, name) for name in sizes}
     assert needed.keys() < sizes.keys()
+    told = {
+        "type_vocab_size": 3,
+        "layer_norm_eps": 0.125,
+        "max_position_embeddings": 21,
+        "hidden_act": "silu",
+    }
+    other = split_space(needed | told, split=1)
+    assert len(other.encoder.embeddings["token_type_embeddings"].weight) == 3
+    assert len(other.encoder.embeddings["position_embeddings"].weight) == 21
+    assert {m.eps for m in other.modules() if isinstance(m, torch.nn.LayerNorm)} == {0.125}
+    assert other.lm_head.act is other.upper[0].act is torch.nn.functional.silu
 
 
 def test_only_the_lm_head_is_trained() -> None:

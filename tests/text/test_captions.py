@@ -44,6 +44,7 @@ def test_cleaning_is_the_authors(caption: str, max_words: int) -> None:
 
 
 def test_cleaning() -> None:
+    assert clean_caption("a dog\t") == pre_caption("a dog\t", 30) == "a dog\t"  # theirs leaves a single tab
     assert clean_caption('  A  "Dog" (runs) ; fast ! ') == "a dog runs fast"
     assert clean_caption("A dog . ", keep_period=False) == "a dog"
     assert clean_caption("a dog runs.", keep_period=False) == "a dog runs"
