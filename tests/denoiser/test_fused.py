@@ -156,6 +156,7 @@ def test_new_weights_are_berts() -> None:
     assert made.fuse.segment.weight.std().item() == pytest.approx(1.0, rel=0.2)
     assert not made.blocks[0].down.bias.any()
     assert made.position.shape == (62, 96)  # the captions' positions and two vectors
+    assert {m.eps for m in made.modules() if isinstance(m, nn.LayerNorm)} == {1e-12}
 
 
 @pytest.mark.parametrize("kind", BUILDERS)

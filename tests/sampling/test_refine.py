@@ -217,6 +217,12 @@ def test_kept_positions(confidence: list[float], share: float, threshold: float)
     ]
 
 
+def test_what_is_as_sure_as_the_threshold_stays() -> None:
+    assert keep_mask(torch.tensor([[0.5, 0.25, 0.75]]), share=0.0, threshold=0.5).tolist() == [
+        [True, False, True]
+    ]
+
+
 def test_the_turning_point_is_the_nearest_level() -> None:
     assert [turning_point(TIMES, 1000, share) for share in (1.0, 0.8, 0.5, 0.2, 0.0)] == [1, 2, 4, 5, 5]
 

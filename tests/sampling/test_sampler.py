@@ -98,6 +98,28 @@ def test_fixed_latents_are_what_the_network_sees_and_what_comes_back() -> None:
         assert not (shown[1] == 7).any()
 
 
+def test_captions_that_go_on_keep_their_own_fixed_latents() -> None:
+    latent = torch.arange(3.0).view(3, 1, 1).expand(3, 2, 4)
+    fixed = FixedLatents(latent, torch.tensor([[True, False]] * 3))
+    calls: list[list[int]] = []
+
+    def build(rows: Tensor | None):
+        mine = torch.arange(3) if rows is None else rows
+
+        def denoise(x: Tensor, x_self: Tensor, t: Tensor) -> Tensor:
+            calls.append(mine.tolist())
+            assert (x[:, 0, 0] == mine).all()
+            changes = (-1.0) ** len(calls) * (mine > 0) + (mine == 0)  # caption 0 settles, the others never
+            return changes[:, None, None].expand(-1, 2, 4).float()
+
+        return denoise
+
+    how = SamplingConfig(solver="renoise", steps=4, early_exit=1)
+    x0 = build_sampler(how, NOISE).run(build, logits, lambda: torch.randn(3, 2, 4), fixed)
+    assert calls == [[0, 1, 2], [0, 1, 2], [1, 2], [1, 2]]
+    assert torch.equal(x0[:, 0], latent[:, 0])
+
+
 def test_what_a_callback_returns_is_what_the_next_call_is_shown() -> None:
     network, target = Network(), torch.full(SHAPE, 5.0)
     sampler = build_sampler(SamplingConfig(steps=3, solver="plain"), NOISE)

@@ -300,13 +300,14 @@ def test_early_exit_shrinks_the_batch_and_keeps_what_settled() -> None:
     assert len(steps) == 5
 
 
-def test_nothing_is_called_once_all_settled_and_a_rising_time_wakes_everyone() -> None:
+@pytest.mark.parametrize("sign", [1, -1])
+def test_nothing_is_called_once_all_settled_and_a_rising_time_wakes_everyone(sign: int) -> None:
     calls: list[int] = []
 
     def build(rows: Tensor | None):
         def denoise(x: Tensor, x_self: Tensor, t: Tensor) -> Tensor:
             calls.append(len(x))
-            return torch.ones_like(x)
+            return sign * torch.ones_like(x)
 
         return denoise
 
