@@ -20,7 +20,14 @@ from clearcap.config import SamplingConfig
 from clearcap.diffusion.noise import Noise, make_noise
 from clearcap.errors import InputError
 from clearcap.sampling.guidance import called_back, self_conditioned, shifted
-from clearcap.sampling.refine import BackAndRefine, keep_mask, ladic_back_and_refine, refined, turning_point
+from clearcap.sampling.refine import (
+    BackAndRefine,
+    keep_mask,
+    ladic_back_and_refine,
+    refined,
+    restart,
+    turning_point,
+)
 from clearcap.sampling.solvers import renoise, solver
 
 TIMES = [999, 800, 600, 400, 200, 0]
@@ -221,6 +228,14 @@ def test_what_is_as_sure_as_the_threshold_stays() -> None:
     assert keep_mask(torch.tensor([[0.5, 0.25, 0.75]]), share=0.0, threshold=0.5).tolist() == [
         [True, False, True]
     ]
+
+
+def test_kept_words_are_noised_at_any_level_above_zero() -> None:
+    x0, fresh, drawn = torch.randn(3, 2, 6, 4, generator=torch.Generator().manual_seed(0))
+    everything = torch.ones(2, 6, dtype=torch.bool)
+    once = restart(x0, everything, NOISE, 1, fresh, lambda: drawn)
+    torch.testing.assert_close(once, NOISE.add(x0, torch.tensor([1, 1]), drawn))
+    assert torch.equal(restart(x0, everything, NOISE, 0, fresh, lambda: drawn), x0)
 
 
 def test_the_turning_point_is_the_nearest_level() -> None:
