@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from clearcap.captioner.model import load_captioner
-from clearcap.training.encoder.pairing import Basis, PairedObjective, paired
+from clearcap.training.encoder.pairing import Basis, PairedObjective, between, paired
 from clearcap.training.objectives import LadicObjective
 from clearcap.vision.efficientnet import EfficientNetEncoder
 from tests.tiny_captioner import tiny_captioner
@@ -61,3 +61,24 @@ def test_the_saved_pair_gives_the_tokens_that_were_trained_on(tmp_path: Path) ->
     loaded, _ = load_captioner(str(tmp_path))
     torch.testing.assert_close(loaded.encode_image(photos), expected, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(loaded.vision.folded()(photos), expected, atol=1e-3, rtol=1e-3)
+
+
+@torch.no_grad()
+def test_weights_between_end_at_both_captioners() -> None:
+    before, _ = tiny_captioner()
+    second, basis = parts()
+    objective = PairedObjective(before, before.noise(2.0), FEATURES)
+    objective.mix.weight.normal_(generator=torch.Generator().manual_seed(3))
+    trained = copy.deepcopy(before)
+    for name, p in trained.named_parameters():
+        if name.startswith("denoiser."):
+            p.add_(0.1)
+    after = paired(trained, second, basis, objective.mix)
+    photos = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(5))
+    for name, p in between(before, after, 1.0).named_parameters():
+        torch.testing.assert_close(p, dict(after.named_parameters())[name])
+    start = between(before, after, 0.0, map_scale=0.0)
+    torch.testing.assert_close(start.encode_image(photos), before.encode_image(photos), atol=1e-5, rtol=1e-5)
+    assert torch.equal(start.generate(photos).ids, before.generate(photos).ids)
+    half = dict(between(before, after, 0.5).named_parameters())["denoiser.blocks.0.up.weight"]
+    torch.testing.assert_close(half, dict(before.named_parameters())["denoiser.blocks.0.up.weight"] + 0.05)

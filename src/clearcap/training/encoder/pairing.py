@@ -91,3 +91,25 @@ def paired(
     ):
         part.load_state_dict(trained.state_dict(), strict=True)
     return made.eval()
+
+
+@torch.no_grad()
+def between(before: Any, after: Any, way: float, map_scale: float = 1.0) -> Any:
+    """A captioner whose weights lie between those it began at and those it came to (Wortsman et al. 2022).
+
+    What a short training forgets comes back sooner than what it learned goes.
+
+    Args:
+        before: the captioner that ``PairedObjective`` began with.
+        after: what ``paired`` made; left as it is.
+        way: 0 takes text space and denoiser of ``before``, 1 of ``after``.
+        map_scale: factor of what the second encoder adds.
+    """
+    made = copy.deepcopy(after)
+    old = dict(before.named_parameters())
+    for name, p in made.named_parameters():
+        if not name.startswith("vision."):
+            p.lerp_(old[name].to(p.dtype), 1 - way)
+    made.vision.efficientnet.project.weight.mul_(map_scale)
+    made.vision.efficientnet.project.bias.mul_(map_scale)
+    return made
