@@ -51,7 +51,7 @@ BUILT_IN: dict[str, dict[str, str]] = {  # kind -> name -> where it is defined
     "image encoder": {
         "compact": "clearcap.vision.compact:CompactEncoder",
         "efficientnet": "clearcap.vision.efficientnet:EfficientNetEncoder",
-        "pair": "clearcap.vision.pair:PairedEncoder",
+        "pair": "clearcap.vision.efficientnet:PairedEncoder",
         "pretrained": "clearcap.vision.transformers:TransformersEncoder",
         "timm": "clearcap.vision.timm:TimmEncoder",
     },

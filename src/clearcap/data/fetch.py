@@ -16,11 +16,6 @@ _CHUNK = 2**16
 _READABLE = 160  # characters of a name in a message
 
 
-def is_url(text: str) -> bool:
-    """Whether `text` is written as a URL (any scheme) rather than as a path."""
-    return "://" in text or text[:5].lower() in ("data:", "file:")
-
-
 def clipped(text: str) -> str:
     """A name short enough for a message: its middle left out where it is long."""
     if len(text) <= _READABLE:

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
-from clearcap.data.fetch import clipped, fetch, is_url
+from clearcap.data.fetch import clipped, fetch
 from clearcap.errors import InputError
 
 # What `open_image` lists. `Any` because naming the tensor would import torch, and because anything else must end in
@@ -122,6 +122,11 @@ def each_photo(images: Any) -> Iterator[ImageSource]:
         return
     for image in images:
         yield from image if _is_batch(image) else [image]
+
+
+def is_url(text: str) -> bool:
+    """Whether `text` is written as a URL (any scheme) rather than as a path."""
+    return "://" in text or text[:5].lower() in ("data:", "file:")
 
 
 def open_image(
@@ -240,9 +245,10 @@ def _decode(stream: Stream, name: str, at_least: int | None, max_pixels: int) ->
 
 def _identify(stream: Stream, name: str) -> Image.Image:
     """The image with its header read and its pixels not yet."""
-    shown = _one_line(name)
     if Path(name).suffix.lower() in RAW_SUFFIXES:
-        raise InputError(f"{shown} is a camera's raw file, which is not read; develop it to JPEG or PNG")
+        raise InputError(
+            f"{_one_line(name)} is a camera's raw file, which is not read; develop it to JPEG or PNG"
+        )
     Image.init()  # WebP, TIFF and the rest register themselves here
     try:
         head = stream.read(12)
@@ -252,14 +258,14 @@ def _identify(stream: Stream, name: str) -> Image.Image:
         return Image.open(stream, formats=[*known, *_heif()] if iso else known)
     except Image.UnidentifiedImageError as error:
         if not head:
-            raise InputError(f"{shown} is empty (0 bytes); fetch the photo again") from error
+            raise InputError(f"{_one_line(name)} is empty (0 bytes); fetch the photo again") from error
         heif = "pip install 'clearcap[heif]' if it is HEIC, or " if iso and not _heif() else ""
         raise InputError(
-            f"{shown} is not an image in a known format (JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF); "
+            f"{_one_line(name)} is not an image in a known format (JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF); "
             f"{heif}convert it to JPEG or PNG"
         ) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise InputError(f"{shown} is too large ({_fault(error)}); scale it down first") from error
+        raise InputError(f"{_one_line(name)} is too large ({_fault(error)}); scale it down first") from error
     except Exception as error:
         raise _damaged(name, error) from error
 

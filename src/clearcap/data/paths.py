@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeAlias
 
-from clearcap.data.fetch import clipped, is_url
-from clearcap.data.images import RAW_SUFFIXES, PhotoBytes
+from clearcap.data.fetch import clipped
+from clearcap.data.images import RAW_SUFFIXES, PhotoBytes, is_url
 from clearcap.errors import InputError
 
 _COMMON = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp"}

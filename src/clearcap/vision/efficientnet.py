@@ -1,4 +1,4 @@
-"""EfficientNet-Lite as an image encoder: an ImageNet network whose last grid is projected to tokens."""
+"""EfficientNet-Lite as an image encoder, alone or beside the compact one: its last grid is projected to tokens."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clearcap.errors import InputError
+from clearcap.vision.compact import CompactEncoder
 from clearcap.vision.trained import TrainedEncoder
 
 STRIDE = 32  # pixels a token stands for, along one side
@@ -223,6 +224,61 @@ class EfficientNetEncoder(TrainedEncoder):
     def settings(self) -> dict[str, Any]:
         """Plain values from which the constructor makes an untrained copy."""
         return {"dim": self.dim, "width": self.width, "depth": self.depth, "image_size": self.image_size}
+
+
+class PairedEncoder(TrainedEncoder):
+    """Two encoders that know different things: the compact one's tokens, and what an ImageNet network adds to them."""
+
+    def __init__(
+        self,
+        dim: int = 256,
+        image_size: int = 224,
+        compact: dict[str, Any] | None = None,
+        efficientnet: dict[str, Any] | None = None,
+    ) -> None:
+        """An untrained pair.
+
+        Args:
+            dim: width of the output tokens.
+            image_size: side of the photos, in pixels.
+            compact, efficientnet: further arguments of ``CompactEncoder`` and ``EfficientNetEncoder``.
+
+        Raises:
+            InputError: the two give different grids.
+        """
+        super().__init__()
+        self.compact: Any = CompactEncoder(dim=dim, image_size=image_size, **(compact or {}))
+        self.efficientnet: Any = EfficientNetEncoder(dim=dim, image_size=image_size, **(efficientnet or {}))
+        self.dim, self.image_size, self.tokens = dim, image_size, self.compact.tokens
+        if self.efficientnet.tokens != self.tokens:
+            raise InputError(
+                f"the encoders make {self.tokens} and {self.efficientnet.tokens} tokens of a photo"
+            )
+
+    def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch tokens dim"]:
+        """Photos with values in 0..1 to tokens, row by row of the grid."""
+        tokens: Tensor = self.compact(images) + self.efficientnet(images)
+        return tokens
+
+    def settings(self) -> dict[str, Any]:
+        """Plain values from which the constructor makes an untrained copy."""
+        parts = settings_of_both(self.compact, self.efficientnet)
+        return {"dim": self.dim, "image_size": self.image_size, **parts}
+
+    def folded(self) -> PairedEncoder:
+        """A copy for inference, batch norms merged into convolutions."""
+        folded = copy.deepcopy(self)
+        folded.compact, folded.efficientnet = self.compact.folded(), self.efficientnet.folded()
+        return folded.eval()
+
+
+def settings_of_both(compact: CompactEncoder, efficientnet: EfficientNetEncoder) -> dict[str, dict[str, Any]]:
+    """What builds a pair of these two, but for what they have in common."""
+    common = ("dim", "image_size")
+    return {
+        name: {key: value for key, value in part.settings().items() if key not in common}
+        for name, part in (("compact", compact), ("efficientnet", efficientnet))
+    }
 
 
 def rounded(channels: float) -> int:

@@ -13,8 +13,7 @@ from clearcap.diffusion.ladic import Draws
 from clearcap.diffusion.noise import Noise
 from clearcap.training.objectives import LadicObjective
 from clearcap.vision.compact import CompactEncoder
-from clearcap.vision.efficientnet import HEAD, EfficientNetEncoder
-from clearcap.vision.pair import settings_of_both
+from clearcap.vision.efficientnet import HEAD, EfficientNetEncoder, settings_of_both
 
 
 class Basis(NamedTuple):
