@@ -53,12 +53,12 @@ class Loading:
 
     Attributes:
         hub: what ``find_folder`` passes on.
-        device: where it goes; None leaves that to the loader.
+        device: where it goes, not yet looked for (``find_device``); None leaves that to the loader.
         dtype: of its floats; None is what it was saved in (``"auto"``).
     """
 
     hub: dict[str, Any]
-    device: torch.device | None
+    device: Any
     dtype: torch.dtype | None
 
     @classmethod
@@ -102,7 +102,7 @@ class Loading:
         )
         return cls(
             hub,
-            None if place is None else find_device(place),
+            place,
             None if kind is None or kind == "auto" else find_dtype(kind),
         )
 

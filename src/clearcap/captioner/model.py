@@ -16,6 +16,7 @@ from clearcap.captioner.loading import (
     TOKENIZER,
     Loading,
     Unfilled,
+    find_device,
     find_folder,
     load_weights,
     read_settings,
@@ -118,11 +119,12 @@ class Captioner(Network, PreTrainedModel):
         """
         attention = None if config is None else config._attn_implementation  # where AutoModel puts it
         how = Loading.of(device, dtype, **{"attn_implementation": attention} | options)
+        place = find_device(how.device or "cpu")
         folder = find_folder(str(pretrained_model_name_or_path), **how.hub)
         captioner: Any = load_folder(folder, config)
         if (folder / TOKENIZER).is_file():
             captioner.tokenizer = load_tokenizer(folder)
-        placed: Captioner = captioner.to(how.device or "cpu", how.dtype or saved_dtype(folder))
+        placed: Captioner = captioner.to(place, how.dtype or saved_dtype(folder))
         return placed
 
     def save_pretrained(  # type: ignore[override]

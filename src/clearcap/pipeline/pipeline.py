@@ -127,7 +127,14 @@ class CaptionPipeline:
             InputError: there is no such model, its weights do not fit, the backend cannot run it so, or an option is
                 not known or cannot be honoured.
         """
-        from clearcap.captioner.loading import Loading, find_folder, load_frequency, load_network, saved_dtype
+        from clearcap.captioner.loading import (
+            Loading,
+            find_device,
+            find_folder,
+            load_frequency,
+            load_network,
+            saved_dtype,
+        )
 
         how = Loading.of(device, dtype, **options)
         scorer = None if clip is None else ClipScorer.load(clip)
@@ -146,16 +153,17 @@ class CaptionPipeline:
         if backend == "onnx" or (backend is None and is_exported(folder)):
             from clearcap.captioner.onnx.runtime import load_graphs
 
-            place = how.device or torch.device("cpu")
-            if place.type != "cpu" or given != torch.float32:
+            place = how.device or "cpu"
+            if str(place) != "cpu" or given != torch.float32:
                 raise InputError(
                     f"{folder}: graphs run on the CPU with the weights they were written with, "
                     f"not on {place} in {given}; leave device and dtype out"
                 )
             return cls(*load_graphs(folder), frequency, scorer, folder)
+        place = find_device(how.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         captioner, tokenizer = load_network(str(folder))
         captioner.vision = captioner.vision.folded()
-        captioner = captioner.to(how.device or ("cuda" if torch.cuda.is_available() else "cpu"), given)
+        captioner = captioner.to(place, given)
         if backend == "prepacked":
             from clearcap.captioner.prepacked import prepare_for_inference
 
