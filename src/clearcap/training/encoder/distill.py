@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from functools import partial
-from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
@@ -244,7 +243,7 @@ def _begin_from(folder: str, run: Run, data: Data | LiveData) -> None:
 
 def _batches(run: Run, data: Data | LiveData) -> Iterator[Batch]:
     """The run's batches from its step on, at the size of the moment."""
-    for step, raw in zip(count(run.step), data.batches(run.step, run.config.batch), strict=False):
+    for step, raw in enumerate(data.batches(run.step, run.config.batch), run.step):
         batch = data.prepared(raw, step, run.image_size())
         yield Batch(*(part.to(run.device) for part in batch))
 
