@@ -90,8 +90,8 @@ if [ -n "${WEIGHTS:-}" ]; then
     LAST=pair
     stage pair $CLEARCAP add-encoder "$WEIGHTS" compact "train.init=$OUT/captioner7/model" \
         "data.corpus=flickr8k:$DATA/flickr8k:train" \
-        "data.also=folder:$DATA/flickr30k:train,folder:$DATA/coco:train" "data.text=$COCO" "data.text_exclude=$KEPT" \
-        "data.features=$OUT/features-pair" data.views=1 train.text_only=0.0833333 train.photos=48 train.copies=4 \
+        "data.also=folder:$DATA/flickr30k:train,folder:$DATA/coco:train" \
+        "data.features=$OUT/features-pair" data.views=1 train.photos=48 train.copies=4 \
         train.steps=2050 train.lr=6e-4 train.muon_lr=6e-4 train.weight_decay=0.1 train.warmup=40 train.ema=0.99 \
         train.neighbour_captions=5 train.agreement=1 train.sample_every=200 $TINY_FIT --out "$OUT/pair"
 fi
