@@ -19,10 +19,6 @@ from clearcap.errors import InputError, RenamedWarning
 T = TypeVar("T")
 
 
-REQUIRED: Any = dataclasses.MISSING
-"""The default of a knob that has none."""
-
-
 RENAMED: dict[str, dict[str, str]] = {  # section -> old name of a setting -> its name; old ones go with 0.2
     "TextConfig": {},
     "DiffusionConfig": {
@@ -261,11 +257,6 @@ class SamplingConfig:
         low, high = self._shortest_and_longest
         lengths = [self.length, *(length for length in range(low, high + 1) if length != self.length)]
         return lengths[candidate % len(lengths)]
-
-    @property
-    def one_length(self) -> SamplingConfig:
-        """The same settings with ``length`` for every candidate."""
-        return dataclasses.replace(self, min_length=0, max_length=0)
 
 
 def sampling_with(defaults: SamplingConfig, how: Mapping[str, Any]) -> SamplingConfig:

@@ -20,6 +20,7 @@ from clearcap.diffusion.diffusion_lm import (
 from clearcap.diffusion.ladic import Draws, draw, training_losses
 from clearcap.diffusion.noise import Noise, Predict, infilled
 from clearcap.layers import hide_photos
+from clearcap.sampling.guidance import guide
 from clearcap.text.split_bert import word_positions
 
 
@@ -145,7 +146,7 @@ class DiffusionLMObjective(Objective):
             if guided is None or not self.guide:
                 return without
             with_text = self.denoiser(x, None, None, self.denoiser.image_context(image), words=rows)
-            led = (1 + self.guide) * with_text - self.guide * without
+            led = guide(with_text, without, self.guide)
             return torch.where(guided[:, None, None], led, without)
 
         return level_losses(
