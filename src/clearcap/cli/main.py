@@ -72,6 +72,7 @@ def _register() -> None:
         app.command()(command)
     app.command()(train.export)
     app.command("distill-steps")(train.distill_steps)
+    app.command("self-critical")(train.self_critical)
     app.command("add-encoder")(train.add_encoder)
     app.command("finetune-encoder")(train.finetune_encoder)
     app.command()(control.fill)
