@@ -66,6 +66,7 @@ def _register() -> None:
         caption.info,
         caption.models,
         train.train,
+        train.finetune,
         train.distill,
         train.pretrain_text,
     ):

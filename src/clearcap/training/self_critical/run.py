@@ -25,7 +25,7 @@ from clearcap.pipeline.infilling import word_ids
 from clearcap.training.examples import Examples, batches_of, photos_of_step, prepare_examples
 from clearcap.training.log import RunLog, progress_bar, tracked_accelerator
 from clearcap.training.loop import fit
-from clearcap.training.neighbours import neighbour_captions
+from clearcap.training.neighbours import with_neighbours
 from clearcap.training.optimizers import make_optimizers
 from clearcap.training.run import Run, cached_features, check_photos, save_frequency
 from clearcap.training.schedules import generator_at
@@ -198,12 +198,6 @@ def self_critical(
         save_frequency(photos, out)
     accelerator.end_training()
     return captioner
-
-
-def with_neighbours(captions: Sequence[Sequence[str]], wanted: int) -> list[Sequence[str]]:
-    """Each photo's captions, and behind them those of other photos that agree most with them."""
-    more = neighbour_captions(captions, wanted) if wanted else [[] for _ in captions]
-    return [(*own, *others) for own, others in zip(captions, more, strict=True)]
 
 
 def references_of(photos: Sequence[CaptionedPhoto], tokenizer: Any) -> Int[Tensor, "photos most length"]:
