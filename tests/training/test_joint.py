@@ -13,9 +13,9 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from tiny_captioner import CAPTIONS, tiny_captioner
+from tiny_captioner import CAPTIONS, seeing_captioner, tiny_captioner
 
-from clearcap.captioner.model import Captioner, CaptionerConfig, load_captioner
+from clearcap.captioner.model import load_captioner
 from clearcap.config import override
 from clearcap.data.corpus import open_spec
 from clearcap.errors import InputError
@@ -25,22 +25,8 @@ from clearcap.training.joint.run import JointConfig, batches, finetune, optimize
 from clearcap.training.log import RunLog
 from clearcap.training.loop import StepReport
 
-LITE = {"width": 0.2, "depth": 0.3}
-COMPACT = {"widths": [8, 8, 8, 16], "depths": [0, 1, 1, 1], "mixers": 1, "heads": 2}
 TOLD = ["train.photos=4", "train.copies=2", "train.log_every=1", "train.tracker=none", "train.warmup=2"]
 TOLD += ["train.bf16=false", "train.neighbour_captions=1", "block=3"]
-
-
-def seeing_captioner(kind: str = "pair") -> tuple[Captioner, Any]:
-    """The tiny captioner with an EfficientNet, alone or beside the compact encoder."""
-    old, tokenizer = tiny_captioner()
-    settings = old.config.to_dict()
-    vision = {"kind": kind, "tokens": 4, "dim": 16, "image_size": 64}
-    tower = {"efficientnet": LITE, "compact": COMPACT} if kind == "pair" else LITE
-    torch.manual_seed(0)
-    captioner = Captioner(CaptionerConfig.from_dict(settings | {"vision": vision, "tower": tower}))
-    captioner.text.load_state_dict(old.text.state_dict())
-    return captioner, tokenizer
 
 
 @pytest.fixture(scope="module")

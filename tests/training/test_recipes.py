@@ -9,9 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import transformers as hf
+from PIL import Image
+from tiny_captioner import CAPTIONS, seeing_captioner
 
 from clearcap.pipeline import CaptionPipeline
 
@@ -76,3 +79,34 @@ def test_both_models_are_made_from_start_to_end(data: Path, tmp_path: Path) -> N
     settings_of_last = json.loads((out / "captioner7" / "preset.json").read_text())["train"]
     assert (settings_of_last["agreement"], settings_of_last["neighbour_captions"]) == (1.5, 5)
     assert "==" not in recipe("default.sh", data, teacher, out)  # all is done
+
+
+def test_a_folder_of_one_s_own_is_learned_and_scored_before_and_after(tmp_path: Path) -> None:
+    captioner, tokenizer = seeing_captioner()
+    captioner.save_pretrained(tmp_path / "start")
+    tokenizer.save_pretrained(tmp_path / "start")
+    mine, out = tmp_path / "mine", tmp_path / "out"
+    mine.mkdir()
+    for split, count in (("train", 5), ("val", 3)):
+        lines = []
+        for i in range(count):
+            picture = np.random.default_rng(i).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+            Image.fromarray(picture).save(mine / f"{split}{i}.png")
+            lines.append(json.dumps({"file_name": f"{split}{i}.png", "captions": CAPTIONS[:2]}))
+        (mine / f"captions_{split}.jsonl").write_text("\n".join(lines) + "\n")
+    settings = {"STEPS": "2", "MODEL": str(tmp_path / "start"), "CLEARCAP": f"{sys.executable} -m clearcap"}
+
+    def recipe() -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [RECIPES / "finetune.sh", mine, out],
+            capture_output=True,
+            text=True,
+            env={**os.environ, **settings, "OMP_NUM_THREADS": "1"},
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done
+
+    first = recipe()
+    assert "CIDEr-D" in first.stdout
+    assert isinstance(CaptionPipeline.from_pretrained(out / "model")(str(mine / "val0.png")).caption, str)
+    assert "==" not in recipe().stderr  # all is done

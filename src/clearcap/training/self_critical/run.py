@@ -143,9 +143,10 @@ def self_critical(
     if not photos:
         raise InputError("no photos to learn from; pass --data NAME:ROOT:SPLIT")
     check_photos(photos, watched)
-    if config.longest > captioner.length - 2:
-        raise InputError(
-            f"longest={config.longest}: captions of this model have at most {captioner.length - 2} words; lower it"
+    for name, words in (("longest", config.longest), ("student.length", config.student.length)):
+        require(
+            words <= captioner.length - 2,
+            f"{name}={words}: captions of this model have at most {captioner.length - 2} words; lower it",
         )
     out.mkdir(parents=True, exist_ok=True)
     accelerator = tracked_accelerator(train.tracker, out)
