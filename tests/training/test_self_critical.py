@@ -56,6 +56,19 @@ def test_the_reward_is_the_metric_with_the_end_as_a_word() -> None:
         assert value == pytest.approx(each[photo], abs=1e-5)
 
 
+def test_a_repeated_word_costs_what_people_s_captions_say_it_should() -> None:
+    """Of three captions with "a", two say it again; "dog" is said twice in one of twenty."""
+    people = ["a dog runs on a red grass", "a cat sits on a cat a", "a dog runs"]
+    many = ["dog runs"] * 17 + ["dog dog runs dog"]
+    groups = [people, *([caption, "", ""] for caption in many)]
+    references = torch.stack([rows(group, 8) for group in groups])
+    said = rows(["dog runs on dog", "a dog a", "red runs red runs red"], 8)
+    plain = CiderReward(references, len(WORDS))(said, torch.tensor([0, 0, 0]))
+    less = CiderReward(references, len(WORDS), repeated=0.5)(said, torch.tensor([0, 0, 0]))
+    dog = 0.5 * (1 - (1 / 20) / 0.1)  # 20 captions say dog
+    torch.testing.assert_close(plain - less, torch.tensor([dog, 0.0, 3 * 0.5]))
+
+
 def objective_of(captioner: Any, words: int, samples: int) -> tuple[SelfCriticalObjective, list[int]]:
     """An objective over the tiny captioner, that draws among a few words."""
     vocab = captioner.config.bert["vocab_size"]

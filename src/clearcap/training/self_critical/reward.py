@@ -1,4 +1,4 @@
-"""CIDEr-D of captions given as word ids, thousands at a time on any device: the reward of self-critical training."""
+"""CIDEr-D of captions given as word ids, less what they repeat: the reward of self-critical training."""
 
 from __future__ import annotations
 
@@ -10,25 +10,33 @@ from torch import Tensor, nn
 
 ORDERS = 4
 SIGMA = 6.0  # words; how fast a caption of another length than the reference's loses
+OFTEN = 0.1
+"""Share of the captions with a word that say it again, from which on saying it again is no fault: "a", "and", "of"."""
 
 
 class CiderReward(nn.Module):
     """CIDEr-D (Vedantam et al. 2015) of captions against each photo's references.
 
     A caption's end counts as one more word. Else n-grams reward whatever a caption breaks off with ("a man in a"), the
-    known fault of captioners trained by this reward. N-grams are compared pair by pair: captions are short, and that
-    needs no tables that differ from caption to caption.
+    known fault of captioners trained by this reward. Words that are drawn each for itself come twice more often than
+    people say them twice, so a repeated word costs ``repeated``, the less the more often people repeat it. N-grams are
+    compared pair by pair: captions are short, and that needs no tables that differ from caption to caption.
     """
 
     lengths: Tensor
+    fault: Tensor
 
-    def __init__(self, references: Int[Tensor, "photos most length"], vocab: int) -> None:
+    def __init__(
+        self, references: Int[Tensor, "photos most length"], vocab: int, repeated: float = 0.0
+    ) -> None:
         """Args:
         references: word ids of each photo's captions, -1 behind their ends and in captions that are absent.
         vocab: every id is below it.
+        repeated: what a word that people never say twice costs when it is said again, in units of CIDEr-D.
         """
         super().__init__()
         self.vocab = vocab
+        self.register_buffer("fault", repeated * (1 - repetition(references, vocab) / OFTEN).clamp_min(0))
         self.log_photos = math.log(len(references))
         words = self.ended(references)
         self.register_buffer("lengths", (words > 0).sum(-1))
@@ -44,7 +52,7 @@ class CiderReward(nn.Module):
     def forward(
         self, captions: Int[Tensor, "captions length"], photos: Int[Tensor, " captions"]
     ) -> Float[Tensor, " captions"]:
-        """CIDEr-D of each caption, 0 to 10.
+        """CIDEr-D of each caption, 0 to 10, less its repetitions.
 
         Args:
             captions: word ids, -1 behind their ends.
@@ -64,7 +72,10 @@ class CiderReward(nn.Module):
             total += product / (norm[:, None] * self.get(f"norm{n}")[photos])
         longer = ((words > 0).sum(-1)[:, None] - theirs).float()
         total = total * torch.exp(-(longer**2) / (2 * SIGMA**2)) * (theirs > 0)
-        return 10 * total.sum(-1) / (theirs > 0).sum(-1).clamp_min(1) / ORDERS
+        cider = 10 * total.sum(-1) / (theirs > 0).sum(-1).clamp_min(1) / ORDERS
+        ordered = captions.sort(1).values
+        again = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)
+        return cider - (self.fault[ordered[:, 1:].clamp_min(0)] * again).sum(1)
 
     def get(self, name: str) -> Tensor:
         """A buffer."""
@@ -114,3 +125,16 @@ def document_frequency(grams: Int[Tensor, "photos most"]) -> tuple[Tensor, Tenso
     new[:, 1:] = held[:, 1:] != held[:, :-1]
     keys, photos = held[new & (held > 0)].unique(return_counts=True)
     return keys, photos
+
+
+def repetition(captions: Int[Tensor, "*captions length"], vocab: int) -> Float[Tensor, " vocab"]:
+    """Of the captions that say a word, the share that say it more than once; 0 for words that none says."""
+    ordered = captions.flatten(0, -2).sort(1).values
+    new = torch.ones_like(ordered, dtype=torch.bool)
+    new[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    second = ~new
+    second[:, 1:] &= new[:, :-1]  # a word's third mention is of the same caption
+    said = ordered >= 0
+    once = torch.bincount(ordered[new & said], minlength=vocab)
+    twice = torch.bincount(ordered[second & said], minlength=vocab)
+    return twice / once.clamp_min(1)

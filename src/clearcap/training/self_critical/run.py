@@ -44,6 +44,7 @@ class SelfCriticalConfig:
     student: SamplingConfig = field(default_factory=SamplingConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     samples: int = knob(5, "captions drawn from each prediction")
+    repeated: float = knob(0.3, "CIDEr-D that a repeated word costs, if people never repeat it")
     kept: float = knob(0.1, "weight of LaDiC's own losses")
     kept_photos: int = knob(12, "photos of a step that those are computed on")
     shortest: int = knob(7, "words of a drawn caption at least")
@@ -54,7 +55,8 @@ class SelfCriticalConfig:
 
     def __post_init__(self) -> None:
         require(self.samples >= 2, f"samples={self.samples} leaves nothing to compare with; use at least 2")
-        require(self.kept >= 0, f"kept={self.kept} must not be negative")
+        for name in ("kept", "repeated"):
+            require(getattr(self, name) >= 0, f"{name}={getattr(self, name)} must not be negative")
         require(self.kept_photos >= 1, f"kept_photos={self.kept_photos} must be at least 1")
         require(self.views >= 1, f"views={self.views} must be at least 1")
         require(
@@ -168,7 +170,7 @@ def self_critical(
         objective = SelfCriticalObjective(
             captioner,
             config.student,
-            CiderReward(references_of(photos, tokenizer), len(tokenizer)),
+            CiderReward(references_of(photos, tokenizer), len(tokenizer), config.repeated),
             word_ids(tokenizer, captioner.text.special_ids, captioner.config.bert["vocab_size"]),
             samples=config.samples,
             kept=config.kept,
