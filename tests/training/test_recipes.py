@@ -81,11 +81,13 @@ def test_both_models_are_made_from_start_to_end(data: Path, tmp_path: Path) -> N
     assert "==" not in recipe("default.sh", data, teacher, out)  # all is done
 
 
-def test_a_folder_of_one_s_own_is_learned_and_scored_before_and_after(tmp_path: Path) -> None:
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """A saved captioner with an EfficientNet, and a captioned folder, split in two."""
     captioner, tokenizer = seeing_captioner()
     captioner.save_pretrained(tmp_path / "start")
     tokenizer.save_pretrained(tmp_path / "start")
-    mine, out = tmp_path / "mine", tmp_path / "out"
+    mine = tmp_path / "mine"
     mine.mkdir()
     for split, count in (("train", 5), ("val", 3)):
         lines = []
@@ -94,19 +96,43 @@ def test_a_folder_of_one_s_own_is_learned_and_scored_before_and_after(tmp_path: 
             Image.fromarray(picture).save(mine / f"{split}{i}.png")
             lines.append(json.dumps({"file_name": f"{split}{i}.png", "captions": CAPTIONS[:2]}))
         (mine / f"captions_{split}.jsonl").write_text("\n".join(lines) + "\n")
-    settings = {"STEPS": "2", "MODEL": str(tmp_path / "start"), "CLEARCAP": f"{sys.executable} -m clearcap"}
+    return tmp_path
 
-    def recipe() -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [RECIPES / "finetune.sh", mine, out],
-            capture_output=True,
-            text=True,
-            env={**os.environ, **settings, "OMP_NUM_THREADS": "1"},
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-        return done
 
-    first = recipe()
+def recipe_of(own: Path, *command: str | Path, **settings: str) -> subprocess.CompletedProcess[str]:
+    told = {"STEPS": "2", "MODEL": str(own / "start"), "CLEARCAP": f"{sys.executable} -m clearcap"} | settings
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        env={**os.environ, **told, "OMP_NUM_THREADS": "1", "PATH": path},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
+def test_a_folder_of_one_s_own_is_learned_and_scored_before_and_after(own: Path) -> None:
+    mine, out = own / "mine", own / "out"
+    first = recipe_of(own, RECIPES / "finetune.sh", mine, out)
     assert "CIDEr-D" in first.stdout
     assert isinstance(CaptionPipeline.from_pretrained(out / "model")(str(mine / "val0.png")).caption, str)
-    assert "==" not in recipe().stderr  # all is done
+    assert "==" not in recipe_of(own, RECIPES / "finetune.sh", mine, out).stderr  # all is done
+
+
+def test_packed_photos_are_learned_from_elsewhere(own: Path) -> None:
+    packed, out, mine = own / "packed", own / "out", own / "mine"
+    pack = [sys.executable, RECIPES / "pack.py", packed, f"folder:{mine}:train", f"folder:{mine}:val"]
+    recipe_of(own, *pack, "--side", "64", "--megabytes", "0.035")
+    parts = sorted(packed.iterdir())
+    assert len(parts) > 1
+    assert all(part.stat().st_size <= 35_000 for part in parts)
+    before = [part.read_bytes() for part in parts]
+    recipe_of(own, *pack, "--side", "64", "--megabytes", "0.035")
+    assert before == [part.read_bytes() for part in sorted(packed.iterdir())]
+    recipe_of(own, RECIPES / "gpu.sh", packed, out, DEVICE="cpu", LIMIT="300")
+    photos = json.loads((out / "photos" / "captions_train.jsonl").read_text().splitlines()[0])
+    assert photos["captions"] == CAPTIONS[:2]
+    assert all(file.stat().st_size < 16 << 20 for file in (out / "shards").iterdir())
+    assert "decoding" in (out / "shards" / "bench.txt").read_text()
+    assert isinstance(CaptionPipeline.from_pretrained(out / "shards")(str(mine / "val0.png")).caption, str)
