@@ -44,7 +44,7 @@ def command(folder: Path, out: Path, options: list[str]) -> list[str]:
 
 
 def run_watched(arguments: list[str], journal: Path, count: int) -> dict[str, Any]:
-    """Run a command to its end; its summary, and its resident memory in the second and the last quarter of the photos."""
+    """Run a command to its end; its summary, and its memory in the second and the last quarter of the photos."""
     process = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
     quarters: dict[int, list[float]] = {}
     done, seen = 0, 0

@@ -213,31 +213,55 @@ def digests(out: Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes cannot be forked here")
 @pytest.mark.parametrize("format", FORMATS)
-def test_a_run_killed_at_random_moments_goes_on_to_the_same_bytes(
-    format: str, model: Path, photos: Path, tmp_path: Path
+def test_processes_killed_at_random_moments_go_on_to_the_same_bytes(
+    format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "whole").mkdir()
+    whole, out = tmp_path / "whole" / f"x.{format}", tmp_path / f"x.{format}"
+    write_invented(whole, 400)
+    append = Journal.append
+
+    def slowly(journal: Journal, entries: list[dict[str, Any]]) -> None:
+        time.sleep(0.001)  # 100 batches: a tenth of a second
+        append(journal, entries)
+
+    monkeypatch.setattr(Journal, "append", slowly)
+    rng = random.Random(format)
+    for _ in range(5):
+        child = os.fork()
+        if child == 0:
+            write_invented(out, 400)
+            os._exit(0)
+        time.sleep(rng.uniform(0.01, 0.05))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    write_invented(out, 400)
+    assert digests(out) == digests(whole)
+
+
+def test_a_killed_command_goes_on_to_the_same_bytes(
+    model: Path, pipeline: CaptionPipeline, photos: Path, tmp_path: Path
 ) -> None:
     def command(out: Path) -> list[str]:
-        options = ["--batch-size", "2", "--model", str(model), "--set", "steps=30", "-q"]
+        options = ["--batch-size", "2", "--model", str(model), "--backend", "torch", "--set", "steps=30"]
         return [sys.executable, "-m", "clearcap", "caption", str(photos), "--out", str(out), *options]
 
-    out = tmp_path / f"x.{format}"
-    (tmp_path / "whole").mkdir()
-    whole = tmp_path / "whole" / out.name
-    assert subprocess.run(command(whole), capture_output=True).returncode == 1  # one photo is cut short
-    rng = random.Random(format)
-    journal = tmp_path / f"{out.name}.journal"
-    grown = 0
-    for _ in range(2):
-        process = subprocess.Popen(command(out), stderr=subprocess.DEVNULL)
-        while process.poll() is None and (journal.stat().st_size if journal.exists() else 0) <= grown:
-            time.sleep(0.01)
-        time.sleep(rng.uniform(0, 0.05))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        grown = journal.stat().st_size
-    assert subprocess.run(command(out), capture_output=True).returncode == 1
-    assert digests(out) == digests(whole)
+    out, whole = tmp_path / "x.jsonl", tmp_path / "whole.jsonl"
+    journal = tmp_path / "x.jsonl.journal"
+    process = subprocess.Popen(command(out), stderr=subprocess.DEVNULL)
+    while process.poll() is None and (not journal.exists() or journal.stat().st_size < 2000):
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not out.exists()
+    done = subprocess.run(command(out), capture_output=True, text=True)
+    assert done.returncode == 1  # one photo is cut short
+    assert "30 photos, " in done.stderr
+    assert "of them found done: 29 captions, 1 failures" in done.stderr
+    Run(pipeline, Output(whole), Sampling({"steps": 30}, batch_size=2, at_once=1))(Sources([str(photos)]))
+    assert out.read_bytes() == whole.read_bytes()
 
 
 def test_other_runs_and_other_photos_are_told_apart(
