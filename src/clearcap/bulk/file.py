@@ -179,14 +179,18 @@ def _caption_rest(record: Journal, items: Iterator[Item], caption: Caption, tall
     entries: list[dict[str, Any]] = []
     for result in caption(noted()):
         item = waiting.popleft()
-        failed = isinstance(result, InputError)
-        entries.append({"image": item.name} | ({"error": str(result)} if failed else {"row": result}))
+        fault = result if isinstance(result, InputError) else None
+        entries.append({"image": item.name, "row": result} if fault is None else _failed(item, fault))
         if len(entries) == batch:
             record.append(entries)
             entries = []
-        tally.add(1, int(failed), fault=result if isinstance(result, InputError) else None)
+        tally.add(1, int(fault is not None), fault=fault)
     if entries:
         record.append(entries)
+
+
+def _failed(item: Item, fault: InputError) -> dict[str, Any]:
+    return {"image": item.name, "error": str(fault)}
 
 
 def _write_errors(path: Path, record: Journal) -> None:

@@ -56,8 +56,10 @@ class Sources:
         self.recursive, self.image_column = recursive, image_column
         self._given: list[str | PhotoBytes | InputError] = []
         for path in paths:
-            listed = each_entry(["-"], recursive=recursive, archives=HOLDING) if path == "-" else [path]
-            self._given += listed
+            if path == "-":
+                self._given += each_entry([path], recursive=recursive, archives=HOLDING)
+            else:
+                self._given.append(path)
 
     def __iter__(self) -> Iterator[Item]:
         for entry in self._entries():
@@ -84,7 +86,10 @@ class Sources:
                 continue
             for path in in_braces(given) if not os.path.exists(given) and not is_url(given) else [given]:
                 for entry in each_entry([path], recursive=self.recursive, archives=HOLDING):
-                    yield from _remote(entry) if isinstance(entry, str) and is_url(entry) else [entry]
+                    if isinstance(entry, str) and is_url(entry):
+                        yield from _remote(entry)
+                    else:
+                        yield entry
 
     def _items(self, entry: str | PhotoBytes | InputError) -> Iterator[Item]:
         if isinstance(entry, InputError):
