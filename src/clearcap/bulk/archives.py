@@ -76,7 +76,7 @@ def tar_members(path: str) -> Iterator[PhotoSource]:
     try:
         with opened(path) as file, tarfile.open(fileobj=file, mode="r:" if in_place else "r|*") as tar:
             for member in tar:
-                tar.members = []  # which it would keep, all of them
+                tar.members = []  # type: ignore[attr-defined]  # which it would keep, all of them
                 if not member.isfile() or not _is_photo(member.name):
                     continue
                 name = f"{path}/{member.name}"
