@@ -51,7 +51,7 @@ def fetch_public(
     for _ in range(MAX_REDIRECTS + 1):
         parts = _checked(url, name)
         sock = _connect(parts, name, deadline, networks)
-        with HungUp(sock, deadline), closing(HTTPConnection(str(parts.hostname))) as connection:
+        with HungUp(sock, deadline) as line, closing(HTTPConnection(str(parts.hostname))) as connection:
             connection.auto_open = 0  # never by name
             connection.sock = sock
             try:
@@ -62,12 +62,14 @@ def fetch_public(
                 if response.status in (301, 302, 303, 307, 308) and response.headers.get("Location"):
                     url = urljoin(url, str(response.headers["Location"]))
                     continue
-                return _read(response, name, max_bytes)
+                data = _read(response, name, max_bytes)
+                if line.late:  # what ends without a length looks whole
+                    raise TimeoutError
+                return data
             except (OSError, HTTPException, ValueError) as error:
-                if isinstance(error, InputError):
+                if isinstance(error, InputError) and not line.late:
                     raise
-                late = time.monotonic() >= deadline
-                fault = f"took longer than {timeout:g} s" if late else "did not answer as it should"
+                fault = f"took longer than {timeout:g} s" if line.late else "did not answer as it should"
                 raise InputError(f"{name}: the URL's host {fault}; send the photo itself") from error
     raise InputError(f"{name}: the URL is redirected more than {MAX_REDIRECTS} times; send its last address")
 
@@ -77,11 +79,13 @@ class HungUp:
 
     def __init__(self, sock: socket.socket, deadline: float) -> None:
         """Of ``time.monotonic``."""
+        self.late = False
         self._line = sock.dup()  # TLS takes the socket itself away
         self._timer = threading.Timer(max(0.0, deadline - time.monotonic()), self._hang_up)
         self._timer.daemon = True
 
     def _hang_up(self) -> None:
+        self.late = True
         with suppress(OSError):  # closed already
             self._line.shutdown(socket.SHUT_RDWR)
 
