@@ -53,7 +53,7 @@ class Client:
         headers: sent with every request.
     """
 
-    def __init__(self, port: int, *, timeout: float = 60, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(self, port: int, *, timeout: float = 300, headers: Mapping[str, str] | None = None) -> None:
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
         self._headers = dict(headers or {})
 

@@ -11,15 +11,23 @@ import pytest
 from PIL import Image
 
 from benchmarks.served import Client, Service, running_service
+from clearcap.pipeline import CaptionPipeline
 
 
 @pytest.fixture(scope="session")
 def service() -> Iterator[Service]:
-    """Patient with nobody: one second for a request to arrive. URLs may lead to 127.0.0.2 as to public addresses."""
+    """Patient with captions, as tests share a machine. URLs may lead to 127.0.0.2 as to public addresses."""
     urls = ("--allow-urls", "--allow-network", "127.0.0.2/32")
-    limits = ("--upload-timeout", 2, "--max-bytes", 2_000_000, "--max-pixels", 4_000_000, "--max-images", 8)
-    with running_service("--model", "few-steps", *urls, *limits) as started:
+    limits = ("--max-bytes", 2_000_000, "--max-pixels", 4_000_000, "--max-images", 8, "--queue", 256)
+    times = ("--upload-timeout", 5, "--timeout", 300)
+    with running_service("--model", "few-steps", *urls, *limits, *times) as started:
         yield started
+
+
+@pytest.fixture(scope="session")
+def pipeline() -> CaptionPipeline:
+    """What the service is to say, said in Python."""
+    return CaptionPipeline.from_pretrained("few-steps", backend="fast")
 
 
 @pytest.fixture

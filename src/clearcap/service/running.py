@@ -29,13 +29,22 @@ from clearcap.service.logs import event, log_json
 from clearcap.service.metrics import SHARED_FOLDER
 from clearcap.service.settings import ServiceSettings
 
-HEAD_SECONDS = 10.0  # within which a request's head must have come
 BACKLOG = 2_048  # connections that the system keeps until a worker takes them
+
+
+class PatientConfig(uvicorn.Config):
+    """uvicorn's settings, and how long a request's head may take."""
+
+    def __init__(self, *settings: Any, head_seconds: float, **more: Any) -> None:
+        """As for uvicorn."""
+        super().__init__(*settings, **more)
+        self.head_seconds = head_seconds
 
 
 class PatientProtocol(H11Protocol):
     """HTTP whose clients may not take forever over a request's head."""
 
+    config: PatientConfig
     _late: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -58,7 +67,7 @@ class PatientProtocol(H11Protocol):
     def _wait_for_head(self) -> None:
         if self._late is not None:
             self._late.cancel()
-        self._late = self.loop.call_later(HEAD_SECONDS, self._give_up, self.cycle)
+        self._late = self.loop.call_later(self.config.head_seconds, self._give_up, self.cycle)
 
     def _give_up(self, cycle: Any) -> None:
         if self.cycle is not cycle or self.transport.is_closing():
@@ -123,9 +132,10 @@ def _listening(host: str, port: int) -> socket.socket:
     return sock
 
 
-def _config(app: Any, settings: ServiceSettings, sock: socket.socket, **more: Any) -> uvicorn.Config:
-    return uvicorn.Config(
+def _config(app: Any, settings: ServiceSettings, **more: Any) -> PatientConfig:
+    return PatientConfig(
         app,
+        head_seconds=settings.upload_timeout,
         http=PatientProtocol,
         ws="none",
         lifespan="on",
@@ -143,7 +153,7 @@ def _config(app: Any, settings: ServiceSettings, sock: socket.socket, **more: An
 
 def _serve_alone(settings: ServiceSettings, sock: socket.socket) -> int:
     app = load_app(settings)
-    server = uvicorn.Server(_config(app, settings, sock, backlog=BACKLOG))
+    server = uvicorn.Server(_config(app, settings, backlog=BACKLOG))
     for number in (signal.SIGINT, signal.SIGTERM):  # which uvicorn raises once more when it has stopped
         signal.signal(number, lambda *about: setattr(server, "should_exit", True))
     _say_ready(settings, sock)
@@ -159,7 +169,6 @@ def _serve_many(settings: ServiceSettings, sock: socket.socket) -> int:
         config = _config(
             partial(load_app_or_exit, settings),
             settings,
-            sock,
             factory=True,
             workers=settings.workers,
             backlog=1,  # asyncio takes so many connections at once: more, and one worker takes them all
