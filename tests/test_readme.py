@@ -65,7 +65,7 @@ def desk(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("number", range(2))
+@pytest.mark.parametrize("number", range(3))
 def test_commands_run(desk: Path, number: int) -> None:
     language, code = RUN.findall((ROOT / "README.md").read_text())[number]
     shell = ["bash", "-euo", "pipefail", "-c"] if language == "sh" else [sys.executable, "-c"]
