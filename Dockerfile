@@ -4,9 +4,9 @@ FROM python:3.12-slim
 WORKDIR /tmp/build
 COPY constraints.txt ./
 COPY dist/clearcap-*.whl ./
-# torch from its CPU index (the default one brings CUDA); versions are those that the tests pass with
-RUN pip install --no-cache-dir --constraint constraints.txt --index-url https://download.pytorch.org/whl/cpu torch \
-    && pip install --no-cache-dir --constraint constraints.txt "$(ls clearcap-*.whl)[serve]" \
+# torch without CUDA comes from an index of its own; versions are those that the tests pass with
+RUN pip install --no-cache-dir --constraint constraints.txt --extra-index-url https://download.pytorch.org/whl/cpu \
+        "$(ls ./clearcap-*.whl)[serve]" \
     && rm -rf /tmp/build \
     && useradd --system --create-home clearcap
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Annotated
 
 import typer
 
 from clearcap.cli import options
+
+LEVELS = {logging.ERROR: logging.ERROR, logging.WARNING: logging.INFO, logging.INFO: logging.DEBUG}
+"""-q, neither, -v: of the command -> of the service, whose business is its log."""
 
 
 def serve(
@@ -95,6 +99,7 @@ def serve(
         allow_networks=tuple(allow_network or ()),
         token=token,
         shutdown_timeout=shutdown_timeout,
+        log_level=LEVELS[logging.getLogger("clearcap").level],
     )
     try:
         from clearcap.service.running import serve as run

@@ -36,7 +36,7 @@ class Metrics:
         )
 
     def observe_batch(self, photos: int, seconds: float) -> None:
-        """A forward pass is over."""
+        """A forward pass is over, after so many seconds."""
         self.photos.inc(photos)
         self.batches.observe(photos)
         self.forward.inc(seconds)

@@ -50,9 +50,12 @@ class Routes:
             queue=settings.queue,
             wait=settings.batch_wait / 1000,
             arriving=lambda: self._arriving,
-            observe=metrics.observe_batch,
+            observe=self._observe,
         )
-        metrics.waiting.set_function(lambda: self.batcher.waiting)
+
+    def _observe(self, photos: int, seconds: float) -> None:
+        self._metrics.observe_batch(photos, seconds)
+        self._metrics.waiting.set(self.batcher.waiting)
 
     def close(self) -> None:
         """Finish what was taken."""
@@ -135,6 +138,7 @@ class Routes:
             self._arriving -= 1  # sooner than its photos are queued, or their batch would wait for itself
         request.state.told["photos"] = len(jobs)
         self.batcher.submit(jobs)
+        self._metrics.waiting.set(self.batcher.waiting)
         return told, await self._results(request, jobs, deadline)
 
     async def _results(self, request: Request, jobs: Sequence[Job], deadline: float) -> list[Any]:

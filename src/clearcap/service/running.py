@@ -9,6 +9,8 @@ import signal
 import socket
 import sys
 import tempfile
+import time
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -80,6 +82,18 @@ class PatientProtocol(H11Protocol):
         self.transport.close()
 
 
+class Workers(Multiprocess):
+    """uvicorn's supervisor, whose end refuses new connections at once, not when the last worker has stopped."""
+
+    def join_all(self) -> None:
+        """Wait for workers that were told to stop."""
+        time.sleep(0.3)  # in which they leave the socket by themselves
+        for sock in self.sockets:
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)  # for all who have it
+        super().join_all()
+
+
 def serve(settings: ServiceSettings) -> int:
     """Serve until a signal says stop; the exit status.
 
@@ -87,7 +101,7 @@ def serve(settings: ServiceSettings) -> int:
         InputError: the model cannot be loaded, or the port cannot be had.
     """
     sock = _listening(settings.host, settings.port)
-    log_json()
+    log_json(settings.log_level)
     try:
         return _serve_alone(settings, sock) if settings.workers == 1 else _serve_many(settings, sock)
     finally:
@@ -110,7 +124,7 @@ def load_app(settings: ServiceSettings) -> ASGIApp:
 
 def load_app_or_exit(settings: ServiceSettings) -> ASGIApp:
     """As ``load_app``, in a worker: one line, and a status with which no other worker is started in its place."""
-    log_json()
+    log_json(settings.log_level)
     try:
         return load_app(settings)
     except InputError as fault:
@@ -174,7 +188,7 @@ def _serve_many(settings: ServiceSettings, sock: socket.socket) -> int:
             backlog=1,  # asyncio takes so many connections at once: more, and one worker takes them all
             callback_notify=partial(_listen, sock),
         )
-        supervisor = Multiprocess(config, sockets=[sock])
+        supervisor = Workers(config, sockets=[sock])
         _say_ready(settings, sock)
         supervisor.run()
         event("stopped")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from clearcap.config import number, require
@@ -44,6 +45,7 @@ class ServiceSettings:
         allow_networks: networks that URLs may lead to beside public addresses.
         token: what ``Authorization: Bearer`` must say; "" asks for nothing.
         shutdown_timeout: seconds that a stopping worker gives the requests it took.
+        log_level: of Python's logging: at DEBUG questions of health are logged, too.
     """
 
     model: str = "default"
@@ -68,8 +70,9 @@ class ServiceSettings:
     max_connections: int = 512
     allow_urls: bool = False
     allow_networks: tuple[str, ...] = ()
-    token: str = ""
+    token: str = field(default="", repr=False)
     shutdown_timeout: int = 60
+    log_level: int = logging.INFO
 
     def __post_init__(self) -> None:
         number("port", self.port, int, 0, 65_535)
@@ -114,4 +117,4 @@ class ServiceSettings:
     @property
     def worker_threads(self) -> int:
         """Threads of each worker's forward passes."""
-        return self.threads or max(1, len(os.sched_getaffinity(0)) // self.workers)
+        return self.threads or max(1, (os.cpu_count() or 1) // self.workers)
