@@ -8,10 +8,10 @@ COPY dist/clearcap-*.whl ./
 RUN pip install --no-cache-dir --constraint constraints.txt --extra-index-url https://download.pytorch.org/whl/cpu \
         "$(ls ./clearcap-*.whl)[serve]" \
     && rm -rf /tmp/build \
-    && useradd --system --create-home clearcap
+    && useradd --system --uid 10001 --create-home clearcap
 
 WORKDIR /home/clearcap
-USER clearcap
+USER 10001
 EXPOSE 8000
 HEALTHCHECK --start-period=60s CMD ["python", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:8000/ready', timeout=5)"]
 ENTRYPOINT ["clearcap", "serve", "--host", "0.0.0.0"]

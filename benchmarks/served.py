@@ -147,7 +147,7 @@ def resident_kilobytes(pid: str) -> int:
 
 @contextlib.contextmanager
 def running_service(
-    *options: object, patience: float = 240, environment: Mapping[str, str] | None = None
+    *options: object, patience: float = 900, environment: Mapping[str, str] | None = None
 ) -> Iterator[Service]:
     """``clearcap serve`` on a free port, ready, until the block ends.
 

@@ -99,7 +99,7 @@ def serve(
         allow_networks=tuple(allow_network or ()),
         token=token,
         shutdown_timeout=shutdown_timeout,
-        log_level=LEVELS[logging.getLogger("clearcap").level],
+        log_level=LEVELS.get(logging.getLogger("clearcap").level, logging.INFO),
     )
     try:
         from clearcap.service.running import serve as run
