@@ -76,21 +76,28 @@ def raw(*parts: bytes, pause: float = 0.0, end: float = 0.0) -> Attack:
 
 
 def read_answer(line: socket.socket) -> Answer:
-    """The answer on a connection; status 0 where there is none."""
+    """The answer on a connection, which ends after it or is hung up; status 0 where there is none."""
     data = b""
     with suppress(OSError):
-        while b"\r\n\r\n" not in data and (got := line.recv(65_536)):
+        while not _whole(data) and (got := line.recv(65_536)):
             data += got
-        head, _, body = data.partition(b"\r\n\r\n")
-        lines = head.decode("latin-1").split("\r\n")
-        headers = {
-            name.lower(): value.strip() for name, _, value in (one.partition(":") for one in lines[1:])
-        }
-        wanted = int(headers.get("content-length", 1 << 20))
-        while len(body) < wanted and (got := line.recv(65_536)):
-            body += got
-        return Answer(int(lines[0].split()[1]), headers, body)
-    return Answer(0, {}, data)
+    head, _, body = data.partition(b"\r\n\r\n")
+    lines = head.decode("latin-1").split("\r\n")
+    words, headers = lines[0].split(), _headers(lines)
+    if headers.get("transfer-encoding") == "chunked":
+        body = body.partition(b"\r\n")[2].partition(b"\r\n")[0]  # one line is one chunk
+    return Answer(int(words[1]) if len(words) > 1 else 0, headers, body)
+
+
+def _whole(data: bytes) -> bool:
+    """Whether an answer says how long it is, and is."""
+    head, end, body = data.partition(b"\r\n\r\n")
+    length = _headers(head.decode("latin-1").split("\r\n")).get("content-length")
+    return bool(end) and length is not None and len(body) >= int(length)
+
+
+def _headers(lines: list[str]) -> dict[str, str]:
+    return {name.lower(): value.strip() for name, _, value in (one.partition(":") for one in lines[1:])}
 
 
 def attacks(max_bytes: int, redirecting: str) -> dict[str, Attack]:

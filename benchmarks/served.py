@@ -119,6 +119,12 @@ class Service:
         """Its log so far."""
         return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
 
+    def metric(self, name: str, client: Client | None = None) -> float:
+        """A value of ``/metrics``, 0 where it has none yet."""
+        text = (client or self.client()).get("/metrics").body.decode()
+        lines = [line for line in text.splitlines() if line.startswith(name + " ")]
+        return float(lines[0].rpartition(" ")[2]) if lines else 0.0
+
     def megabytes(self) -> float:
         """Resident memory of its processes."""
         pids = [str(self.process.pid), *children(self.process.pid)]

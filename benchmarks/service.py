@@ -134,7 +134,7 @@ def end_under_load(started: Service, photos: Sequence[Path], expected: Mapping[P
         running = [pool.submit(run, photo) for photo in photos[:16]]
         watch = started.client()
         until = time.monotonic() + 60
-        while _open(watch.get("/metrics").body) < len(running) + 1 and time.monotonic() < until:
+        while started.metric("clearcap_open_requests", watch) < len(running) + 1 and time.monotonic() < until:
             time.sleep(0.01)
         started.process.send_signal(signal.SIGTERM)
         lost = sum(one.exception() is not None for one in running)
@@ -144,11 +144,6 @@ def end_under_load(started: Service, photos: Sequence[Path], expected: Mapping[P
         "lost": lost,
         "exit": started.process.wait(120),
     }
-
-
-def _open(metrics: bytes) -> float:
-    lines = [line for line in metrics.decode().splitlines() if line.startswith("clearcap_open_requests ")]
-    return float(lines[0].split()[1]) if lines else 0.0
 
 
 def summary(load: Load, one: Load) -> dict[str, Any]:

@@ -102,7 +102,7 @@ def test_a_worker_that_dies_is_replaced(workers: Service, photos: list[bytes]) -
 def test_workers_stop_when_told(workers: Service) -> None:
     mine = children(workers.process.pid)
     assert workers.stop() == 0
-    assert not [pid for pid in mine if Path(f"/proc/{pid}").exists()]
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in mine))
 
 
 def test_an_end_under_load_answers_all_that_was_accepted(photos: list[bytes]) -> None:
@@ -111,14 +111,12 @@ def test_an_end_under_load_answers_all_that_was_accepted(photos: list[bytes]) ->
         def ask(photo: bytes) -> Answer:
             return service.client().post_form("/v1/captions", [photo], candidates=40)
 
-        def open_requests() -> float:
-            found = re.search(rb"clearcap_open_requests (\S+)", watch.get("/metrics").body)
-            return float(found[1]) if found else 0.0
-
         watch: Client = service.client()
         with ThreadPoolExecutor(len(photos)) as pool:
             answers = [pool.submit(ask, photo) for photo in photos]
-            until(lambda: open_requests() >= len(photos) + 1)  # and the question itself
+            until(
+                lambda: service.metric("clearcap_open_requests", watch) >= len(photos) + 1
+            )  # and the question itself
             service.process.send_signal(signal.SIGTERM)
             assert [answer.result().status for answer in answers] == [200] * len(photos)
         assert service.process.wait(240) == 0

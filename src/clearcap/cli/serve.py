@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from importlib.util import find_spec
 from typing import Annotated
 
 import typer
 
 from clearcap.cli import options
 
+EXTRA = ("fastapi", "uvicorn", "prometheus_client", "python_multipart")
 LEVELS = {logging.ERROR: logging.ERROR, logging.WARNING: logging.INFO, logging.INFO: logging.DEBUG}
 """-q, neither, -v: of the command -> of the service, whose business is its log."""
 
@@ -101,10 +103,11 @@ def serve(
         shutdown_timeout=shutdown_timeout,
         log_level=LEVELS.get(logging.getLogger("clearcap").level, logging.INFO),
     )
-    try:
-        from clearcap.service.running import serve as run
-    except ImportError as error:
-        raise InputError(
-            f"clearcap serve needs {error.name}, which is not installed; pip install 'clearcap[serve]'"
-        ) from error
+    for package in EXTRA:
+        if find_spec(package) is None:
+            raise InputError(
+                f"clearcap serve needs {package}, which is not installed; pip install 'clearcap[serve]'"
+            )
+    from clearcap.service.running import serve as run
+
     raise typer.Exit(run(settings))

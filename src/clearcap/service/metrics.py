@@ -8,8 +8,9 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from clearcap.service.settings import METRICS_FOLDER
+
 SECONDS = (0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
-SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client's own: where workers leave their values
 
 
 class Metrics:
@@ -43,7 +44,7 @@ class Metrics:
 
     def text(self) -> bytes:
         """All values in Prometheus's text format."""
-        folder = os.environ.get(SHARED_FOLDER)
+        folder = os.environ.get(METRICS_FOLDER)
         if not folder:
             return generate_latest(self._registry)
         for file in Path(folder).glob("gauge_live*_*.db"):  # a dead worker has no queue

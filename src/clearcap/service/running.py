@@ -1,4 +1,7 @@
-"""The service as processes: a socket, workers that share it, and an end that loses nothing."""
+"""The service as processes: a socket, workers that share it, and an end that loses nothing.
+
+Importing this module is quick: a worker does so before it answers its supervisor, who takes the silent for dead.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +18,6 @@ from functools import partial
 from typing import Any
 
 import h11
-import numpy as np
-import torch
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.config import STARTUP_FAILURE
@@ -24,12 +25,9 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.supervisors import Multiprocess
 
 from clearcap.errors import InputError
-from clearcap.pipeline import CaptionPipeline
 from clearcap.registry import load_plugin
-from clearcap.service.app import build_app
 from clearcap.service.logs import event, log_json
-from clearcap.service.metrics import SHARED_FOLDER
-from clearcap.service.settings import ServiceSettings
+from clearcap.service.settings import METRICS_FOLDER, ServiceSettings
 
 BACKLOG = 2_048  # connections that the system keeps until a worker takes them
 
@@ -110,6 +108,12 @@ def serve(settings: ServiceSettings) -> int:
 
 def load_app(settings: ServiceSettings) -> ASGIApp:
     """The application with its captioner loaded and warm. Raises InputError."""
+    import numpy as np
+    import torch
+
+    from clearcap.pipeline import CaptionPipeline
+    from clearcap.service.app import build_app
+
     for plugin in settings.plugins:
         load_plugin(plugin)
     torch.set_num_threads(settings.worker_threads)
@@ -160,7 +164,7 @@ def _config(app: Any, settings: ServiceSettings, **more: Any) -> PatientConfig:
         proxy_headers=False,
         limit_concurrency=settings.max_connections,
         timeout_graceful_shutdown=settings.shutdown_timeout,
-        timeout_worker_healthcheck=120,  # importing torch and loading a model keep a worker busy
+        timeout_worker_healthcheck=60,  # importing torch and loading a model keep a worker busy
         **more,
     )
 
@@ -178,7 +182,7 @@ def _serve_alone(settings: ServiceSettings, sock: socket.socket) -> int:
 
 def _serve_many(settings: ServiceSettings, sock: socket.socket) -> int:
     folder = tempfile.mkdtemp(prefix="clearcap-metrics-")
-    os.environ[SHARED_FOLDER] = folder  # read by workers when they import prometheus_client
+    os.environ[METRICS_FOLDER] = folder  # read by workers when they import prometheus_client
     try:
         config = _config(
             partial(load_app_or_exit, settings),

@@ -13,6 +13,9 @@ from clearcap.errors import InputError
 
 IPNetwork: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
+METRICS_FOLDER = (
+    "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client's own variable: where workers leave their values
+)
 MIB = 2**20
 
 
