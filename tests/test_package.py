@@ -30,7 +30,7 @@ FLOORS = (
     {"pipeline"},
     {"training", "evaluation"},
     {"convert"},  # replays training steps too
-    {"studies", "bulk", "serve", "demo", "bench"},
+    {"studies", "bulk", "service", "demo", "bench"},
     {"cli"},
     {"__main__", "__init__"},
 )

@@ -59,7 +59,19 @@ def general(
 
 
 def _register() -> None:
-    from clearcap.cli import bench, caption, control, data, evaluate, filling, published, score, table, train
+    from clearcap.cli import (
+        bench,
+        caption,
+        control,
+        data,
+        evaluate,
+        filling,
+        published,
+        score,
+        serve,
+        table,
+        train,
+    )
 
     for command in (
         caption.caption,
@@ -84,6 +96,7 @@ def _register() -> None:
     app.command()(filling.evaluate_fill)
     app.command()(score.score)
     app.command()(published.parity)
+    app.command()(serve.serve)
     app.add_typer(bench.app, name="bench")
     app.add_typer(published.convert, name="convert")
     app.add_typer(data.app, name="data")
