@@ -97,7 +97,8 @@ if [ -n "${WEIGHTS:-}" ]; then
 fi
 
 # 13. Encoder and denoiser together, every photo read anew at every step; captions of photos that are not here as text.
-# 14. The few steps by reward.
+# 14. The few steps by reward, over image tokens that are computed once.
+# 15. The same with the encoder.
 if [ "$LAST" = pair ]; then
     ALL="--data flickr8k:$DATA/flickr8k:train --data folder:$DATA/flickr30k:train --data folder:$DATA/coco:train"
     TINY="${STEPS:+train.steps=$STEPS train.photos=6 train.sample_every=0 train.tracker=none}"
@@ -105,8 +106,11 @@ if [ "$LAST" = pair ]; then
     stage finetune $CLEARCAP finetune "$OUT/pair/model" $ALL --text "folder:$OUT/captions:all" \
         --watch "flickr8k:$DATA/flickr8k:dev" $TINY --out "$OUT/finetune"
     stage reward $CLEARCAP self-critical "$OUT/finetune/model" $ALL --watch "flickr8k:$DATA/flickr8k:dev" \
-        train.steps=2600 views=2 $TINY --out "$OUT/reward"
-    LAST=reward
+        train.steps=1200 views=2 $TINY --out "$OUT/reward"
+    stage reward-encoder $CLEARCAP self-critical "$OUT/reward/model" $ALL --watch "flickr8k:$DATA/flickr8k:dev" \
+        block=8 train.steps=1150 train.lr=1.5e-4 train.muon_lr=2.5e-4 train.ema=0.99 train.seed=1 $TINY \
+        --out "$OUT/reward-encoder"
+    LAST=reward-encoder
 fi
 
 # At half the size.

@@ -23,7 +23,7 @@ score before "$MODEL"
 stage finetune $CLEARCAP finetune "$MODEL" --data "$TRAIN" --watch "$VAL" --out "$OUT/finetune" \
     train.steps="${FINETUNE:-300}" ${STEPS:+train.steps=$STEPS train.photos=4 train.sample_every=0 train.tracker=none block=3}
 stage reward $CLEARCAP self-critical "$OUT/finetune/model" --data "$TRAIN" --watch "$VAL" --out "$OUT/reward" \
-    train.steps="${REWARD:-400}" ${STEPS:+train.steps=$STEPS train.photos=4 train.sample_every=0 train.tracker=none student.length=6 longest=8 shortest=5}
+    train.steps="${REWARD:-400}" ${STEPS:+train.steps=$STEPS train.photos=4 train.sample_every=0 train.tracker=none student.length=6 longest=8 shortest=5 kept_photos=2}
 stage export $CLEARCAP export "$OUT/reward/model" "$OUT/model"
 score after "$OUT/model"
 $CLEARCAP evaluate --compare "$OUT/before" "$OUT/after"

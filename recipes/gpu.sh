@@ -29,7 +29,7 @@ timed finetune $CLEARCAP finetune "$MODEL" --data "folder:$OUT/photos:train" --w
     --out "$OUT/finetune" block=0 train.steps="${FINETUNE:-1500}" train.photos=96 $TINY
 timed reward $CLEARCAP self-critical "$OUT/finetune/model" --data "folder:$OUT/photos:train" \
     --watch "folder:$OUT/photos:dev" --out "$OUT/reward" train.steps="${REWARD:-3000}" train.photos=128 views=6 $TINY \
-    ${STEPS:+student.length=6 longest=8 shortest=5 views=1}
+    ${STEPS:+student.length=6 longest=8 shortest=5 views=1 kept_photos=2}
 stage export $CLEARCAP export "$OUT/reward/model" "$OUT/model"
 stage shards python3 "$(dirname "$0")/shards.py" "$OUT/model" "$OUT/shards"
 $CLEARCAP bench throughput "$OUT"/photos/train/0000*.webp --model "$OUT/model" --device "${DEVICE:-cuda}" \

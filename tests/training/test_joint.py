@@ -20,8 +20,9 @@ from clearcap.config import override
 from clearcap.data.corpus import open_spec
 from clearcap.errors import InputError
 from clearcap.training.examples import prepare_examples
-from clearcap.training.joint.objective import JointObjective, efficientnet_of
-from clearcap.training.joint.run import JointConfig, batches, finetune, optimizers, settings_for
+from clearcap.training.joint.objective import JointObjective
+from clearcap.training.joint.run import JointConfig, batches, finetune, settings_for
+from clearcap.training.joint.seeing import efficientnet_of, joint_optimizers
 from clearcap.training.log import RunLog
 from clearcap.training.loop import StepReport
 
@@ -70,7 +71,7 @@ def test_tokens_are_the_encoder_s(kind: str) -> None:
     images = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     objective = JointObjective(captioner, settings_for(captioner.defaults).student, 3)
     objective.train()
-    torch.testing.assert_close(objective.tokens(images), captioner.eval().vision(images))
+    torch.testing.assert_close(objective.seeing.tokens(images), captioner.eval().vision(images))
 
 
 def test_gradients_reach_the_blocks_that_are_trained_and_no_others(workshop: Path) -> None:
@@ -78,14 +79,14 @@ def test_gradients_reach_the_blocks_that_are_trained_and_no_others(workshop: Pat
     objective.train()
     latent, caption = objective(*batch_at(0, 0, 1))
     objective.total(latent, caption).backward()
-    network = efficientnet_of(objective.vision)
+    network = efficientnet_of(objective.seeing.vision)
     moved = {name for name, p in network.named_parameters() if p.grad is not None and bool(p.grad.any())}
     assert {name.split(".")[1] for name in moved if name.startswith("blocks.")} == {"3", "4", "5", "6"} | {
         str(i) for i in range(7, len(network.blocks))
     }
     assert {"head.weight", "project.weight"} <= moved
     assert not any(name.endswith("depthwise.weight") for name in moved)
-    assert all(p.grad is None for p in objective.vision.compact.parameters())
+    assert all(p.grad is None for p in objective.seeing.vision.compact.parameters())
     assert all(p.grad is None for p in objective.text.encoder.parameters())
     assert any(p.grad is not None for p in objective.denoiser.parameters())
 
@@ -100,7 +101,7 @@ def test_the_losses_are_those_of_both_objectives(workshop: Path) -> None:
 
     with torch.no_grad():
         shown = recoloured(to_unit(pixels), torch.Generator().manual_seed(seed))
-        tokens = objective.vision(shown)
+        tokens = objective.seeing.vision(shown)
         one = objective.ladic(tokens[:2], has_image, x0, ids, draws)
         two = objective.few(tokens[2:], few_x0, few_ids, noise)
         latent, caption = objective(pixels, seed, has_image, x0, ids, draws, few_x0, few_ids, noise)
@@ -143,7 +144,12 @@ def test_a_photo_is_mirrored_unless_a_caption_names_a_side(tmp_path: Path, works
 
 def test_every_parameter_has_one_optimiser(workshop: Path) -> None:
     objective, _, config = prepared(workshop)
-    held = [p for o in optimizers(objective, config) for g in o.param_groups for p in g["params"]]
+    held = [
+        p
+        for o in joint_optimizers(objective, objective.seeing, config.train, 1e-4)
+        for g in o.param_groups
+        for p in g["params"]
+    ]
     assert len(held) == len({id(p) for p in held})
     assert {id(p) for p in held} == {id(p) for p in objective.parameters() if p.requires_grad}
 

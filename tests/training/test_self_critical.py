@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from tiny_captioner import CAPTIONS, save_tiny_captioner, tiny_captioner
+from tiny_captioner import CAPTIONS, save_tiny_captioner, seeing_captioner, tiny_captioner
 from tiny_captioner import photos as random_photos
 
 from clearcap.captioner.model import load_captioner
@@ -145,6 +145,8 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A saved captioner, and a folder of captioned photos of plain colours."""
     root = tmp_path_factory.mktemp("workshop")
     save_tiny_captioner(root / "start")
+    for part in seeing_captioner():
+        part.save_pretrained(root / "seeing")
     (root / "photos").mkdir()
     lines = []
     for i, caption in enumerate(CAPTIONS):
@@ -155,11 +157,12 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def run(root: Path, out: str, *more: str, stop_at: int = 0) -> None:
+def run(root: Path, out: str, *more: str, start: str = "start", stop_at: int = 0) -> None:
     """Self-critical training of the saved captioner; an exception after the given step stands for a kill."""
-    captioner, tokenizer = load_captioner(str(root / "start"))
+    captioner, tokenizer = load_captioner(str(root / start))
     told = ["train.photos=4", "train.log_every=1", "train.tracker=none", "train.warmup=2", "train.bf16=false"]
     told += ["train.neighbour_captions=1", "kept_photos=2", "shortest=5", "longest=8", "views=1"]
+    told += ["student.length=8"]
     config = override(settings_for(captioner.defaults), [*told, *more])
     photos = list(open_spec(f"folder:{root}/photos:all", expected=None))
     written = RunLog.report
@@ -175,7 +178,15 @@ def run(root: Path, out: str, *more: str, stop_at: int = 0) -> None:
 
 
 def test_a_run_earns_more_reward_than_its_start(workshop: Path) -> None:
-    run(workshop, "long", "train.steps=80", "train.lr=5e-3", "train.muon_lr=5e-3", "train.save_every=80")
+    run(
+        workshop,
+        "long",
+        "train.steps=160",
+        "train.lr=5e-3",
+        "train.muon_lr=5e-3",
+        "train.save_every=80",
+        "samples=10",
+    )
     photos = list(open_spec(f"folder:{workshop}/photos:all", expected=None))
     references = {photo.id: photo.captions for photo in photos}
 
@@ -192,24 +203,25 @@ def test_a_run_earns_more_reward_than_its_start(workshop: Path) -> None:
     assert earned(workshop / "long" / "model") > earned(workshop / "start") + 0.5
 
 
-def test_killed_and_resumed_equals_never_killed(workshop: Path) -> None:
-    steps = ("train.steps=6", "train.save_every=2")
-    run(workshop, "whole", *steps)
+@pytest.mark.parametrize(("start", "block"), [("start", "block=-1"), ("seeing", "block=3")])
+def test_killed_and_resumed_equals_never_killed(workshop: Path, start: str, block: str) -> None:
+    steps, whole, killed = ("train.steps=6", "train.save_every=2", block), f"{start}-whole", f"{start}-killed"
+    run(workshop, whole, *steps, start=start)
     with pytest.raises(KeyboardInterrupt):
-        run(workshop, "killed", *steps, stop_at=5)
-    reached = json.loads((workshop / "killed" / "checkpoint" / "progress.json").read_text())["step"]
+        run(workshop, killed, *steps, start=start, stop_at=5)
+    reached = json.loads((workshop / killed / "checkpoint" / "progress.json").read_text())["step"]
     assert reached == 4
-    run(workshop, "killed", *steps)
-    whole, killed = (
-        load_file(workshop / out / "checkpoint" / "state.safetensors") for out in ("whole", "killed")
+    run(workshop, killed, *steps, start=start)
+    expected, actual = (
+        load_file(workshop / out / "checkpoint" / "state.safetensors") for out in (whole, killed)
     )
-    assert whole.keys() == killed.keys()
-    assert all(torch.equal(whole[name], killed[name]) for name in whole)
-    start = load_file(workshop / "start" / "model.safetensors")
-    model = load_file(workshop / "whole" / "model" / "model.safetensors")
-    changed = {name.split(".")[0] for name in model if not torch.equal(model[name], start[name])}
-    assert changed <= {"denoiser", "text"}
-    assert "denoiser" in changed
+    assert expected.keys() == actual.keys()
+    assert all(torch.equal(expected[name], actual[name]) for name in expected)
+    before = load_file(workshop / start / "model.safetensors")
+    model = load_file(workshop / whole / "model" / "model.safetensors")
+    changed = {name.split(".")[0] for name in model if not torch.equal(model[name], before[name])}
+    assert {"denoiser"} <= changed <= {"denoiser", "text", "vision"}
+    assert ("vision" in changed) == (start == "seeing")
 
 
 def test_settings_that_cannot_be_met_are_named(workshop: Path) -> None:

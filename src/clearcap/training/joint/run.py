@@ -8,30 +8,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Float, Int
 from rich.console import Console
-from torch import Tensor
 
 from clearcap.captioner.model import Captioner
 from clearcap.captioner.towers import tokenize_for
 from clearcap.config import SamplingConfig, TextConfig, TrainConfig, knob, make, require
-from clearcap.data.features import square_view
 from clearcap.data.records import CaptionedPhoto
 from clearcap.errors import InputError
-from clearcap.training.encoder.activations import squared
 from clearcap.training.examples import Examples, photos_of_step, prepare_examples
-from clearcap.training.joint.objective import JointObjective, efficientnet_of
+from clearcap.training.joint.objective import JointObjective
+from clearcap.training.joint.seeing import ReadPhotos, joint_optimizers, views_of_step
 from clearcap.training.log import RunLog, progress_bar, tracked_accelerator
 from clearcap.training.loop import fit
 from clearcap.training.neighbours import with_neighbours
-from clearcap.training.optimizers import make_optimizers
 from clearcap.training.run import Run, check_photos, save_frequency
 from clearcap.training.schedules import generator_at
-
-WHOLE = 0.2
-"""Share of the photos that are shown whole, as at captioning; of the others a random crop is shown."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +141,7 @@ def finetune(
         fit(
             captioner,
             objective,
-            optimizers(objective, config),
+            joint_optimizers(objective, objective.seeing, train, config.encoder_lr),
             batches(examples, photos, config, objective),
             train,
             out,
@@ -165,51 +157,11 @@ def finetune(
     return captioner
 
 
-@dataclass(frozen=True)
-class ReadPhotos:
-    """Image tokens of photos by the encoder as it is now (see ``clearcap.training.run.WatchedTokens``)."""
-
-    captioner: Captioner
-    photos: Sequence[CaptionedPhoto]
-
-    def rows(self, names: Sequence[str]) -> Int[Tensor, " photos"]:
-        """Positions of photos."""
-        places = {photo.id: i for i, photo in enumerate(self.photos)}
-        return torch.tensor([places[name] for name in names])
-
-    @torch.inference_mode()
-    def gather(
-        self, views: Int[Tensor, " photos"], rows: Int[Tensor, " photos"]
-    ) -> Float[Tensor, "photos tokens dim"]:
-        """Tokens of whole photos; ``views`` is of no account."""
-        opened = [self.photos[row].image.open for row in rows.tolist()]
-        vision = self.captioner.vision
-        tokens = [
-            vision(images.to(self.captioner.device)) for images in squared(opened, vision.image_size, 50)
-        ]
-        return torch.cat(tokens)
-
-
-def optimizers(objective: JointObjective, config: JointConfig) -> list[torch.optim.Optimizer]:
-    """Those of a denoiser, and AdamW for the encoder at a rate of its own."""
-    encoder = dict(objective.encoder_parameters())
-    for p in encoder.values():
-        p.requires_grad_(False)  # the denoiser's optimisers take all that asks for gradients
-    made = make_optimizers(objective, config.train)
-    for p in encoder.values():
-        p.requires_grad_(True)
-    groups = [
-        {"params": [p for p in encoder.values() if p.ndim > 1], "weight_decay": 0.02},
-        {"params": [p for p in encoder.values() if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return [*made, torch.optim.AdamW(groups, lr=config.encoder_lr, betas=(0.9, 0.98))]
-
-
 def batches(
     examples: Examples, photos: Sequence[CaptionedPhoto], config: JointConfig, objective: JointObjective
 ) -> Callable[[int, int, int], tuple[Any, ...]]:
     """The objective's arguments at a step: a pure function of seed, step and rank; every photo once per epoch."""
-    train, size = config.train, efficientnet_of(objective.vision).image_size
+    train, size = config.train, objective.seeing.vision.image_size
     length, dim = examples.x0.shape[1:]
     few = round(config.few * train.photos)
     shown = train.photos - few
@@ -219,12 +171,7 @@ def batches(
     def batch_at(step: int, rank: int, world: int) -> tuple[Any, ...]:
         chosen = photos_of_step(len(photos), train.photos, train.seed, step, rank, world)
         generator = generator_at(train.seed, 5, step, rank)
-        whole = torch.rand(len(chosen), generator=generator) < WHOLE
-        mirror = examples.mirrored[chosen] & (torch.rand(len(chosen), generator=generator) < 0.5)
-        pixels = []
-        for row, crop, mirrored in zip(chosen.tolist(), (~whole).tolist(), mirror.tolist(), strict=True):
-            view = square_view(photos[row].image.open(), size, int(crop), (train.seed, step, row))
-            pixels.append(np.ascontiguousarray(view[:, ::-1]) if mirrored else view)
+        pixels = views_of_step(photos, examples, chosen, size, (train.seed, step), generator)
         captions = examples.draw(chosen, train.copies, generator)
         first = captions[: shown * train.copies]
         if alone:
@@ -237,7 +184,7 @@ def batches(
         )
         noise = torch.randn(objective.few.calls, len(last), length, dim, generator=generator)
         return (
-            torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2),
+            pixels,
             generator.initial_seed(),
             torch.arange(shown + alone) < shown,
             examples.x0[first].float(),

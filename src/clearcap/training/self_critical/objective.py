@@ -10,6 +10,7 @@ from torch import Tensor
 
 from clearcap.config import SamplingConfig
 from clearcap.diffusion.ladic import Draws
+from clearcap.training.joint.seeing import Seeing
 from clearcap.training.objectives import LadicObjective, Objective
 from clearcap.training.self_critical.reward import CiderReward
 from clearcap.training.step_distillation.rollout import Rollout
@@ -37,6 +38,7 @@ class SelfCriticalObjective(Objective):
         *,
         samples: int,
         kept: float,
+        block: int | None = None,
     ) -> None:
         """Args:
         captioner: its denoiser and LM head are trained.
@@ -45,6 +47,7 @@ class SelfCriticalObjective(Objective):
         allowed: tokens that are drawn: those that are words by themselves.
         samples: captions drawn from each prediction.
         kept: weight of LaDiC's losses.
+        block: first block of the image encoder that is trained, too; None for none.
         """
         super().__init__()
         self.denoiser, self.text = captioner.denoiser, captioner.text
@@ -52,32 +55,41 @@ class SelfCriticalObjective(Objective):
         self.reward = reward
         self.rollout = Rollout(captioner, sampling)
         self.caption_weight, self.samples = kept, samples
+        self.seeing = None if block is None else Seeing(captioner.vision, block)
         self.register_buffer("banned", ~allowed)
 
     def forward(
         self,
-        image: Float[Tensor, "photos tokens image_dim"],
+        image: Tensor,
         photos: Int[Tensor, " photos"],
         lengths: Int[Tensor, " batch"],
         noise: Float[Tensor, "calls batch length dim"],
         seed: int,
-        *batch: Tensor | Draws,
+        x0: Float[Tensor, "kept length dim"],
+        ids: Int[Tensor, "kept length"],
+        draws: Draws,
     ) -> tuple[Tensor, Tensor]:
         """The policy's loss, whose value is the negative advantage and tells little, and LaDiC's.
 
         Args:
-            image: photos.
+            image: tokens of photos [photos, tokens, dim], or, where the encoder is trained, their bytes
+                [photos, 3, size, size].
             photos: their rows among the reward's references.
             lengths: words of the captions to be drawn, photo-major copies.
             noise: of the few steps.
-            seed: of the captions drawn.
-            batch: the arguments of ``LadicObjective``.
+            seed: of the captions drawn, and of the photos' colours.
+            x0, ids, draws: as for ``LadicObjective``, of captions of the first photos.
         """
         generator = torch.Generator(image.device).manual_seed(seed)
+        if self.seeing is not None:
+            image = self.seeing(image, generator)
         about = photos.repeat_interleave(len(lengths) // len(photos))
         calls = self.rollout(image, lengths, noise)
         policy = torch.stack([self.policy(x0, about, lengths, generator) for x0 in calls]).mean()
-        return policy, self.ladic.total(*self.ladic(*batch))
+        shown = draws.keep_image
+        return policy, self.ladic.total(
+            *self.ladic(image[: len(shown)], torch.ones_like(shown), x0, ids, draws)
+        )
 
     def policy(
         self,

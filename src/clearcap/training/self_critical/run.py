@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,8 @@ from clearcap.data.records import CaptionedPhoto
 from clearcap.errors import InputError
 from clearcap.metrics.tokenizer import tokenize
 from clearcap.pipeline.infilling import word_ids
-from clearcap.training.examples import Examples, batches_of, photos_of_step, prepare_examples
+from clearcap.training.examples import Examples, photos_of_step, prepare_examples
+from clearcap.training.joint.seeing import ReadPhotos, joint_optimizers, views_of_step
 from clearcap.training.log import RunLog, progress_bar, tracked_accelerator
 from clearcap.training.loop import fit
 from clearcap.training.neighbours import with_neighbours
@@ -49,6 +49,11 @@ class SelfCriticalConfig:
     kept_photos: int = knob(12, "photos of a step that those are computed on")
     shortest: int = knob(7, "words of a drawn caption at least")
     longest: int = knob(14, "words of a drawn caption at most")
+    block: int = knob(
+        -1,
+        "first block of an EfficientNet that is trained, too; -1: the encoder stays, and photos are encoded once",
+    )
+    encoder_lr: float = knob(1e-4, "peak learning rate of the encoder")
     views: int = knob(3, "views of each photo in the feature cache, where it has to be made")
     features: str = knob("", "folder of the image-feature cache; default OUT/features")
     watch_photos: int = knob(200, "photos of the periodic evaluation")
@@ -59,6 +64,11 @@ class SelfCriticalConfig:
             require(getattr(self, name) >= 0, f"{name}={getattr(self, name)} must not be negative")
         require(self.kept_photos >= 1, f"kept_photos={self.kept_photos} must be at least 1")
         require(self.views >= 1, f"views={self.views} must be at least 1")
+        require(
+            self.kept_photos <= self.train.photos,
+            f"kept_photos={self.kept_photos} are more than train.photos={self.train.photos}; lower them",
+        )
+        require(self.encoder_lr > 0, f"encoder_lr={self.encoder_lr} must be positive")
         require(
             1 <= self.shortest <= self.longest,
             f"shortest={self.shortest} must be at least 1, and not above longest={self.longest}",
@@ -156,15 +166,17 @@ def self_critical(
     captioner.defaults = config.student
     captioner.config.sampling = dataclasses.asdict(config.student)
     with progress_bar(console, accelerator.is_main_process) as progress:
-        with accelerator.main_process_first():  # the others find it done
-            folder = Path(config.features or out / "features")
-            features = cached_features(captioner, [*photos, *watched], folder, config.views, progress)
-        rows = features.rows([photo.id for photo in photos])
+        features: Features | None = None
+        if config.block < 0:
+            with accelerator.main_process_first():  # the others find it done
+                folder = Path(config.features or out / "features")
+                features = cached_features(captioner, [*photos, *watched], folder, config.views, progress)
+        names = [photo.id for photo in photos]
         examples = prepare_examples(
             captioner,
             tokenize_for(make(TextConfig, captioner.config.text, "text"), tokenizer),
             with_neighbours([photo.captions for photo in photos], train.neighbour_captions),
-            rows,
+            features.rows(names) if features else torch.arange(len(photos)),
             agreement=train.agreement,
         )
         objective = SelfCriticalObjective(
@@ -174,8 +186,10 @@ def self_critical(
             word_ids(tokenizer, captioner.text.special_ids, captioner.config.bert["vocab_size"]),
             samples=config.samples,
             kept=config.kept,
+            block=None if features else config.block,
         ).to(accelerator.device)
-        run = Run(captioner, tokenizer, features, watched, RunLog(out, console, progress, accelerator))
+        seen = features or ReadPhotos(captioner, watched)
+        run = Run(captioner, tokenizer, seen, watched, RunLog(out, console, progress, accelerator))
 
         def evaluate(step: int) -> None:
             if run.watched:
@@ -187,8 +201,10 @@ def self_critical(
         fit(
             captioner,
             objective,
-            make_optimizers(objective, train),
-            batches(examples, features, config, objective),
+            joint_optimizers(objective, objective.seeing, train, config.encoder_lr)
+            if objective.seeing
+            else make_optimizers(objective, train),
+            batches(examples, features or photos, config, objective),
             train,
             out,
             settings={name: value for name, value in settings.items() if name not in PLACES},
@@ -215,42 +231,54 @@ def references_of(photos: Sequence[CaptionedPhoto], tokenizer: Any) -> Int[Tenso
 
 
 def batches(
-    examples: Examples, features: Features, config: SelfCriticalConfig, objective: SelfCriticalObjective
-) -> Callable[[int, int, int], tuple[Any, ...]]:
-    """The objective's arguments at a step: a pure function of seed, step and rank; every photo once per epoch."""
-    train = config.train
-    kept = batches_of(
-        examples, features, dataclasses.replace(train, photos=config.kept_photos), objective.ladic
-    )
-    special = torch.tensor(objective.text.special_ids)
-    return partial(take_batch, examples, features, config, kept, special, objective.rollout.calls)
-
-
-def take_batch(
     examples: Examples,
-    features: Features,
+    photos: Features | Sequence[CaptionedPhoto],
     config: SelfCriticalConfig,
-    kept: Callable[[int, int, int], tuple[Any, ...]],
-    special: Int[Tensor, " special"],
-    calls: int,
-    step: int,
-    rank: int,
-    world: int,
-) -> tuple[Any, ...]:
-    """See ``batches``. A caption to be drawn has as many words as one of its photo's, within the bounds."""
-    train = config.train
-    chosen = photos_of_step(len(examples.rows), train.photos, train.seed, step, rank, world)
-    generator = generator_at(train.seed, 4, step, rank)
-    views = torch.randint(len(features.tokens), (train.photos,), generator=generator)
-    image = features.gather(views, examples.rows[chosen])
-    mirror = examples.mirrored[chosen] & (torch.rand(train.photos, generator=generator) < 0.5)
-    image = torch.where(mirror[:, None, None], flip(image), image)
-    first, count = (
-        examples.first[chosen, None],
-        (examples.first[chosen + 1] - examples.first[chosen])[:, None],
-    )
-    nth = (torch.rand(train.photos, train.copies, generator=generator) * count).long()
-    words = lengths_of(examples.ids[(first + nth).flatten()], special)
-    lengths = words.clamp(config.shortest, config.longest)
-    noise = torch.randn(calls, len(lengths), *examples.x0.shape[1:], generator=generator)
-    return image, chosen, lengths, noise, generator.initial_seed(), *kept(step, rank, world)
+    objective: SelfCriticalObjective,
+) -> Callable[[int, int, int], tuple[Any, ...]]:
+    """The objective's arguments at a step: a pure function of seed, step and rank; every photo once per epoch.
+
+    A caption to be drawn has as many words as one of its photo's, within the bounds.
+
+    Args:
+        examples: captions of the photos.
+        photos: their tokens or, where the encoder is trained, they themselves.
+        config: all settings.
+        objective: what is trained.
+    """
+    train, special = config.train, torch.tensor(objective.text.special_ids)
+    length, dim = examples.x0.shape[1:]
+
+    def batch_at(step: int, rank: int, world: int) -> tuple[Any, ...]:
+        chosen = photos_of_step(len(examples.rows), train.photos, train.seed, step, rank, world)
+        generator = generator_at(train.seed, 4, step, rank)
+        if isinstance(photos, Features):
+            views = torch.randint(len(photos.tokens), (train.photos,), generator=generator)
+            image = photos.gather(views, examples.rows[chosen])
+            mirror = examples.mirrored[chosen] & (torch.rand(train.photos, generator=generator) < 0.5)
+            image = torch.where(mirror[:, None, None], flip(image), image)
+        else:
+            size = objective.seeing.vision.image_size  # type: ignore[union-attr]
+            image = views_of_step(photos, examples, chosen, size, (train.seed, step), generator)
+        words = lengths_of(examples.ids[examples.draw(chosen, train.copies, generator)], special)
+        noise = torch.randn(objective.rollout.calls, len(words), length, dim, generator=generator)
+        kept = examples.draw(chosen[: config.kept_photos], train.copies, generator)
+        draws = objective.ladic.sample(
+            photos=config.kept_photos,
+            copies=train.copies,
+            length=length,
+            dim=dim,
+            generator=generator_at(train.seed, 2, step, rank),
+        )
+        return (
+            image,
+            chosen,
+            words.clamp(config.shortest, config.longest),
+            noise,
+            generator.initial_seed(),
+            examples.x0[kept].float(),
+            examples.ids[kept],
+            draws,
+        )
+
+    return batch_at
