@@ -485,12 +485,12 @@ def _read_preset(name: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
     folder = Path(str(resources.files("clearcap"))) / "configs"
     path = Path(name) if name.endswith(".toml") else folder / f"{name}.toml"
     try:
-        tables: dict[str, Any] = tomllib.loads(path.read_text())
+        tables: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as fault:
         raise InputError(
             f"no preset {name!r}; choose one of {', '.join(presets())} or pass a .toml file"
         ) from fault
-    except tomllib.TOMLDecodeError as fault:
+    except (OSError, ValueError, RecursionError) as fault:  # ValueError: also what is not UTF-8
         raise InputError(f"{path}: not valid TOML ({fault}); mend that line") from fault
     base, kinds = tables.pop("base", None), get_type_hints(Preset)
     tables = {

@@ -33,6 +33,7 @@ from clearcap.config import (
     renamed,
 )
 from clearcap.errors import InputError
+from clearcap.writing import whole_folder
 
 PROCESSOR_FILE = "processor_config.json"
 
@@ -138,9 +139,10 @@ class Captioner(Network, PreTrainedModel):
             options: as for transformers' models.
         """
         repository = options.pop("repo_id", None)
-        super().save_pretrained(save_directory, **options)
-        if self.tokenizer is not None:
-            save_processor(self.tokenizer, processor_settings(self.config), Path(save_directory))
+        with whole_folder(Path(save_directory)) as fresh:
+            super().save_pretrained(fresh, **options)
+            if self.tokenizer is not None:
+                save_processor(self.tokenizer, processor_settings(self.config), fresh)
         if push_to_hub:
             names = ("token", "private", "commit_message", "revision", "create_pr")
             hub = {name: options[name] for name in names if name in options}

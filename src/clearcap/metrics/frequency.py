@@ -13,6 +13,7 @@ from pathlib import Path
 from clearcap.errors import InputError
 from clearcap.metrics.ngrams import ORDERS, split_tokens
 from clearcap.metrics.tokenizer import tokenize
+from clearcap.writing import whole_file
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ class DocumentFrequency:
         """Write JSON (compressed where the name ends in .gz)."""
         text = json.dumps({"photos": self.photos, "counts": self.counts}, ensure_ascii=False)
         data = text.encode()
-        Path(path).write_bytes(gzip.compress(data, mtime=0) if Path(path).suffix == ".gz" else data)
+        with whole_file(Path(path)) as fresh:
+            fresh.write_bytes(gzip.compress(data, mtime=0) if fresh.suffix == ".gz" else data)
 
     @classmethod
     def load(cls, path: str | Path) -> DocumentFrequency:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from clearcap.errors import InputError
+from clearcap.writing import whole_folder, write_json
 
 
 @dataclass(frozen=True)
@@ -109,13 +109,6 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def write_json(file: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file; a kill at any moment leaves the old or the new one."""
-    fresh = file.with_suffix(".new")
-    fresh.write_text(json.dumps(content, indent=1))
-    os.replace(fresh, file)
-
-
 def save_checkpoint(folder: Path, tensors: Mapping[str, Tensor], progress: Mapping[str, Any]) -> None:
     """Write ``state.safetensors`` and ``progress.json``; a kill at any moment leaves the old or the new one.
 
@@ -127,13 +120,9 @@ def save_checkpoint(folder: Path, tensors: Mapping[str, Tensor], progress: Mappi
     from safetensors.torch import save_file
 
     fresh, old = folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    save_file({k: v.detach().contiguous().cpu() for k, v in tensors.items()}, fresh / "state.safetensors")
-    (fresh / "progress.json").write_text(json.dumps(progress, indent=1))
-    for path in fresh.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+    with whole_folder(fresh) as new:
+        save_file({k: v.detach().contiguous().cpu() for k, v in tensors.items()}, new / "state.safetensors")
+        write_json(new / "progress.json", progress)
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         folder.rename(old)

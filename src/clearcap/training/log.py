@@ -19,6 +19,7 @@ from clearcap.errors import InputError
 from clearcap.metrics import score
 from clearcap.training.checkpoint import reached_step
 from clearcap.training.loop import StepReport, make_accelerator
+from clearcap.writing import write_text
 
 SHOWN = 8  # watched photos whose captions are printed and kept
 Captions = dict[str | int, str]
@@ -112,7 +113,7 @@ def _keep_until(file: Path, step: int) -> None:
     if file.is_file():
         lines = file.read_text().splitlines(keepends=True)
         kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-        file.write_text("".join(kept))
+        write_text(file, "".join(kept))
 
 
 def _append(file: Path, line: dict[str, Any]) -> None:

@@ -28,6 +28,7 @@ from clearcap.training.loop import Averaged, descend, set_learning_rates
 from clearcap.training.optimizers import split_optimizers
 from clearcap.training.schedules import learning_rate_by_progress, planned_rate
 from clearcap.vision.compact import CompactEncoder
+from clearcap.writing import whole_file, write_json
 
 REPLAN_STEPS = 50  # steps between two looks at the clock
 LOG_STEPS = 50
@@ -315,7 +316,8 @@ def _export(run: Run, data: Data | LiveData, folder: Path, metrics: dict[str, fl
     encoder.cpu()
     if run.config.init and isinstance(data, Data):
         turn_to(run.config.init, encoder, data.store, data.split.rows)
-    save_file({k: v.contiguous() for k, v in encoder.state_dict().items()}, weights)
+    with whole_file(weights) as fresh:
+        save_file({k: v.contiguous() for k, v in encoder.state_dict().items()}, fresh)
     record = {
         "encoder": _encoder(run.model).settings(),
         "metrics": metrics,
@@ -323,5 +325,5 @@ def _export(run: Run, data: Data | LiveData, folder: Path, metrics: dict[str, fl
         "seconds": run.seconds,
         "config": asdict(run.config),
     }
-    settings.write_text(json.dumps(record, indent=2) + "\n")
+    write_json(settings, record)
     return DistillResult(weights, settings, metrics)
