@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
+import tempfile
+from pathlib import Path
 
 import torch
 
@@ -17,6 +19,7 @@ KINDS = {  # kind -> where it is
     "captions": "tests.fuzz.captions:Captions",
     "results": "tests.fuzz.results:Results",
 }
+ARGUMENTS = "arguments"  # of the Python API; drawn by Hypothesis
 
 
 def show(answer: Answer) -> None:
@@ -30,7 +33,7 @@ def show(answer: Answer) -> None:
 def main() -> int:
     """Exit status 1 where there is a fault."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
-    parser.add_argument("kinds", nargs="+", choices=[*KINDS], help="what is mutated")
+    parser.add_argument("kinds", nargs="+", choices=[*KINDS, ARGUMENTS], help="what is mutated")
     parser.add_argument("--count", type=int, default=1000, help="inputs of each kind (default 1000)")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same inputs (default 0)")
     parser.add_argument("--only", type=int, help="the input of this number alone")
@@ -40,9 +43,15 @@ def main() -> int:
     numbers = range(asked.count) if asked.only is None else range(asked.only, asked.only + 1)
     faults = 0
     for name in asked.kinds:
-        module, _, kind = KINDS[name].partition(":")
-        make = getattr(importlib.import_module(module), kind)
-        report = fuzz(make, numbers, asked.seed, print if asked.verbose else show)
+        told = print if asked.verbose else show
+        if name == ARGUMENTS:
+            from tests.fuzz.arguments import fuzz_arguments
+
+            with tempfile.TemporaryDirectory() as folder:
+                report = fuzz_arguments(Path(folder), asked.count, asked.seed, told)
+        else:
+            module, _, kind = KINDS[name].partition(":")
+            report = fuzz(getattr(importlib.import_module(module), kind), numbers, asked.seed, told)
         print(f"{name}, seed {asked.seed}: {report}", flush=True)
         faults += len(report.faults)
     return 1 if faults else 0

@@ -69,7 +69,7 @@ class Checkpoints(Kind):
         save_file(
             {k: v.contiguous() for k, v in vision.state_dict().items()}, encoder / "encoder.safetensors"
         )
-        (encoder / "encoder.json").write_text(json.dumps(vision.settings()))
+        (encoder / "encoder.json").write_text(json.dumps({"encoder": vision.settings()}))
         foreign = folder / "foreign"
         foreign.mkdir()
         torch.save({"module.a": torch.ones(3), "module.b": torch.zeros(2, 2)}, foreign / "state.pth")

@@ -15,7 +15,7 @@ from clearcap.captioner.loading import (
     SHARES,
     TOKENIZER,
     Loading,
-    Unfilled,
+    building,
     find_device,
     find_folder,
     load_weights,
@@ -180,7 +180,10 @@ def load_tokenizer(folder: Path) -> Any:
         raise InputError(
             f"{folder}: holds no {TOKENIZER}; save it there too: tokenizer.save_pretrained(folder)"
         )
-    return BertTokenizer.from_pretrained(folder)
+    try:
+        return BertTokenizer.from_pretrained(folder)
+    except Exception as fault:  # transformers and its Rust library raise all kinds
+        raise InputError(f"{folder}: its tokenizer cannot be read ({fault}); save it there again") from fault
 
 
 def load_folder(folder: Path, config: CaptionerConfig | None = None) -> Captioner:
@@ -192,7 +195,7 @@ def load_folder(folder: Path, config: CaptionerConfig | None = None) -> Captione
     """
     settings = read_settings(folder) if config is None else config.to_dict()
     settings.pop(SHARES, None)
-    with Unfilled():
+    with building(folder):
         captioner = Captioner(CaptionerConfig.from_dict(settings))
     return load_weights(captioner, folder)
 

@@ -63,14 +63,15 @@ class DocumentFrequency:
             data = Path(path).read_bytes()
             content = json.loads(gzip.decompress(data) if Path(path).suffix == ".gz" else data)
             photos, counts = content["photos"], content["counts"]
-        except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+        except Exception as error:  # zlib and JSON raise their own
             raise InputError(
                 f"{path} is not a document frequency file ({error}); write one with "
                 "DocumentFrequency.of(...).save(...)"
             ) from error
-        if not isinstance(photos, int) or photos < 1 or not isinstance(counts, dict):
+        known = isinstance(counts, dict) and all(isinstance(n, int) and n >= 0 for n in counts.values())
+        if not isinstance(photos, int) or photos < 1 or not known:
             raise InputError(
-                f"{path}: 'photos' must be a positive integer and 'counts' an object; write the file with "
+                f"{path}: 'photos' must be a positive integer and 'counts' an object of counts; write the file with "
                 "DocumentFrequency.of(...).save(...)"
             )
         return cls(photos, counts)

@@ -62,10 +62,13 @@ class RunState:
         mine = self._named()
         if mine.keys() != {name for name in tensors if not name.startswith("optimizer")}:
             raise InputError(f"{folder} holds another model's parameters; train into another folder")
-        for name, tensor in mine.items():
-            tensor.copy_(tensors[name])
-        for i, optimizer in enumerate(self.optimizers):
-            _restore_optimizer(optimizer, f"optimizer{i}", tensors)
+        try:
+            for name, tensor in mine.items():
+                tensor.copy_(tensors[name])
+            for i, optimizer in enumerate(self.optimizers):
+                _restore_optimizer(optimizer, f"optimizer{i}", tensors)
+        except Exception as fault:  # names and shapes of another run, or of none
+            raise _unreadable(folder, fault) from fault
         return place
 
     def _named(self) -> dict[str, Tensor]:
@@ -145,11 +148,20 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | 
     if not folder.exists():
         return None
     try:
-        return load_file(folder / "state.safetensors"), json.loads((folder / "progress.json").read_text())
-    except (OSError, SafetensorError, json.JSONDecodeError) as fault:
-        raise InputError(
-            f"{folder}: the checkpoint cannot be read ({fault}); delete it to start anew"
-        ) from fault
+        place = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
+        if not (
+            isinstance(place, dict)
+            and isinstance(place.get("step", 0), int)
+            and isinstance(place.get("settings", {}), dict)
+        ):
+            raise ValueError("progress.json holds no step and settings")
+        return load_file(folder / "state.safetensors"), place
+    except (OSError, SafetensorError, ValueError, RecursionError) as fault:
+        raise _unreadable(folder, fault) from fault
+
+
+def _unreadable(folder: Path, fault: Exception) -> InputError:
+    return InputError(f"{folder}: the checkpoint cannot be read ({fault}); delete it to start anew")
 
 
 def reached_step(folder: Path) -> int:

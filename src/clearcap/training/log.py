@@ -54,7 +54,7 @@ class RunLog:
         self.task = self.progress.add_task("training", total=steps, completed=reached)
         self.started = time.monotonic()
         for file in (self.out / CURVES, self.out / SAMPLES):
-            _keep_until(file, reached)
+            keep_until(file, reached)
         return reached
 
     def report(self, measured: StepReport) -> None:
@@ -109,7 +109,8 @@ def progress_bar(console: Console, shown: bool = True) -> Progress:
     return Progress(*columns, console=console, disable=not shown)
 
 
-def _keep_until(file: Path, step: int) -> None:
+def keep_until(file: Path, step: int) -> None:
+    """Drop the lines of later steps than that from which a run goes on, and a line that was cut short."""
     if file.is_file():
         lines = file.read_text().splitlines(keepends=True)
         kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
