@@ -7,7 +7,7 @@ import math
 import numbers
 import tomllib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -434,6 +434,19 @@ def number(
     require(own >= low, f"{name}={value!r} must be at least {low}")
     require(own <= high, f"{name}={value!r} must be at most {high}")
     return own
+
+
+def text(name: str, value: Any) -> str:
+    """A text that a caller gave. Raises InputError."""
+    require(isinstance(value, str), f"{name}={value!r} must be of type str")
+    return str(value)
+
+
+def texts(name: str, values: Any) -> list[str]:
+    """Several texts that a caller gave. Raises InputError."""
+    several = isinstance(values, Iterable) and not isinstance(values, (str, bytes, Mapping))
+    require(several, f"{name}={values!r} must be a list of str")
+    return [text(f"{name}[{place}]", value) for place, value in enumerate(values)]
 
 
 def check_choices(config: Any) -> None:

@@ -76,7 +76,7 @@ KNOBS = [
         "num_inference_steps",
         "guidance_scale",
     ),
-    *("batch_size", "seed", "generator", "words", "refine_threshold", "refine_level", "stepz", "images"),
+    *("batch_size", "seed", "generator", "words", "refine_threshold", "refine_level", "stepz"),
 ]
 SOLVERS = st.sampled_from(
     ["ddim", "renoise", "ddpm", "dpm-solver", "plain", "uniform", "trailing", "log-snr"]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
+from clearcap.config import texts
 from clearcap.errors import InputError
 from clearcap.metrics.ngrams import ORDERS, split_tokens
 from clearcap.metrics.tokenizer import tokenize
@@ -31,6 +32,7 @@ class DocumentFrequency:
     @classmethod
     def of(cls, references: Sequence[Sequence[str]]) -> DocumentFrequency:
         """Count the references (raw text), one list a photo."""
+        references = [texts(f"references[{photo}]", captions) for photo, captions in enumerate(references)]
         tokens = iter(tokenize(list(chain.from_iterable(references))))
         counts: Counter[str] = Counter()
         for captions in references:

@@ -260,6 +260,8 @@ class CaptionPipeline:
             InputError: at once, for arguments that cannot be.
         """
         generator: torch.Generator | None = how.pop("generator", None)
+        if generator is not None and not isinstance(generator, torch.Generator):
+            raise InputError(f"generator={generator!r} must be a torch.Generator")
         seed = checked_seed(seed) if generator is None else generator.initial_seed()
         batch_size = number("batch_size", batch_size, int, 1)
         sampling = self.sampling(**how)
