@@ -430,7 +430,11 @@ def number(
     if not whole and (kind is int or isinstance(value, bool) or not isinstance(value, numbers.Real)):
         raise InputError(f"{name}={value!r} must be of type {kind.__name__}")
     own = int(value) if whole else float(value)
-    require(math.isfinite(own), f"{name}={value!r} must be finite")
+    try:
+        finite = math.isfinite(own)
+    except OverflowError:  # an int beyond every float
+        finite = kind is int
+    require(finite, f"{name}={value!r} must be finite")
     require(own >= low, f"{name}={value!r} must be at least {low}")
     require(own <= high, f"{name}={value!r} must be at most {high}")
     return own

@@ -232,6 +232,26 @@ def is_quiet(path: str) -> bool:
     return path != "-" and not set(path) & set("*?[/~@.")
 
 
+def calling(call: Callable[..., Any], counted: Counter[str]) -> Callable[[Any], None]:
+    """The call with what is given, whose end is counted."""
+
+    def once(given: Any) -> None:
+        arguments, named = given
+        try:
+            with warnings.catch_warnings(record=True), limited(SECONDS):
+                warnings.simplefilter("always", RenamedWarning)
+                call(*arguments, **named)
+            counted["result"] += 1
+        except InputError as fault:
+            if len(str(fault).splitlines()) != 1:
+                raise AssertionError(str(fault)) from fault
+            counted["one line"] += 1
+        except TooLong:
+            raise AssertionError(f"took more than {SECONDS:.0f} s") from None
+
+    return once
+
+
 def fuzz_arguments(folder: Path, count: int, seed: int, told: Callable[[Answer], None]) -> Report:
     """Call everything public, ``count`` times in all; each fault is shrunk by Hypothesis before it is told."""
     torch.set_num_threads(1)
@@ -239,27 +259,13 @@ def fuzz_arguments(folder: Path, count: int, seed: int, told: Callable[[Answer],
     for name, (call, strategy) in api.calls.items():
         counted: Counter[str] = Counter()
 
-        def once(given: Any, call: Any = call, counted: Counter[str] = counted) -> None:
-            arguments, named = given
-            try:
-                with warnings.catch_warnings(record=True), limited(SECONDS):
-                    warnings.simplefilter("always", RenamedWarning)
-                    call(*arguments, **named)
-                counted["result"] += 1
-            except InputError as fault:
-                if len(str(fault).splitlines()) != 1:
-                    raise AssertionError(str(fault)) from fault
-                counted["one line"] += 1
-            except TooLong:
-                raise AssertionError(f"took more than {SECONDS:.0f} s") from None
-
         test = hypothesis.settings(
             max_examples=max(1, count // len(api.calls)),
             database=None,
             deadline=None,
             print_blob=False,
             suppress_health_check=list(hypothesis.HealthCheck),
-        )(hypothesis.seed(seed)(hypothesis.given(strategy)(once)))
+        )(hypothesis.seed(seed)(hypothesis.given(strategy)(calling(call, counted))))
         try:
             test()
         except Exception:

@@ -35,6 +35,7 @@ TIMES = {
     "ms",
     "ms_per_photo",
     "encode_ms",
+    "encode_ms_per_photo",
     "photos_per_second",
 }  # what files say of how long it took
 TIME = re.compile(r"\b\d+(\.\d+)? (ms|s)\b")

@@ -35,7 +35,7 @@ BUNDLED = {
 # Not Tensor.normal_ itself: nn.init.trunc_normal_ repeats it until all values are in range.
 DRAWING = {nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_}
 MAKING = {torch.empty, torch.zeros, torch.ones}
-ROOM = 20_000_000  # numbers of tables and buffers, which a file of weights may lack
+ROOM = 2_000_000  # numbers of tables and buffers, which a file of weights may lack
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 SETTLED: dict[
     str, tuple[Any, ...]
@@ -183,6 +183,11 @@ def settings_of(folder: Path) -> Settings:
     missing = [name for name in known if name not in found]
     if missing:
         raise InputError(f"{folder / 'config.json'}: has no {missing[0]!r}; save the captioner again")
+    if odd := [name for name in known if not isinstance(found[name], dict)]:
+        kind = type(found[odd[0]]).__name__
+        raise InputError(
+            f"{folder / 'config.json'}: {odd[0]!r} is of type {kind}, not a table; save the captioner again"
+        )
     kinds = get_type_hints(Preset)
     return Settings(
         **{

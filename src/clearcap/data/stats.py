@@ -157,7 +157,7 @@ def plot(statistics: Statistics, path: str | Path) -> None:
     sizes.set(title=f"Photo sizes ({len(pixels):,} different)", xlim=(0, None), ylim=(0, None))
     sizes.set(xlabel="width in pixels", ylabel="height in pixels")
     try:
-        with whole_file(path) as fresh:
+        with whole_file(Path(path)) as fresh:
             figure.savefig(fresh, dpi=120)
     except (OSError, ValueError) as error:
         raise InputError(

@@ -275,10 +275,10 @@ def infill_captions(
             for template in _templates(given)
             for layout in layouts_of(template, tokenizer, captioner.length, keep_period=keep_period)
         ]
-        for number, row in enumerate(placed):
+        for place, row in enumerate(placed):
             for copy in range(how.candidates):
                 rows.append(row)
-                requests.append(CaptionRequest(photos[owner], copy * 1000 + number))
+                requests.append(CaptionRequest(photos[owner], copy * 1000 + place))
                 owners.append(owner)
     x0 = captioner.sample(
         image,
