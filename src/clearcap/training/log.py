@@ -54,7 +54,7 @@ class RunLog:
         self.task = self.progress.add_task("training", total=steps, completed=reached)
         self.started = time.monotonic()
         for file in (self.out / CURVES, self.out / SAMPLES):
-            keep_until(file, reached)
+            keep_until(file, reached or -1)  # what was said before the first step is said again, too
         return reached
 
     def report(self, measured: StepReport) -> None:
