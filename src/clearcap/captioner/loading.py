@@ -304,6 +304,10 @@ def weight_files(folder: Path) -> list[Path]:
         InputError: ``config.json`` cannot be read.
     """
     shared = read_settings(folder).get(SHARES)
+    if not isinstance(shared, (str, type(None))):
+        raise InputError(
+            f"{folder / 'config.json'}: {SHARES!r} is {shared!r}, not a folder; save the captioner again"
+        )
     own = folder / "model.safetensors"
     return [folder / shared / "model.safetensors", own] if shared else [own]
 
