@@ -20,7 +20,7 @@ ROOT = Path(clearcap.__file__).parent
 # Lowest first; a module imports its own room and lower floors only.
 FLOORS = (
     {"errors"},
-    {"registry", "moved"},
+    {"registry", "moved", "writing"},
     {"config"},
     {"layers", "metrics", "data"},
     {"text", "vision", "denoiser"},

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
@@ -32,6 +34,8 @@ BUNDLED = {
 }  # names of the models that ship -> their folders
 # Not Tensor.normal_ itself: nn.init.trunc_normal_ repeats it until all values are in range.
 DRAWING = {nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_}
+MAKING = {torch.empty, torch.zeros, torch.ones}
+ROOM = 2_000_000  # numbers of tables and buffers, which a file of weights may lack
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 SETTLED: dict[
     str, tuple[Any, ...]
@@ -156,8 +160,9 @@ def load_network(source: str) -> tuple[Network, WordPieces]:
         InputError: nothing there, not a captioner, or tensors missing, unexpected or of other shapes.
     """
     folder = find_folder(source)
-    with Unfilled():
-        network = Network(settings_of(folder))
+    settings = settings_of(folder)
+    with building(folder):
+        network = Network(settings)
     load_weights(network, folder)
     if not (folder / TOKENIZER).is_file():
         raise InputError(
@@ -178,6 +183,11 @@ def settings_of(folder: Path) -> Settings:
     missing = [name for name in known if name not in found]
     if missing:
         raise InputError(f"{folder / 'config.json'}: has no {missing[0]!r}; save the captioner again")
+    if odd := [name for name in known if not isinstance(found[name], dict)]:
+        kind = type(found[odd[0]]).__name__
+        raise InputError(
+            f"{folder / 'config.json'}: {odd[0]!r} is of type {kind}, not a table; save the captioner again"
+        )
     kinds = get_type_hints(Preset)
     return Settings(
         **{
@@ -294,6 +304,10 @@ def weight_files(folder: Path) -> list[Path]:
         InputError: ``config.json`` cannot be read.
     """
     shared = read_settings(folder).get(SHARES)
+    if not isinstance(shared, (str, type(None))):
+        raise InputError(
+            f"{folder / 'config.json'}: {SHARES!r} is {shared!r}, not a folder; save the captioner again"
+        )
     own = folder / "model.safetensors"
     return [folder / shared / "model.safetensors", own] if shared else [own]
 
@@ -315,14 +329,52 @@ def read_settings(folder: Path) -> dict[str, Any]:
     return dict(settings)
 
 
+@contextmanager
+def building(folder: Path) -> Iterator[None]:
+    """While a captioner is built of the settings in a folder, whose weights are about to be read.
+
+    Raises:
+        InputError: whatever the settings make building raise, or more weights than the folder has.
+    """
+    most = 2 * sum(file.stat().st_size for file in weight_files(folder) if file.is_file()) + ROOM
+    try:
+        with Unfilled(most):
+            yield
+    except InputError:
+        raise
+    except Exception as fault:  # each part and torch itself raise their own
+        raise InputError(
+            f"{folder / 'config.json'}: no captioner can be built of it ({type(fault).__name__}: {fault}); "
+            "save the captioner again"
+        ) from fault
+
+
 class Unfilled(TorchFunctionMode):
-    """While it is on, no random weights are drawn: all are about to be read, and drawing takes longer."""
+    """While it is on, no random weights are drawn: all are about to be read, and drawing takes longer.
+
+    Args:
+        most: numbers that room may be made for.
+    """
+
+    def __init__(self, most: float = math.inf) -> None:
+        super().__init__()
+        self.left = most
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Every call but those that fill a tensor at random."""
+        """Every call but those that fill a tensor at random.
+
+        Raises:
+            InputError: there are too many numbers.
+        """
         named = kwargs or {}
         if function in DRAWING:
             return args[0] if args else named["tensor"]
+        if function in MAKING and args:
+            self.left -= math.prod(args[0] if isinstance(args[0], (tuple, list)) else args)
+            if self.left < 0:
+                raise InputError(
+                    "config.json asks for many more weights than model.safetensors has; save the captioner again"
+                )
         return function(*args, **named)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import sys
 import warnings
 from typing import Annotated
@@ -12,6 +13,7 @@ import typer
 
 from clearcap import __version__
 from clearcap.errors import InputError, RenamedWarning
+from clearcap.writing import full, is_full
 
 app = typer.Typer(
     name="clearcap",
@@ -106,6 +108,7 @@ def main() -> None:
     """Entry point: a bad input is one line on standard error and exit status 1."""
     _register()
     warnings.simplefilter("always", RenamedWarning)
+    warnings.filterwarnings("ignore", module="PIL")  # they do not say of which photo; its error does
     warnings.showwarning = _one_line
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a name that cannot be shown ends no run
@@ -118,9 +121,18 @@ def main() -> None:
     if not {"-q", "--quiet"}.isdisjoint(words):
         log.setLevel(logging.ERROR)  # sooner than the first warning
     try:
-        app(args=[*sorted(renamed(words), key=lambda word: word not in ANYWHERE), *rest])
+        try:
+            app(args=[*sorted(renamed(words), key=lambda word: word not in ANYWHERE), *rest])
+        finally:
+            sys.stdout.flush()
     except InputError as fault:
         print(f"clearcap: {fault}", file=sys.stderr)
+        sys.exit(1)
+    except Exception as fault:
+        if not is_full(fault):
+            raise
+        print(f"clearcap: {full('the output', fault)}", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would say so again when it ends
         sys.exit(1)
 
 

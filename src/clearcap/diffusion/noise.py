@@ -41,18 +41,18 @@ class Noise:
     def steps(self) -> int:
         return len(self.alpha_bar)
 
-    def scales(self, t: Int[Tensor, ...] | int) -> tuple[Tensor, Tensor]:
+    def scales(self, t: Int[Tensor, "..."] | int) -> tuple[Tensor, Tensor]:
         """a(t) and s(t), shaped to multiply latents [..., length, dim]."""
         table = self.alpha_bar if isinstance(t, int) else self.alpha_bar.to(t.device)
         ab = table[t][..., None, None]
         return ab.sqrt(), self.factor * (1 - ab).sqrt()
 
-    def add(self, x0: Tensor, t: Int[Tensor, ...] | int, eps: Tensor) -> Tensor:
+    def add(self, x0: Tensor, t: Int[Tensor, "..."] | int, eps: Tensor) -> Tensor:
         """q(x_t | x0) with the given standard normal draw."""
         a, s = self.scales(t)
         return a * x0 + s * eps
 
-    def target(self, x0: Tensor, t: Int[Tensor, ...], eps: Tensor) -> Tensor:
+    def target(self, x0: Tensor, t: Int[Tensor, "..."], eps: Tensor) -> Tensor:
         """What the network should output; v = (a eps - s x0) / sqrt(a^2 + s^2) (Salimans & Ho 2022, for factor 1)."""
         if self.prediction_type == "x0":
             return x0
@@ -61,7 +61,7 @@ class Noise:
         a, s = self.scales(t)
         return (a * eps - s * x0) / (a * a + s * s).sqrt()
 
-    def x0(self, output: Tensor, x_t: Tensor, t: Int[Tensor, ...]) -> Tensor:
+    def x0(self, output: Tensor, x_t: Tensor, t: Int[Tensor, "..."]) -> Tensor:
         """The clean latent that the network's output stands for."""
         if self.prediction_type == "x0":
             return output
@@ -71,7 +71,7 @@ class Noise:
         square = a * a + s * s
         return (a * x_t - s * square.sqrt() * output) / square
 
-    def epsilon(self, x0: Tensor, x_t: Tensor, t: Int[Tensor, ...] | int) -> Tensor:
+    def epsilon(self, x0: Tensor, x_t: Tensor, t: Int[Tensor, "..."] | int) -> Tensor:
         """The noise that leads from ``x0`` to ``x_t``."""
         a, s = self.scales(t)
         return (x_t - a * x0) / s.clamp_min(1e-8)

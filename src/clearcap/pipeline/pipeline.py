@@ -279,9 +279,11 @@ class CaptionPipeline:
             InputError: at once, for arguments that cannot be.
         """
         generator: torch.Generator | None = how.pop("generator", None)
+        if generator is not None and not isinstance(generator, torch.Generator):
+            raise InputError(f"generator={generator!r} must be a torch.Generator")
         seed = checked_seed(seed) if generator is None else generator.initial_seed()
-        batch_size = number("batch_size", batch_size, int, 1)
-        workers, at_once = number("workers", workers, int, 1), number("at_once", at_once, int, 1)
+        batch_size = number("batch_size", batch_size, int, 1, 2**31)
+        workers, at_once = number("workers", workers, int, 1, 1024), number("at_once", at_once, int, 1, 1024)
         sampling = self.sampling(**how)
         asked = not LENGTHS.isdisjoint(own_names(how))
         whole = self._whole_words() if asked else None
@@ -386,7 +388,7 @@ class CaptionPipeline:
             InputError: a photo cannot be read, or there are none.
         """
         encoded = []
-        batch_size = number("batch_size", batch_size, int, 1)
+        batch_size = number("batch_size", batch_size, int, 1, 2**31)
         for batch in _decoded(images, batch_size, self.image_size, 4):
             squares = []
             for _, pixels in batch:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from clearcap.config import number
 from clearcap.errors import InputError
 from clearcap.layers import TokenIds
 
@@ -41,7 +42,7 @@ def clean_caption(caption: str, max_words: int = 30, keep_period: bool = True) -
     text = _SPACES.sub(" ", text).rstrip("\n").strip(" ")
     if not keep_period:
         text = text.rstrip(" .")
-    return " ".join(text.split(" ")[:max_words])
+    return " ".join(text.split(" ")[: number("max_words", max_words, int, 0)])
 
 
 def train_tokenizer(captions: Iterable[str], size: int, min_count: int = 4) -> Any:

@@ -19,6 +19,7 @@ from clearcap.captioner.loading import FREQUENCY, load_frequency
 from clearcap.captioner.model import Captioner, load_captioner
 from clearcap.captioner.onnx import FORMAT, graph_file
 from clearcap.errors import InputError
+from clearcap.writing import whole_folder
 
 OPSET = 20  # the first with Gelu as one operator
 
@@ -69,16 +70,16 @@ def export_graphs(source: str, out: Path, *, int8: bool = False) -> None:
     require_onnx()
     captioner, tokenizer = load_captioner(source)
     captioner.vision = captioner.vision.folded()
-    out.mkdir(parents=True, exist_ok=True)
-    captioner.config.save_pretrained(out)
-    tokenizer.save_pretrained(out)
-    if frequency := load_frequency(source):
-        frequency.save(out / FREQUENCY)
     stamp = digest(captioner)  # the same in all graphs of one captioner, so that no two are mixed
-    for graph in graphs_of(captioner):
-        write_graph(graph, graph_file(out, graph.name), stamp, captioner)
-    if int8:
-        quantize_graphs(out, out)
+    with whole_folder(out) as fresh:
+        captioner.config.save_pretrained(fresh)
+        tokenizer.save_pretrained(fresh)
+        if frequency := load_frequency(source):
+            frequency.save(fresh / FREQUENCY)
+        for graph in graphs_of(captioner):
+            write_graph(graph, graph_file(fresh, graph.name), stamp, captioner)
+        if int8:
+            quantize_graphs(fresh, fresh)
 
 
 def quantize_graphs(folder: Path, out: Path) -> None:
