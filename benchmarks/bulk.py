@@ -1,8 +1,8 @@
 """Bulk captioning at length: photos a second, memory, and runs that are killed.
 
 ``python -m benchmarks.bulk PHOTOS --count 20000`` captions links to the photos of a folder with ``clearcap caption``,
-beside a measurement of each stage alone, and prints one JSON object. ``--kills 5`` then captions ``--killed-count`` of
-them again into each format, by processes that are killed at random moments, and compares the bytes.
+beside a measurement of each stage alone, and prints JSON lines as figures come. ``--kills 5`` then captions
+``--killed-count`` of them into each format, by processes killed at random moments, and compares the bytes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from clearcap.bench.throughput import measure_throughput
+from clearcap.bench.throughput import Throughput, measure_throughput
 from clearcap.data.paths import expand
 from clearcap.errors import InputError
 from clearcap.pipeline import CaptionPipeline
@@ -83,50 +83,52 @@ def killed_runs(folder: Path, out: Path, kills: int, options: list[str], seconds
 
 
 def main() -> None:
-    """Measure, and print one JSON object."""
+    """Measure, and print a JSON object for the stages, the run, and the killed runs of each format."""
     parser = argparse.ArgumentParser(description=__doc__, epilog="after --: options of clearcap caption")
     parser.add_argument("photos", nargs="+", help="photos, folders or globs")
     parser.add_argument("--count", type=int, default=20_000, help="photos to caption")
+    parser.add_argument("--model", default="default", help="folder, hub name, or one of those that ship")
     parser.add_argument("--stages", type=int, default=256, help="photos that each stage is timed with")
     parser.add_argument("--kills", type=int, default=0, help="kills in each format")
     parser.add_argument("--killed-count", type=int, default=500, help="photos of the runs that are killed")
     words = sys.argv[1:]
     split = words.index("--") if "--" in words else len(words)
-    asked, options = parser.parse_args(words[:split]), words[split + 1 :]
+    asked = parser.parse_args(words[:split])
+    options = ["--model", asked.model, *words[split + 1 :]]
     photos = [one for one in expand(asked.photos) if isinstance(one, str)]
     if not photos:
         raise InputError("no photos; name a folder of some")
-    found: dict[str, Any] = {"photos": asked.count, "load before": os.getloadavg()}
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         (place / "all").mkdir()
         (place / "some").mkdir()
         link_photos(photos, asked.count, place / "all")
-        pipeline = CaptionPipeline.from_pretrained(backend="fast")
-        alone = measure_throughput(pipeline, photos[: asked.stages])
-        found["stages"] = alone.to_json()
+        link_photos(photos, asked.killed_count, place / "some")
+        pipeline = CaptionPipeline.from_pretrained(asked.model, backend="fast")
+        show("stages", alone := measure_throughput(pipeline, photos[: asked.stages]))
         del pipeline
         out = place / "x.jsonl"
         told = run_watched(command(place / "all", out, options), place / "x.jsonl.journal", asked.count)
-        slowest = min(stage.rate for stage in alone.stages)
-        turns = 1 / sum(1 / stage.rate for stage in alone.stages)
-        found |= told | {
-            "of the slowest stage's limit": told["photos_per_second"] / slowest,
-            "of stages that take turns": told["photos_per_second"] / turns,
+        shares = {
+            "of the slowest stage's limit": told["photos_per_second"] / min(one.rate for one in alone.stages),
+            "of stages that take turns": told["photos_per_second"]
+            * sum(1 / one.rate for one in alone.stages),
         }
-        if asked.kills:
-            link_photos(photos, asked.killed_count, place / "some")
-            found["equal after kills"] = {}
-            for format in FORMATS:
-                whole = place / f"whole.{format}"
-                began = time.perf_counter()
-                subprocess.run(command(place / "some", whole, options), check=True, stdout=subprocess.DEVNULL)
-                seconds = time.perf_counter() - began
-                killed = killed_runs(
-                    place / "some", place / f"killed.{format}", asked.kills, options, seconds
-                )
-                found["equal after kills"][format] = killed == hashlib.sha256(whole.read_bytes()).digest()
-    print(json.dumps(found | {"load after": os.getloadavg()}, indent=1))
+        show(asked.model, told | shares)
+        for format in FORMATS if asked.kills else ():
+            whole = place / f"whole.{format}"
+            began = time.perf_counter()
+            subprocess.run(command(place / "some", whole, options), check=True, stdout=subprocess.DEVNULL)
+            seconds = time.perf_counter() - began
+            killed = killed_runs(place / "some", place / f"killed.{format}", asked.kills, options, seconds)
+            equal = killed == hashlib.sha256(whole.read_bytes()).digest()
+            show(format, {"kills": asked.kills, "photos": asked.killed_count, "equal": equal})
+
+
+def show(what: str, figures: Throughput | dict[str, Any]) -> None:
+    """One JSON object with the machine's load."""
+    told = figures.to_json() if isinstance(figures, Throughput) else figures
+    print(json.dumps({what: told, "load": os.getloadavg()}), flush=True)
 
 
 if __name__ == "__main__":

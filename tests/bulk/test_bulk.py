@@ -22,10 +22,12 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from tiny_captioner import save_tiny_captioner
 
 from clearcap import CaptionPipeline
+from clearcap.bench.throughput import measure_throughput
 from clearcap.bulk.file import Tally, write_captions
 from clearcap.bulk.journal import Journal
 from clearcap.bulk.run import Output, Run, Sampling, Summary
@@ -466,6 +468,45 @@ def test_wording() -> None:
             Wording(template=template)
     with pytest.raises(InputError, match="no field"):
         Wording(template="{caption.__class__}")
+
+
+def test_folders_alone_and_with_what_is_below_them(photos: Path) -> None:
+    (photos / "top.jpg").write_bytes(b"x")
+    assert [item.file for item in Sources([str(photos)], recursive=False)] == [photos / "top.jpg"]
+    assert [item.file for item in Sources([str(photos)])] == [
+        *below(photos / "a"),
+        *below(photos / "b"),
+        photos / "top.jpg",
+    ]
+    (nothing,) = Sources([str(photos / "b")], recursive=False)
+    assert "no image file in this folder; name" in str(nothing.photo)
+
+
+def test_batches_at_the_same_time_give_the_same_captions(pipeline: CaptionPipeline, photos: Path) -> None:
+    files = [str(path) for path in below(photos)]
+    torch.set_num_threads(2)
+    alone = [str(one) for one in pipeline.stream(files, batch_size=4)]
+    together = [str(one) for one in pipeline.stream(files, batch_size=4, at_once=2, workers=1)]
+    assert together == alone
+    assert torch.get_num_threads() == 2
+    first = next(pipeline.stream(files, batch_size=4, at_once=2))  # closed before its end
+    assert str(first) == alone[0]
+
+
+def test_throughput_says_what_each_stage_takes(pipeline: CaptionPipeline, photos: Path) -> None:
+    told: list[str] = []
+    found = measure_throughput(
+        pipeline,
+        below(photos / "b"),
+        batch_size=4,
+        progress=lambda done, total, what: told.append(what),
+        steps=2,
+    )
+    assert [*(stage.name for stage in found.stages), "all together"] == told
+    assert sum(stage.share for stage in found.stages) == pytest.approx(1)
+    assert found.of_slowest < found.of_sum
+    with pytest.raises(InputError, match="no photos to time"):
+        measure_throughput(pipeline, [])
 
 
 def run(*arguments: object, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:

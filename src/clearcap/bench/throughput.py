@@ -69,9 +69,15 @@ class Throughput:
         """Share of what stages that take turns on the same cores could do: each photo needs all of them."""
         return self.rate * sum(1 / stage.rate for stage in self.stages)
 
+    @property
+    def in_stages(self) -> float:
+        """Share of the processor time that the stages take alone: the rest is what joining them costs."""
+        return sum(stage.cpu for stage in self.stages) / self.cpu if self.cpu else 0.0
+
     def to_json(self) -> dict[str, Any]:
         """All figures."""
-        return asdict(self) | {"of_slowest": self.of_slowest, "of_sum": self.of_sum}
+        shares = {"of_slowest": self.of_slowest, "of_sum": self.of_sum, "in_stages": self.in_stages}
+        return asdict(self) | shares
 
 
 def measure_throughput(

@@ -136,7 +136,7 @@ def throughput(
         title=f"{model} on {pipeline.device}: {len(files):,} photos in batches of {batch_size}, "
         f"{found.at_once} at once, {found.cores} cores",
         caption=f"all together: {found.of_slowest:.0%} of the slowest stage's own limit, {found.of_sum:.0%} of what "
-        "stages that take turns on the same cores could do",
+        f"stages that take turns on the same cores could do; {found.in_stages:.0%} of the processor time is in stages",
         words=("stage, alone",),
     )
 
