@@ -40,7 +40,7 @@ def service(
         int,
         typer.Option(help="of each worker, and of captioning one at a time; 0: every core is used in both"),
     ] = 0,
-    batch_size: Annotated[int, typer.Option(help="photos of a forward pass at most")] = 8,
+    batch_size: Annotated[int, typer.Option(help="photos of a forward pass at most")] = 4,
     clients: Annotated[str, typer.Option(help="how many ask at once")] = "1,8,32",
     seconds: Annotated[float, typer.Option(help="that each load lasts")] = 10.0,
     hostile: Annotated[int, typer.Option(help="hostile requests")] = 500,
