@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import torch
 import typer
 from PIL import Image
 from rich.console import Console
@@ -25,7 +26,7 @@ from clearcap.cli.options import number_list, show_table
 from clearcap.errors import InputError
 from clearcap.pipeline import CaptionPipeline
 
-UPLOAD_SECONDS = 5
+UPLOAD_SECONDS, MAX_BYTES = 5, 2_000_000
 
 
 def service(
@@ -35,7 +36,11 @@ def service(
     limit: Annotated[int, typer.Option(help="photos of it")] = 200,
     model: Annotated[str, typer.Option(help="folder or hub name")] = "default",
     workers: Annotated[int, typer.Option(help="processes of the service")] = 2,
-    batch_size: Annotated[int, typer.Option(help="photos of a forward pass at most")] = 8,
+    threads: Annotated[
+        int,
+        typer.Option(help="of each worker, and of captioning one at a time; 0: every core is used in both"),
+    ] = 0,
+    batch_size: Annotated[int, typer.Option(help="photos of a forward pass at most")] = 4,
     clients: Annotated[str, typer.Option(help="how many ask at once")] = "1,8,32",
     seconds: Annotated[float, typer.Option(help="that each load lasts")] = 10.0,
     hostile: Annotated[int, typer.Option(help="hostile requests")] = 500,
@@ -47,9 +52,11 @@ def service(
     with tempfile.TemporaryDirectory() as folder:
         paths = photos_of(photos, limit) if photos else parts_of(sample_photo(), Path(folder), limit)
         console.print(f"{len(paths)} photos one at a time", highlight=False)
-        one, expected = one_at_a_time(model, paths)
-        limits = ("--upload-timeout", UPLOAD_SECONDS, "--allow-urls", "--allow-network", "127.0.0.2/32")
-        options = ("--model", model, "--workers", workers, "--batch-size", batch_size, *limits)
+        one, expected = one_at_a_time(model, paths, threads)
+        limits = ("--upload-timeout", UPLOAD_SECONDS, "--max-bytes", MAX_BYTES)
+        urls = ("--allow-urls", "--allow-network", "127.0.0.2/32")
+        shape = ("--workers", workers, "--threads", threads, "--batch-size", batch_size)
+        options = ("--model", model, *shape, *limits, *urls)
         found: dict[str, Any] = {"photos": len(paths), "workers": workers, "batch_size": batch_size}
         loads = {"one at a time, no service": one}
         with running_service(*options) as started:
@@ -89,8 +96,10 @@ def parts_of(photo: Path, folder: Path, limit: int) -> list[Path]:
     return found
 
 
-def one_at_a_time(model: str, photos: Sequence[Path]) -> tuple[Load, dict[Path, str]]:
-    """Captions in this process with every core, one photo after the other."""
+def one_at_a_time(model: str, photos: Sequence[Path], threads: int) -> tuple[Load, dict[Path, str]]:
+    """Captions in this process, one photo after the other."""
+    if threads:
+        torch.set_num_threads(threads)
     pipeline = CaptionPipeline.from_pretrained(model, backend="fast")
     pipeline(photos[0])
     load, expected = Load(), {}
@@ -106,7 +115,7 @@ def one_at_a_time(model: str, photos: Sequence[Path]) -> tuple[Load, dict[Path, 
 def attack(started: Service, count: int) -> dict[str, Any]:
     """Hostile requests in turn, eight at once, and the slow ones beside them; names of those not refused in a line."""
     with redirecting_server("http://127.0.0.1:1/photo.jpg") as url:
-        quick, slow = attacks(20 * 2**20, url), slow_attacks(UPLOAD_SECONDS)
+        quick, slow = attacks(MAX_BYTES, url), slow_attacks(UPLOAD_SECONDS)
         names = list(quick)
         turns = [names[number % len(names)] for number in range(max(0, count - len(slow)))]
         with ThreadPoolExecutor(8) as pool, ThreadPoolExecutor(len(slow)) as waiting:

@@ -32,7 +32,7 @@ def serve(
     threads: Annotated[
         int, typer.Option(help="threads of each worker's forward passes; 0 shares out the cores")
     ] = 0,
-    batch_size: Annotated[int, typer.Option(help="photos of a forward pass at most")] = 8,
+    batch_size: Annotated[int, typer.Option(help="photos of a forward pass at most")] = 4,
     batch_wait: Annotated[
         float, typer.Option(help="milliseconds to wait for requests that are being read just then")
     ] = 5.0,

@@ -60,7 +60,7 @@ class ServiceSettings:
     port: int = 8000
     workers: int = 1
     threads: int = 0
-    batch_size: int = 8
+    batch_size: int = 4
     batch_wait: float = 5.0
     queue: int = 64
     timeout: float = 30.0
