@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import resources
@@ -19,7 +20,7 @@ from clearcap.captioner.building import Settings
 from clearcap.captioner.network import Network
 from clearcap.captioner.onnx import is_exported
 from clearcap.config import Preset, renamed
-from clearcap.errors import InputError
+from clearcap.errors import InputError, RenamedWarning
 from clearcap.metrics.cider import DocumentFrequency
 from clearcap.text.tokenizer import WordPieces
 
@@ -28,10 +29,8 @@ FREQUENCY = "document_frequency.json.gz"  # beside the weights, where the traini
 CURVES, SAMPLES = "curves.jsonl", "samples.jsonl"  # of a training run, beside its model
 TOKENIZER = "tokenizer.json"
 SHARES = "shares"  # in config.json: folder, from this one, whose weights stand for those not here
-BUNDLED = {
-    "default": "model",
-    "few-steps": "model/few-steps",
-}  # names of the models that ship -> their folders
+BUNDLED = {"default": "model"}  # names of the models that ship -> their folders
+JOINED = {"few-steps": "default"}  # models that shipped -> the one that does what they did
 # Not Tensor.normal_ itself: nn.init.trunc_normal_ repeats it until all values are in range.
 DRAWING = {nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_}
 MAKING = {torch.empty, torch.zeros, torch.ones}
@@ -282,6 +281,9 @@ def local_folder(source: str) -> Path:
     Raises:
         InputError: a model that ships was not installed.
     """
+    if source in JOINED and not Path(source).is_dir():
+        warnings.warn(f"the model {source!r} is part of {JOINED[source]!r} now", RenamedWarning, stacklevel=2)
+        source = JOINED[source]
     return bundled_model(source) if source in BUNDLED else Path(source)
 
 

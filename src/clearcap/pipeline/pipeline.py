@@ -113,7 +113,7 @@ class CaptionPipeline:
         """Load a captioner, for inference: a ``Network``, not the transformers model (``Captioner``).
 
         Args:
-            model: a folder, hub name, or one of those that ship: "default" (also None), "few-steps".
+            model: a folder, hub name, or "default" (also None), which ships.
             device: where it runs; None is a GPU if there is one, else the CPU.
             dtype: of weights and activations, or its name; default float32, "auto" is what was saved.
             backend: "torch"; "prepacked", torch with weights laid out for the CPU's matrix products
