@@ -20,9 +20,10 @@ ROOT = Path(clearcap.__file__).parent
 # Lowest first; a module imports its own room and lower floors only.
 FLOORS = (
     {"errors"},
-    {"registry", "moved", "writing"},
+    {"registry", "moved"},
     {"config"},
-    {"layers", "metrics", "data"},
+    {"data"},
+    {"layers", "metrics"},
     {"text", "vision", "denoiser"},
     {"diffusion"},
     {"sampling"},

@@ -358,7 +358,7 @@ class Unfilled(TorchFunctionMode):
         most: numbers that room may be made for.
     """
 
-    def __init__(self, most: float = math.inf) -> None:
+    def __init__(self, most: int | float = math.inf) -> None:
         super().__init__()
         self.left = most
 

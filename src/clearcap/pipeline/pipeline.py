@@ -26,10 +26,10 @@ from clearcap.data.images import PhotoSource, each_photo, is_many, open_image, t
 from clearcap.errors import InputError, RenamedWarning
 from clearcap.metrics.cider import DocumentFrequency
 from clearcap.metrics.learned import ClipScorer
-from clearcap.pipeline.infilling import Infilled, Template, gives_most, infill_captions, word_ids
+from clearcap.pipeline.infilling import Infilled, Template, gives_most, infill_captions
 from clearcap.pipeline.trajectory import Frame, trajectory
 from clearcap.sampling.selection import choose, diverse
-from clearcap.text.tokenizer import DecodedCaption, decode_caption
+from clearcap.text.tokenizer import DecodedCaption, decode_caption, word_ids
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from clearcap.captioner.network import Network
 from clearcap.config import SamplingConfig
+from clearcap.data.writing import whole_file
 from clearcap.errors import InputError
 from clearcap.text.tokenizer import decode_caption
-from clearcap.writing import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from jaxtyping import Bool
+from torch import Tensor
 
 from clearcap.config import number
 from clearcap.errors import InputError
@@ -186,6 +188,16 @@ class DecodedCaption:
     def text(self) -> str:
         """The words as a sentence."""
         return join_words(self.words)
+
+
+def word_ids(tokenizer: Any, special_ids: Sequence[int], vocab: int) -> Bool[Tensor, " vocab"]:
+    """Which of ``vocab`` tokens may fill a blank of one word: whole words of letters or digits."""
+    allowed = torch.zeros(vocab, dtype=torch.bool)
+    banned = {*special_ids, *tokenizer.all_special_ids}
+    for piece, i in tokenizer.get_vocab().items():
+        whole = not piece.startswith(("##", "[")) and any(letter.isalnum() for letter in piece)
+        allowed[i] = whole and i not in banned
+    return allowed
 
 
 def decode_caption(

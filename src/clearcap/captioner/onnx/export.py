@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from clearcap.captioner.loading import FREQUENCY, load_frequency
 from clearcap.captioner.model import Captioner, load_captioner
 from clearcap.captioner.onnx import FORMAT, graph_file
+from clearcap.data.writing import whole_folder
 from clearcap.errors import InputError
-from clearcap.writing import whole_folder
 
 OPSET = 20  # the first with Gelu as one operator
 
