@@ -19,9 +19,9 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.mark.parametrize(
     ("count", "kinds"),
     [
-        (2000, ["photos"]),
-        (300, ["configs", "captions", "results"]),
-        (150, ["checkpoints", "arguments"]),
+        (1000, ["photos"]),
+        (150, ["configs", "captions", "results"]),
+        (60, ["checkpoints", "arguments"]),
     ],
 )
 def test_every_input_gives_a_result_or_one_line(count: int, kinds: list[str]) -> None:

@@ -41,7 +41,7 @@ def sample_photo() -> Path:
 
 
 def caption_latency(
-    model: str, photo: Path, steps: tuple[int, ...] = (1, 5, 10, 30), repeats: int = 30, cold: int = 3
+    model: str, photo: Path, steps: tuple[int, ...] = (1, 2, 5, 10), repeats: int = 30, cold: int = 3
 ) -> list[Latency]:
     """Warm captions at several step counts (file to caption), and whole ``clearcap caption`` processes.
 
