@@ -22,8 +22,8 @@ from safetensors.torch import load_file
 from tiny_captioner import photos as random_photos
 from tiny_captioner import tiny_captioner
 
+from clearcap.captioner.generating import CaptionRequest
 from clearcap.captioner.model import Captioner
-from clearcap.captioner.network import CaptionRequest
 from clearcap.config import SamplingConfig, TrainConfig, override
 from clearcap.data.features import Features
 from clearcap.data.images import PhotoFile
@@ -31,7 +31,8 @@ from clearcap.data.records import CaptionedPhoto
 from clearcap.errors import InputError
 from clearcap.pipeline import CaptionPipeline
 from clearcap.sampling.guidance import guided
-from clearcap.sampling.solvers import randn_rows, row_generators, times_of
+from clearcap.sampling.randomness import randn_rows, row_generators
+from clearcap.sampling.solvers import times_of
 from clearcap.training.step_distillation.objective import StepDistillationObjective
 from clearcap.training.step_distillation.run import distill_steps, photos_in, settings_for
 from clearcap.training.step_distillation.teacher_samples import (

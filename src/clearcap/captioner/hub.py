@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModel, AutoProcessor, BatchFeature, Pip
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.processing_utils import ProcessorMixin
 
-from clearcap.captioner.loading import (
+from clearcap.captioner.folder import (
     FREQUENCY,
     SAMPLES,
     SHARES,
@@ -24,9 +24,9 @@ from clearcap.captioner.loading import (
     find_folder,
     load_frequency,
     read_settings,
-    rename_0_1,
     training_curves,
 )
+from clearcap.captioner.loading import rename_0_1
 from clearcap.captioner.model import (
     PROCESSOR_FILE,
     Captioner,

@@ -180,7 +180,7 @@ def models(
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object a line")] = False,
 ) -> None:
     """List the models at hand: those that ship, those in the hub's cache, those below a folder."""
-    from clearcap.captioner.loading import models_at_hand
+    from clearcap.captioner.folder import models_at_hand
 
     for name, kind, place in models_at_hand(folder):
         about = {"model": name, "found": kind, "folder": str(place)}

@@ -27,7 +27,7 @@ from clearcap.pipeline.infilling import (
     Infilled,
     Template,
     infill_captions,
-    layout_tensors,
+    layout_arrays,
     layouts_of,
     read_infilled,
     word_ids,
@@ -245,10 +245,11 @@ def fill_masked(logits: Logits, pipeline: CaptionPipeline, templates: Sequence[T
         layouts_of(template, pipeline.tokenizer, captioner.length, keep_period=keep_period)[0]
         for template in templates
     ]
-    ids, mask, _ = layout_tensors(layouts, captioner.length, captioner.config.tokens["pad"])
-    probabilities = logits(ids.to(captioner.device), mask.to(captioner.device)).float().softmax(-1)
-    allowed = word_ids(pipeline.tokenizer, captioner.text.special_ids, probabilities.shape[-1])
-    allowed = allowed.to(captioner.device)
+    ids, mask, _ = layout_arrays(layouts, captioner.length, captioner.config.tokens["pad"])
+    probabilities = logits(captioner.asarray(ids), captioner.asarray(mask)).float().softmax(-1)
+    allowed = captioner.asarray(
+        word_ids(pipeline.tokenizer, captioner.text.special_ids, probabilities.shape[-1])
+    )
     return [
         read_infilled(template, layout, row, allowed, pipeline.tokenizer)
         for template, layout, row in zip(templates, layouts, probabilities, strict=True)

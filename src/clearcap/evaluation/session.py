@@ -16,7 +16,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from clearcap import __version__
-from clearcap.captioner.loading import find_folder, weight_files
+from clearcap.arrays import cast
+from clearcap.captioner.folder import find_folder, weight_files
 from clearcap.captioner.onnx import GRAPHS, graph_file, is_exported
 from clearcap.data.reading import member, read_json
 from clearcap.data.records import Corpus
@@ -113,7 +114,7 @@ class Session:
             "references": sum(len(captions) for captions in self.references.values()),
             "references_sha256": hashlib.sha256(texts.encode()).hexdigest(),
             **settings,
-            "device": self.pipeline.captioner.device.type,
+            "device": str(self.pipeline.device).partition(":")[0],
             "threads": torch.get_num_threads(),
             "versions": {"clearcap": __version__} | {name: version(name) for name in _LIBRARIES},
         }
@@ -162,16 +163,14 @@ class Session:
                     f"{file} holds {len(tokens)} photos, not {len(self.photos)}; choose another folder"
                 )
             progress(len(self.photos))
-            return tokens.to(captioner.device, captioner.dtype), ms
+            return cast(captioner.asarray(tokens), captioner.dtype), ms
         started = time.perf_counter()
         images = (photo.image for photo in self.photos)
-        tokens = self.pipeline.encode_all(
-            images, batch_size=batch_size or self.batch_size, progress=progress
-        ).clone()  # out of inference mode's reach
+        tokens = self.pipeline.encode_all(images, batch_size=batch_size or self.batch_size, progress=progress)
         ms = 1000 * (time.perf_counter() - started) / len(self.photos)
         if file is not None:
             part = file.with_name(file.name + ".part")
-            save_file({"tokens": tokens.float().cpu(), "ms": torch.tensor(ms)}, part)
+            save_file({"tokens": torch.as_tensor(tokens).float().cpu(), "ms": torch.tensor(ms)}, part)
             os.replace(part, file)
         return tokens, ms
 

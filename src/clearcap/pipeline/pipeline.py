@@ -7,18 +7,18 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Bool, UInt8
 from PIL import Image
-from torch import Tensor
 
-from clearcap.captioner.network import Generated, Network
-from clearcap.captioner.onnx import is_exported
+from clearcap.arrays import Array, namespace
+from clearcap.captioner.generating import CaptionModel, Generated
+from clearcap.captioner.onnx import has_graphs, is_exported
 from clearcap.config import LENGTHS, SamplingConfig, number, own_names, sampling_with
 from clearcap.data.fetch import clipped
 from clearcap.data.images import PhotoSource, each_photo, is_many, open_image, to_square
@@ -84,14 +84,14 @@ class CaptionPipeline:
 
     def __init__(
         self,
-        captioner: Network,
+        captioner: CaptionModel,
         tokenizer: Any,
         frequency: DocumentFrequency | None = None,
         clip: ClipScorer | None = None,
         source: Path | None = None,
     ) -> None:
         self.source = source
-        self.captioner = captioner.eval()
+        self.captioner = captioner.for_inference()
         self.tokenizer = tokenizer
         self.frequency = frequency
         self.clip = clip
@@ -101,8 +101,8 @@ class CaptionPipeline:
         cls,
         model: str | Path | None = None,
         *,
-        device: str | int | torch.device | None = None,
-        dtype: str | torch.dtype | None = None,
+        device: Any = None,
+        dtype: Any = None,
         backend: str | None = None,
         clip: str | Path | None = None,
         **options: Any,
@@ -116,9 +116,10 @@ class CaptionPipeline:
             backend: "torch"; "prepacked", torch with weights laid out for the CPU's matrix products
                 (``clearcap.captioner.prepacked``): a paper-size model is up to 1.5 times faster, captions are the
                 same up to rounding, and the captioner cannot be saved; or "onnx" for a folder that
-                ``clearcap export --onnx`` wrote, which runs on the CPU with the weights it was written with. None is
-                what the folder holds, torch where it holds both; "fast" is the same with prepacked for torch;
-                "compiled" is torch.compile's denoiser, which takes a minute at its first call of a shape.
+                ``clearcap export`` wrote, which needs no torch and runs on the CPU in float32. None is onnx where the
+                folder holds graphs, no GPU is at hand and no device or dtype is asked for, else torch; "fast" is the
+                same with prepacked for torch; "compiled" is torch.compile's denoiser, which takes a minute at its
+                first call of a shape.
             clip: folder or hub name of a CLIP that candidates may be chosen by (``select="similarity"``).
             options: transformers' own: ``revision``, ``cache_dir``, ``token``, ``local_files_only``,
                 ``force_download``, ``subfolder``, ``device_map`` (one device), ``torch_dtype``.
@@ -127,58 +128,43 @@ class CaptionPipeline:
             InputError: there is no such model, its weights do not fit, the backend cannot run it so, or an option is
                 not known or cannot be honoured.
         """
-        from clearcap.captioner.loading import (
-            Loading,
-            find_device,
-            find_folder,
-            load_frequency,
-            load_network,
-            saved_dtype,
-        )
+        from clearcap.captioner.folder import Loading, find_folder, load_frequency, saved_dtype
 
         how = Loading.of(device, dtype, **options)
         scorer = None if clip is None else ClipScorer.load(clip)
         folder = find_folder(str(model or "default"), **how.hub)
         frequency = load_frequency(str(folder))
-        given = how.dtype or (
-            saved_dtype(folder) if "auto" in (dtype, options.get("torch_dtype")) else torch.float32
-        )
+        kind = saved_dtype(folder) if "auto" in (dtype, options.get("torch_dtype")) else how.dtype
         if backend == "packed":
             warnings.warn("the backend 'packed' is called 'prepacked' now", RenamedWarning, stacklevel=2)
             backend = "prepacked"
         if backend is not None and backend not in BACKENDS:
             raise InputError(f"unknown backend {backend!r}; choose one of {', '.join(BACKENDS)}")
-        if backend == "fast":
-            backend = "onnx" if is_exported(folder) else "prepacked"
-        if backend == "onnx" or (backend is None and is_exported(folder)):
+        if backend in (None, "fast"):
+            backend = chosen_backend(folder, how.device, kind, "torch" if backend is None else "prepacked")
+        if backend == "onnx":
             from clearcap.captioner.onnx.runtime import load_graphs
 
-            place = how.device or "cpu"
-            if str(place) != "cpu" or given != torch.float32:
+            if (
+                str(how.device or "cpu") != "cpu"
+                or str(kind or "float32").removeprefix("torch.") != "float32"
+            ):
                 raise InputError(
                     f"{folder}: graphs run on the CPU with the weights they were written with, "
-                    f"not on {place} in {given}; leave device and dtype out"
+                    f"not on {how.device or 'cpu'} in {kind or 'float32'}; leave device and dtype out"
                 )
             return cls(*load_graphs(folder), frequency, scorer, folder)
-        place = find_device(how.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        captioner, tokenizer = load_network(str(folder))
-        captioner.vision = captioner.vision.folded()
-        captioner = captioner.to(place, given)
-        if backend == "prepacked":
-            from clearcap.captioner.prepacked import prepare_for_inference
+        from clearcap.captioner.placing import load_placed
 
-            captioner = prepare_for_inference(captioner)
-        if backend == "compiled":
-            captioner.denoiser.compile(dynamic=True)
-        return cls(captioner, tokenizer, frequency, scorer, folder)
+        return cls(*load_placed(folder, how.device, kind, backend), frequency, scorer, folder)
 
     @property
-    def device(self) -> torch.device:
+    def device(self) -> Any:
         """Where the captioner is."""
         return self.captioner.device
 
     @property
-    def dtype(self) -> torch.dtype:
+    def dtype(self) -> Any:
         """What its weights are stored in."""
         return self.captioner.dtype
 
@@ -188,7 +174,8 @@ class CaptionPipeline:
         Raises:
             InputError: it runs graphs or prepacked weights, which stay as they are.
         """
-        self.captioner.to(*place, **named)
+        captioner: Any = self.captioner
+        captioner.to(*place, **named)
         return self
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> None:
@@ -203,7 +190,7 @@ class CaptionPipeline:
         """
         self._whole().save_pretrained(save_directory, **options)
         if self.frequency is not None:
-            from clearcap.captioner.loading import FREQUENCY
+            from clearcap.captioner.folder import FREQUENCY
 
             self.frequency.save(Path(save_directory) / FREQUENCY)
 
@@ -259,7 +246,7 @@ class CaptionPipeline:
         Raises:
             InputError: at once, for arguments that cannot be.
         """
-        generator: torch.Generator | None = how.pop("generator", None)
+        generator = how.pop("generator", None)
         seed = checked_seed(seed) if generator is None else generator.initial_seed()
         batch_size = number("batch_size", batch_size, int, 1)
         sampling = self.sampling(**how)
@@ -272,7 +259,7 @@ class CaptionPipeline:
         batches: Iterable[list[tuple[str, np.ndarray | InputError]]],
         sampling: SamplingConfig,
         seed: int,
-        whole: Bool[Tensor, " vocab"] | None,
+        whole: Bool[np.ndarray, " vocab"] | None,
     ) -> Iterator[CaptionResult | InputError]:
         for batch in batches:
             good = [(name, pixels) for name, pixels in batch if not isinstance(pixels, InputError)]
@@ -330,8 +317,7 @@ class CaptionPipeline:
         """Pixels a side that photos are squashed to."""
         return int(self.captioner.config.vision["image_size"])
 
-    @torch.inference_mode()
-    def encode(self, image: Any) -> Tensor:
+    def encode(self, image: Any) -> Array:
         """One photo's image tokens [1, tokens, dim].
 
         Raises:
@@ -340,16 +326,16 @@ class CaptionPipeline:
         _, pixels = _read(0, image, self.image_size)
         if isinstance(pixels, InputError):
             raise pixels
-        return self.captioner.encode_image(self.pixels([pixels]))
+        with self.captioner.inference():
+            return self.captioner.encode_image(self.pixels([pixels]))
 
-    @torch.inference_mode()
     def encode_all(
         self,
         images: Iterable[Any],
         *,
         batch_size: int = 16,
         progress: Callable[[int], None] = lambda photos: None,
-    ) -> Tensor:
+    ) -> Array:
         """Photos' image tokens [photos, tokens, dim], for whoever captions them several times.
 
         Args:
@@ -368,11 +354,13 @@ class CaptionPipeline:
                 if isinstance(pixels, InputError):
                     raise pixels
                 squares.append(pixels)
-            encoded.append(self.captioner.encode_image(self.pixels(squares)))
+            with self.captioner.inference():
+                encoded.append(self.captioner.encode_image(self.pixels(squares)))
             progress(len(batch))
         if not encoded:
             raise InputError("no photos to encode; pass at least one")
-        return torch.cat(encoded)
+        with self.captioner.inference():
+            return namespace(encoded[0]).concat(encoded)
 
     def decode(self, generated: Generated) -> list[list[DecodedCaption]]:
         """The candidates of each photo as words."""
@@ -423,12 +411,11 @@ class CaptionPipeline:
         """The model's sampling settings with some of them changed (``clearcap.config.sampling_with``)."""
         return sampling_with(self.captioner.defaults, how)
 
-    def pixels(self, photos: Sequence[np.ndarray]) -> Tensor:
+    def pixels(self, photos: Sequence[np.ndarray]) -> Array:
         """Square uint8 photos as the captioner's input [photos, 3, size, size] in 0..1."""
-        batch = torch.from_numpy(np.stack(photos)).to(self.captioner.device)
-        return batch.permute(0, 3, 1, 2).to(self.captioner.dtype) / 255
+        return self.captioner.pixels(np.stack(photos))
 
-    def _whole_words(self) -> Bool[Tensor, " vocab"]:
+    def _whole_words(self) -> Bool[np.ndarray, " vocab"]:
         """Which tokens are words by themselves."""
         special = self.captioner.text.special_ids
         return word_ids(self.tokenizer, special, max(self.tokenizer.get_vocab().values()) + 1)
@@ -438,7 +425,7 @@ class CaptionPipeline:
         photos: Sequence[tuple[str, np.ndarray]],
         sampling: SamplingConfig,
         seed: int,
-        whole: Bool[Tensor, " vocab"] | None,
+        whole: Bool[np.ndarray, " vocab"] | None,
     ) -> list[CaptionResult]:
         pixels = self.pixels([photo for _, photo in photos])
         generated = self.captioner.generate(pixels, seed=seed, sampling=sampling, whole_words=whole)
@@ -455,6 +442,23 @@ class CaptionPipeline:
         words, trust = candidates[best].words, candidates[best].confidence
         mean = float(np.mean(trust)) if trust else 0.0
         return CaptionResult(name, captions[best], mean, tuple(zip(words, trust, strict=True)), captions)
+
+
+def chosen_backend(folder: Path, device: Any, dtype: Any, other: str) -> str:
+    """ "onnx", or ``other`` where that cannot run a folder's captioner as it is asked for."""
+    if is_exported(folder):
+        return "onnx"
+    torch_alone = device is not None or dtype is not None or not has_graphs(folder) or gpu_at_hand()
+    return other if torch_alone else "onnx"
+
+
+def gpu_at_hand() -> bool:
+    """Whether torch, where it is installed, has a GPU; it is not imported on machines without NVIDIA's driver."""
+    if not Path("/dev/nvidiactl").exists() or find_spec("torch") is None:
+        return False
+    import torch
+
+    return bool(torch.cuda.is_available())
 
 
 def checked_seed(seed: Any) -> int:

@@ -11,10 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
+from clearcap.arrays import TokenIds
 from clearcap.errors import InputError
-from clearcap.layers import TokenIds
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -86,7 +84,7 @@ def encode_captions(tokenizer: Any, captions: Sequence[str], length: int) -> tup
     batch = tokenizer(
         list(captions), padding="max_length", truncation=True, max_length=length, return_tensors="pt"
     )
-    return batch["input_ids"].to(torch.int64), batch["attention_mask"].to(torch.int64)
+    return batch["input_ids"].long(), batch["attention_mask"].long()
 
 
 class WordPieces:

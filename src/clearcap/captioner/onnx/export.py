@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from clearcap.captioner.loading import FREQUENCY, load_frequency
+from clearcap.captioner.folder import FREQUENCY, load_frequency
 from clearcap.captioner.model import Captioner, load_captioner
 from clearcap.captioner.onnx import FORMAT, graph_file
 from clearcap.errors import InputError

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from clearcap.captioner.generating import CaptionRequest
 from clearcap.captioner.model import Captioner
-from clearcap.captioner.network import CaptionRequest
 from clearcap.config import SamplingConfig
 from clearcap.diffusion.ladic import caption_loss, latent_distance
 from clearcap.sampling.guidance import conditioned, self_conditioned, shifted, without_self_conditioning

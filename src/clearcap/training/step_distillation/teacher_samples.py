@@ -15,13 +15,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from clearcap.captioner.generating import CaptionRequest
 from clearcap.captioner.model import Captioner
-from clearcap.captioner.network import CaptionRequest
 from clearcap.config import SamplingConfig, TrainConfig
 from clearcap.data.features import Features, flip
 from clearcap.errors import InputError
+from clearcap.sampling.randomness import randn_rows, row_generators
 from clearcap.sampling.selection import choose
-from clearcap.sampling.solvers import randn_rows, row_generators
 from clearcap.text.tokenizer import decode_caption
 from clearcap.training.checkpoint import check_settings, write_json
 from clearcap.training.examples import SIDED, photos_of_step
