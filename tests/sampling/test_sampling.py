@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,7 +19,7 @@ from clearcap.diffusion.noise import Noise
 from clearcap.errors import InputError
 from clearcap.sampling.early_exit import EarlyExit
 from clearcap.sampling.guidance import Callback, called_back, self_conditioned, shifted
-from clearcap.sampling.randomness import randn_rows, row_generators
+from clearcap.sampling.randomness import normal, randn_rows
 from clearcap.sampling.solvers import plain, renoise, solver
 
 SOLVERS = registry.names("solver")
@@ -255,25 +256,59 @@ def test_names_make_draws_differ_between_photos() -> None:
     assert torch.equal(captioner.generate(image=image[:1], names=[2]).ids[0], named[1])
 
 
-def test_row_generators_are_independent_of_the_batch() -> None:
-    seeds = [g.initial_seed() for g in row_generators(3, [4, 5])]
-    assert seeds == [3_000_013, 3_000_014]
-    assert row_generators(1 << 63, [6])[0].initial_seed() == 6
-    assert row_generators(0, [(1 << 63) - 1])[0].initial_seed() == (1 << 63) - 1
-    together = randn_rows(row_generators(3, [4, 5]), 6, 7)
-    alone = randn_rows(row_generators(3, [5]), 6, 7)
+def test_a_row_depends_on_its_stream_alone() -> None:
+    together, alone = randn_rows(3, [4, 5, 4], 6, 7), randn_rows(3, [5], 6, 7)
+    seen = []
     for _ in range(3):
-        assert torch.equal(together()[1], alone()[0])
+        rows = together()
+        assert np.array_equal(rows[1], alone()[0])
+        assert np.array_equal(rows[0], rows[2])
+        seen += [rows[0], rows[1]]
+    assert len({one.tobytes() for one in seen}) == 6
+    other = [normal(*place, 42) for place in ((3, 4, 0), (4, 4, 0), (3, 4, 1), (3, 4 + 2**64, 0))]
+    assert np.array_equal(other[0], other[3])
+    assert not np.array_equal(other[0], other[1])
+    assert np.array_equal(other[0], seen[0].ravel())
+    assert np.array_equal(normal(3, 4, 0, 7), other[0][:7])
+
+
+def test_noise_is_what_philox_and_box_and_muller_make_of_a_seed_forever() -> None:
+    """Salmon et al.'s generator, written out in Python's integers."""
+    word, half = (1 << 64) - 1, (1 << 32) - 1
+    counter, key = [1, 0, 0, 2], [7, 9]  # draw 2; NumPy counts before it draws
+    for _ in range(10):
+        wide = counter[0] * 0xD2E7470EE14C6C93, counter[2] * 0xCA5A826395121157
+        counter = [
+            (wide[1] >> 64) ^ counter[1] ^ key[0],
+            wide[1] & word,
+            (wide[0] >> 64) ^ counter[3] ^ key[1],
+            wide[0] & word,
+        ]
+        key = [(key[0] + 0x9E3779B97F4A7C15) & word, (key[1] + 0xBB67AE8584CAA73B) & word]
+    expected = []
+    for bits in counter:
+        radius = math.sqrt(-2 * math.log(((bits >> 32) + 0.5) / 2**32))
+        angle = (bits & half) * 2 * math.pi / 2**32
+        expected += [radius * math.cos(angle), radius * math.sin(angle)]
+    assert normal(7, 9, 2, 8).tolist() == pytest.approx(expected, rel=1e-6)
+
+
+def test_noise_is_standard_normal() -> None:
+    drawn = np.stack([normal(0, stream, 0, 2560) for stream in range(100)]).astype(float)
+    assert abs(drawn.mean()) < 0.006  # three deviations of a mean of 256,000
+    assert abs(drawn.std() - 1) < 0.005
+    assert abs((drawn**4).mean() - 3) < 0.06
+    neighbours = [np.corrcoef(drawn.ravel()[:-lag], drawn.ravel()[lag:])[0, 1] for lag in (1, 2, 3, 2560)]
+    assert max(map(abs, neighbours)) < 0.008
 
 
 @pytest.mark.parametrize("name", SOLVERS)
 def test_tensors_are_made_where_their_inputs_are(name: str) -> None:
     """Another default device stands for a GPU: what does not say where it is made would meet the CPU's there."""
     noise = Noise(torch.linspace(0.99, 0.01, 1000))
-    generators = row_generators(0, [1, 2])
     with torch.device("meta"):
         denoise = EarlyExit(lambda rows: lambda x, x_self, t: x + x_self, words)
-        randn = randn_rows(generators, 3, 4)
+        randn = randn_rows(0, [1, 2], 3, 4, lambda x: torch.asarray(x, device="cpu"))
         x0 = solver(name)(self_conditioned(denoise), randn(), [*TIMES, 0], noise, randn)
     assert x0.device.type == "cpu"
 

@@ -31,7 +31,7 @@ from clearcap.data.records import CaptionedPhoto
 from clearcap.errors import InputError
 from clearcap.pipeline import CaptionPipeline
 from clearcap.sampling.guidance import guided
-from clearcap.sampling.randomness import randn_rows, row_generators
+from clearcap.sampling.randomness import randn_rows
 from clearcap.sampling.solvers import times_of
 from clearcap.training.step_distillation.objective import StepDistillationObjective
 from clearcap.training.step_distillation.run import distill_steps, photos_in, settings_for
@@ -144,7 +144,7 @@ def test_the_student_is_trained_on_what_it_will_see_when_it_samples(words: tuple
         row[0] = tokens["cls"]
         row[count + 1 :] = tokens["pad"]
         row[count + 1] = tokens["sep"]
-    randn = randn_rows(row_generators(2, [7 + i for i in range(4)]), 10, 24)
+    randn = randn_rows(2, [7 + i for i in range(4)], 10, 24, torch.from_numpy)
     noise = torch.stack([randn() for _ in range(3)])
     objective = StepDistillationObjective(captioner, student)
     latent, caption = objective(image, x0, ids, noise)

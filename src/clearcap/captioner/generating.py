@@ -28,8 +28,8 @@ from clearcap.config import DiffusionConfig, SamplingConfig, TextConfig, make
 from clearcap.diffusion.noise import Noise, make_noise
 from clearcap.errors import InputError
 from clearcap.sampling.guidance import Callback, Denoise, FixedLatents
+from clearcap.sampling.randomness import randn_rows
 from clearcap.sampling.sampler import Sampler, build_sampler
-from clearcap.sampling.solvers import Randn
 
 
 @dataclass(frozen=True)
@@ -109,10 +109,6 @@ class CaptionModel(ABC):
         self, photos: UInt8[np.ndarray, "photos height width 3"]
     ) -> Float[Array, "photos 3 height width"]:
         """Photos as the captioner's input, in 0..1."""
-
-    @abstractmethod
-    def randn(self, seed: int, streams: Sequence[int]) -> Randn:
-        """Draws latents of pure noise, row i from a stream of its own."""
 
     def noise(self, factor: float) -> Noise:
         """The corruption with the given noise factor, on the model's device."""
@@ -212,7 +208,13 @@ class CaptionModel(ABC):
             return sampler.run(
                 self.denoise_of_rows(image, requests, sampler),
                 self.logits,
-                self.randn(seed, [request.stream for request in requests]),
+                randn_rows(
+                    seed,
+                    [request.stream for request in requests],
+                    self.length,
+                    self.text.dim,
+                    self.asarray,
+                ),
                 fixed or self.fixed_lengths(requests),
                 callback,
             )

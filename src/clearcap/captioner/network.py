@@ -6,7 +6,6 @@ transformers' models takes longer than captioning a photo.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -17,8 +16,6 @@ from torch import Tensor, nn
 
 from clearcap.captioner.building import Parts, Settings, build_parts
 from clearcap.captioner.generating import CaptionModel, Generated
-from clearcap.sampling.randomness import randn_rows, row_generators
-from clearcap.sampling.solvers import Randn
 
 
 class Network(CaptionModel, nn.Module):
@@ -60,10 +57,6 @@ class Network(CaptionModel, nn.Module):
     ) -> Float[Tensor, "photos 3 height width"]:
         """Photos as the captioner's input, in 0..1."""
         return torch.from_numpy(photos).to(self.device).permute(0, 3, 1, 2).to(self.dtype) / 255
-
-    def randn(self, seed: int, streams: Sequence[int]) -> Randn:
-        """Draws latents of pure noise, row i from a generator of its own."""
-        return randn_rows(row_generators(seed, streams, self.device), self.length, self.text.dim)
 
     def forward(self, pixel_values: Tensor, **how: Any) -> Generated:
         """As ``generate``: a captioner has no other forward pass worth a name."""

@@ -19,7 +19,6 @@ from clearcap.captioner.folder import settings_of
 from clearcap.captioner.generating import CaptionModel
 from clearcap.captioner.onnx import FORMAT, GRAPHS, graph_file
 from clearcap.errors import InputError
-from clearcap.sampling.solvers import Randn
 from clearcap.text.tokenizer import WordPieces
 
 
@@ -172,13 +171,6 @@ class GraphModel(CaptionModel):
     ) -> Float[np.ndarray, "photos 3 height width"]:
         """Photos as the captioner's input, in 0..1."""
         return photos.transpose(0, 3, 1, 2).astype(np.float32) / 255
-
-    def randn(self, seed: int, streams: Sequence[int]) -> Randn:
-        """Draws latents of pure noise, row i from a generator of its own."""
-        from clearcap.sampling.randomness import randn_rows, row_generators
-
-        draw = randn_rows(row_generators(seed, streams), self.length, self.text.dim)
-        return lambda: draw().numpy()
 
 
 def load_graphs(folder: Path) -> tuple[GraphModel, WordPieces]:
