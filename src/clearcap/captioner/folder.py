@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -228,6 +229,11 @@ def weight_files(folder: Path) -> list[Path]:
     shared = read_settings(folder).get(SHARES)
     own = folder / "model.safetensors"
     return [folder / shared / "model.safetensors", own] if shared else [own]
+
+
+def named_weights(folder: Path) -> list[tuple[str, Path]]:
+    """``weight_files``, each by the name that graphs in the folder call it. Raises InputError."""
+    return [(os.path.relpath(file, folder).replace(os.sep, "/"), file) for file in weight_files(folder)]
 
 
 def read_settings(folder: Path) -> dict[str, Any]:

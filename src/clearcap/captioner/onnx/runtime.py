@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from mmap import mmap
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from jaxtyping import Float, Int, UInt8
 
 from clearcap.arrays import Context, Latents, Logits, TokenIds
 from clearcap.captioner.building import Parts
-from clearcap.captioner.folder import settings_of
+from clearcap.captioner.folder import named_weights, settings_of
 from clearcap.captioner.generating import CaptionModel
-from clearcap.captioner.onnx import FORMAT, GRAPHS, graph_file
+from clearcap.captioner.onnx import FORMAT, GRAPHS, graph_file, is_exported
+from clearcap.captioner.onnx.weights import opened
 from clearcap.errors import InputError
 from clearcap.text.tokenizer import WordPieces
 
@@ -25,12 +27,17 @@ from clearcap.text.tokenizer import WordPieces
 class Graph:
     """One graph, opened on the CPU."""
 
-    def __init__(self, file: Path, name: str) -> None:
-        """Raises:
-        InputError: onnxruntime is not installed, or the file is absent, damaged or another graph.
+    def __init__(self, file: Path, name: str, weights: Mapping[str, mmap] | None = None) -> None:
+        """Args:
+            file: to open.
+            name: of the graph that it must be.
+            weights: files that it may point to, by the names it calls them.
+
+        Raises:
+            InputError: onnxruntime is not installed, or the file is absent, damaged or another graph.
         """
         self.file = file
-        self.session = _open(file)
+        self.session = _open(file, weights or {})
         about: dict[str, str] = dict(self.session.get_modelmeta().custom_metadata_map)
         found = (about.get("clearcap.format"), about.get("clearcap.graph"))
         if found != (FORMAT, name):
@@ -179,8 +186,19 @@ def load_graphs(folder: Path) -> tuple[GraphModel, WordPieces]:
     Raises:
         InputError: onnxruntime is not installed, or a file is absent, damaged, or of another captioner.
     """
-    graphs = {name: Graph(graph_file(folder, name), name) for name in GRAPHS}
+    weights, digest = {}, ""
+    if not is_exported(folder):
+        files = named_weights(folder)
+        try:
+            weights, digest = opened(files)
+        except OSError as fault:
+            raise InputError(f"{files[-1][1]}: cannot be read ({fault}); fetch the file again") from fault
+    graphs = {name: Graph(graph_file(folder, name), name, weights) for name in GRAPHS}
     encode = graphs["encode"]
+    if digest and encode.stamp != digest:
+        raise InputError(
+            f"{encode.file}: was written for other weights than those beside it; write it again: clearcap export"
+        )
     for graph in graphs.values():
         if graph.stamp != encode.stamp:
             raise InputError(
@@ -226,19 +244,22 @@ def _layers(tensors: list[np.ndarray]) -> Context:
     return list(zip(tensors[::2], tensors[1::2], strict=True))
 
 
-def _open(file: Path) -> Any:
+def _open(file: Path, weights: Mapping[str, mmap]) -> Any:
     """A session. Raises InputError."""
     try:
         import onnxruntime
         from onnxruntime.capi import onnxruntime_pybind11_state as state
     except ImportError as fault:
-        raise InputError(f"{file}: running it needs onnxruntime; pip install 'clearcap[onnx]'") from fault
+        raise InputError(f"{file}: running it needs onnxruntime; pip install onnxruntime") from fault
     if not file.is_file():
         raise InputError(f"{file}: absent; write it with clearcap export --onnx")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors
     options.intra_op_num_threads = threads()
     options.add_session_config_entry("session.force_spinning_stop", "1")  # NumPy's turn is next
+    if weights:
+        sizes = [len(buffer) for buffer in weights.values()]
+        options.add_external_initializers_from_files_in_memory(list(weights), list(weights.values()), sizes)
     bad = (state.Fail, state.InvalidArgument, state.InvalidGraph, state.InvalidProtobuf, state.NotImplemented)
     try:
         return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
@@ -257,3 +278,10 @@ def threads() -> int:
     asked = os.environ.get("OMP_NUM_THREADS", "")
     here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return int(asked) if asked.isdecimal() and int(asked) else here
+
+
+def set_threads(count: int) -> None:
+    """What torch is to use where it is imported; graphs keep the threads that they were opened with."""
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(count)
