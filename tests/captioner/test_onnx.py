@@ -16,10 +16,14 @@ import torch
 from PIL import Image
 from tiny_captioner import tiny_captioner
 
+from clearcap.captioner.folder import weight_files
+from clearcap.captioner.hub import export
 from clearcap.captioner.model import Captioner, CaptionerConfig, load_captioner
+from clearcap.captioner.network import Network
 from clearcap.captioner.onnx import GRAPHS
 from clearcap.captioner.onnx.int8 import LOSS, WEIGHT_STEPS, quantize, quantize_columns
-from clearcap.captioner.onnx.runtime import denoiser_inputs
+from clearcap.captioner.onnx.runtime import GraphModel, denoiser_inputs
+from clearcap.captioner.onnx.weights import LEAST
 from clearcap.data.images import PhotoFile
 from clearcap.data.records import CaptionedPhoto
 from clearcap.errors import InputError
@@ -283,6 +287,82 @@ def test_a_pair_of_encoders_is_exported_too(tmp_path: Path) -> None:
     drawn = [one.generate(one.asarray(pixels), seed=0) for one in captioners]
     assert len({tuple(row) for row in drawn[0].ids.flatten(0, 1).tolist()}) > 1
     assert torch.equal(drawn[0].ids, tensor(drawn[1].ids))
+
+
+@pytest.fixture(scope="module")
+def shared_weights(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What ``clearcap export`` writes: weights in float16 and graphs that point to them."""
+    folder = tmp_path_factory.mktemp("shared") / "model"
+    export(str(trained), folder)
+    return folder
+
+
+def same_captions(folder: Path, pixels: torch.Tensor, how: dict[str, Any]) -> None:
+    drawn = []
+    for backend in ("torch", "onnx"):
+        pipeline = CaptionPipeline.from_pretrained(folder, backend=backend)
+        captioner, sampling = pipeline.captioner, pipeline.sampling(**how)
+        given = captioner.asarray(pixels)
+        found = [captioner.generate(given, seed=seed, sampling=sampling).ids for seed in range(4)]
+        drawn.append(torch.cat([tensor(ids) for ids in found]))
+    assert len(drawn[0][:, 0].unique(dim=0)) > 1
+    assert torch.equal(*drawn)
+
+
+@pytest.mark.parametrize("how", [{}, {"candidates": 3, "refine": 1, "early_exit": 1}])
+def test_graphs_share_the_weights_beside_them(
+    shared_weights: Path, pixels: torch.Tensor, how: dict[str, Any]
+) -> None:
+    import onnx
+
+    same_captions(shared_weights, pixels, how)
+    for name in GRAPHS:
+        graph = onnx.load(shared_weights / f"{name}.onnx", load_external_data=False).graph
+        own = [one for one in graph.initializer if not one.external_data]
+        assert max((int(np.prod(one.dims)) for one in own), default=0) < LEAST
+        assert any(one.external_data for one in graph.initializer)
+
+
+def test_graphs_find_weights_that_another_model_keeps(
+    shared_weights: Path, pixels: torch.Tensor, tmp_path: Path
+) -> None:
+    root = tmp_path / "model"
+    shutil.copytree(shared_weights, root)
+    captioner, tokenizer = load_captioner(str(root))
+    with torch.no_grad():
+        captioner.denoiser.head.weight.mul_(1.5)
+    export(str(save(captioner, tokenizer, tmp_path / "student")), root / "student", root)
+    assert len(weight_files(root / "student")) == 2
+    same_captions(root / "student", pixels, {})
+
+
+def test_graphs_of_other_weights_are_refused(shared_weights: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(shared_weights, folder)
+    weights = folder / "model.safetensors"
+    changed = bytearray(weights.read_bytes())
+    changed[-1] ^= 1
+    weights.write_bytes(changed)
+    with pytest.raises(InputError, match=r"written for other weights .* clearcap export"):
+        CaptionPipeline.from_pretrained(folder, backend="onnx")
+
+
+def test_graphs_are_chosen_unless_torch_is_asked_for(shared_weights: Path, trained: Path) -> None:
+    load = CaptionPipeline.from_pretrained
+    for chosen in (load(shared_weights), load(shared_weights, backend="fast")):
+        assert isinstance(chosen.captioner, GraphModel)
+    for chosen in (
+        load(shared_weights, device="cpu"),
+        load(shared_weights, dtype="float64"),
+        load(shared_weights, backend="prepacked"),
+        load(trained),
+    ):
+        assert isinstance(chosen.captioner, Network)
+
+
+@pytest.mark.parametrize("name", ["default", "few-steps"])
+def test_graphs_that_ship_belong_to_the_weights_that_ship(name: str) -> None:
+    assert isinstance(CaptionPipeline.from_pretrained(name, backend="onnx").captioner, GraphModel)
 
 
 def test_command_line_captions_with_graphs(int8: Path, tmp_path: Path) -> None:

@@ -136,22 +136,18 @@ def info(
     from rich.console import Console
     from rich.table import Table
 
-    from clearcap.captioner.onnx import is_exported
+    from clearcap.captioner.onnx.runtime import count_parameters
     from clearcap.pipeline import CaptionPipeline
 
     pipeline = CaptionPipeline.from_pretrained(model)
     captioner, config = pipeline.captioner, pipeline.captioner.config
-    if pipeline.source is not None and is_exported(pipeline.source):
-        from clearcap.captioner.onnx.runtime import count_parameters as count
-    else:
-        count = count_weights
     parts = {
         "text space": captioner.text,
         "image encoder": captioner.vision,
         "denoiser": captioner.denoiser,
     }
     about = {
-        "parameters": {name: count(part) for name, part in parts.items()},
+        "parameters": {name: count_parameters(part) for name, part in parts.items()},
         "text": config.text,
         "vision": config.vision,
         "denoiser": config.denoiser,
@@ -168,11 +164,6 @@ def info(
             shown = f"{settings[name]:,}" if part == "parameters" else str(settings[name])
             table.add_row(part if i == 0 else "", name, shown)
     Console().print(table)
-
-
-def count_weights(part: Any) -> int:
-    """Parameters of a part that torch runs."""
-    return sum(weight.numel() for weight in part.parameters())
 
 
 def models(

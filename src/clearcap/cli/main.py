@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from clearcap import __version__
-from clearcap.errors import InputError, RenamedWarning
+from clearcap.errors import InputError, RenamedWarning, needed
 
 app = typer.Typer(
     name="clearcap",
@@ -106,6 +106,12 @@ def main() -> None:
         app(args=[*sorted(renamed(words), key=lambda word: word not in ANYWHERE), *rest])
     except InputError as fault:
         print(f"clearcap: {fault}", file=sys.stderr)
+        sys.exit(1)
+    except ModuleNotFoundError as fault:
+        told = needed(fault, "this")
+        if told is None:
+            raise
+        print(f"clearcap: {told}", file=sys.stderr)
         sys.exit(1)
 
 

@@ -174,7 +174,7 @@ def evaluate_fill(
     if not hidden or min(hidden) < 1 or len(set(hidden)) < len(hidden):
         raise InputError(f"the numbers of hidden words {list(hidden)} must be at least 1, each once")
     how = {"guidance": 0.0, **how}
-    with Session(model, corpus, out=out, limit=limit, batch_size=batch_size, how=how) as at:
+    with Session(model, corpus, out=out, limit=limit, batch_size=batch_size, how=how, in_torch=True) as at:
         logits, described = masked_language_model(at.pipeline, masked_lm)
         manifest = at.claim(
             masked_lm=described, sampling=dataclasses.asdict(at.sampling), seed=seed, batch_size=batch_size

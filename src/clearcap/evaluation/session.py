@@ -11,14 +11,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from clearcap import __version__
-from clearcap.arrays import cast
+from clearcap.arrays import Array, cast, namespace
 from clearcap.captioner.folder import find_folder, weight_files
 from clearcap.captioner.onnx import GRAPHS, graph_file, is_exported
+from clearcap.captioner.onnx.runtime import set_threads, threads
 from clearcap.data.reading import member, read_json
 from clearcap.data.records import Corpus
 from clearcap.errors import InputError
@@ -28,7 +27,7 @@ from clearcap.pipeline import CaptionPipeline
 
 Progress = Callable[[int, int, str], None]
 """(work done, work in all, what is going on)."""
-_LIBRARIES = ("torch", "transformers", "pillow", "numpy")
+_LIBRARIES = {"torch": ("torch", "transformers"), "numpy": ("onnxruntime",)}  # by what arrays are of
 _TAKEN_OVER = ("model",)  # the same weights under another path are the same model
 
 
@@ -51,6 +50,7 @@ class Session:
         limit: int | None,
         batch_size: int,
         how: dict[str, Any],
+        in_torch: bool = False,
     ) -> None:
         """Load the captioner.
 
@@ -61,6 +61,7 @@ class Session:
             limit: only the first photos of the split.
             batch_size: photos at once.
             how: fields of ``SamplingConfig`` that differ from the model's own.
+            in_torch: whether the captioner must be torch's where it has weights for that.
 
         Raises:
             InputError: no such model or setting, or no photo.
@@ -72,18 +73,21 @@ class Session:
         self.photos = list(corpus.photos[:limit])
         self.references = {photo.id: photo.captions for photo in self.photos}
         self.batch_size = batch_size
-        self.pipeline = CaptionPipeline.from_pretrained(model, backend="fast")
+        backend = (
+            "prepacked" if in_torch and not is_exported(find_folder(str(model or "default"))) else "fast"
+        )
+        self.pipeline = CaptionPipeline.from_pretrained(model, backend=backend)
         self.sampling = self.pipeline.sampling(**how)
         self._model, self._corpus = model, corpus
         self._folder = None if out is None else Path(out)
-        self._threads = torch.get_num_threads()
+        self._threads = threads()
 
     def __enter__(self) -> Session:
-        torch.set_num_threads(self._begun_with())
+        set_threads(self._begun_with())
         return self
 
     def __exit__(self, *error: object) -> None:
-        torch.set_num_threads(self._threads)
+        set_threads(self._threads)
 
     def _begun_with(self) -> int:
         """Threads of the run that began in this folder, on which last digits depend; without one, as they are."""
@@ -115,10 +119,15 @@ class Session:
             "references_sha256": hashlib.sha256(texts.encode()).hexdigest(),
             **settings,
             "device": str(self.pipeline.device).partition(":")[0],
-            "threads": torch.get_num_threads(),
-            "versions": {"clearcap": __version__} | {name: version(name) for name in _LIBRARIES},
+            "threads": threads(),
+            "versions": {"clearcap": __version__} | {name: version(name) for name in self._libraries()},
         }
         return manifest if self._folder is None else _claimed(self._folder, manifest)
+
+    def _libraries(self) -> tuple[str, ...]:
+        """What captions depend on."""
+        library = namespace(self.pipeline.captioner.noise(1.0).alpha_bar).__name__
+        return (*_LIBRARIES[library], "pillow", "numpy")
 
     def file(self, name: str) -> Path | None:
         """A file of the folder."""
@@ -135,7 +144,7 @@ class Session:
 
     def tokens(
         self, progress: Callable[[int], None], batch_size: int | None = None
-    ) -> tuple[Float[Tensor, "photos tokens dim"], float]:
+    ) -> tuple[Float[Array, "photos tokens dim"], float]:
         """Image tokens of the photos, from the folder where they are kept already.
 
         Args:
@@ -148,6 +157,7 @@ class Session:
         Raises:
             InputError: a photo cannot be read, or the file is another's.
         """
+        import torch
         from safetensors import SafetensorError
         from safetensors.torch import load_file, save_file
 

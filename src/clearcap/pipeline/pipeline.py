@@ -22,7 +22,7 @@ from clearcap.captioner.onnx import has_graphs, is_exported
 from clearcap.config import LENGTHS, SamplingConfig, number, own_names, sampling_with
 from clearcap.data.fetch import clipped
 from clearcap.data.images import PhotoSource, each_photo, is_many, open_image, to_square
-from clearcap.errors import InputError, RenamedWarning
+from clearcap.errors import InputError, RenamedWarning, needed
 from clearcap.metrics.cider import DocumentFrequency
 from clearcap.metrics.learned import ClipScorer
 from clearcap.pipeline.infilling import Infilled, Template, gives_most, infill_captions, word_ids
@@ -154,8 +154,10 @@ class CaptionPipeline:
                     f"not on {how.device or 'cpu'} in {kind or 'float32'}; leave device and dtype out"
                 )
             return cls(*load_graphs(folder), frequency, scorer, folder)
-        from clearcap.captioner.placing import load_placed
-
+        try:
+            from clearcap.captioner.placing import load_placed
+        except ModuleNotFoundError as fault:
+            raise InputError(needed(fault, f"captioning with {folder} by torch") or str(fault)) from fault
         return cls(*load_placed(folder, how.device, kind, backend), frequency, scorer, folder)
 
     @property
