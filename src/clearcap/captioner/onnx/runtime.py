@@ -186,7 +186,8 @@ def load_graphs(folder: Path) -> tuple[GraphModel, WordPieces]:
     Raises:
         InputError: onnxruntime is not installed, or a file is absent, damaged, or of another captioner.
     """
-    weights, digest = {}, ""
+    weights: dict[str, mmap] = {}
+    digest = ""
     if not is_exported(folder):
         files = named_weights(folder)
         try:

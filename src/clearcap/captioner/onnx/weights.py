@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from onnx import ModelProto, TensorProto
 
 LEAST = 64  # numbers; smaller constants stay in the graph
-KINDS = {"F16": np.dtype(np.float16), "F32": np.dtype(np.float32)}  # by safetensors' names
+KINDS: dict[str, np.dtype[Any]] = {
+    "F16": np.dtype(np.float16),
+    "F32": np.dtype(np.float32),
+}  # by safetensors' names
 FLOAT32 = 1  # ONNX's number of the type
 
 
@@ -85,7 +88,9 @@ def point_to_weights(model: ModelProto, files: Sequence[tuple[str, Path]]) -> in
             left.append(constant)
             continue
         stored, is_turned = found
-        steps = [("Cast", {"to": FLOAT32})] if stored.kind != np.float32 else []
+        steps: list[tuple[str, dict[str, Any]]] = (
+            [("Cast", {"to": FLOAT32})] if stored.kind != np.float32 else []
+        )
         steps += [("Transpose", {"perm": [1, 0]})] if is_turned else []
         source = f"{stored.name}.stored" if steps else constant.name
         kept[source] = _external(source, stored)
