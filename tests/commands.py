@@ -1,12 +1,39 @@
-"""The command line as a user types it: a process of its own."""
+"""The command line as a user types it: a process of its own, which may be killed."""
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
 
 
 def clearcap(*arguments: object, timeout: float = 300) -> subprocess.CompletedProcess[str]:
     """Run ``clearcap ARGUMENTS`` and wait for it."""
     command = [sys.executable, "-m", "clearcap", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout)
+
+
+def started(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
+    """Start ``clearcap ARGUMENTS`` on one thread; what it prints goes to the end of a file."""
+    with log.open("ab") as words:
+        return subprocess.Popen(
+            [sys.executable, "-m", "clearcap", *arguments],
+            stdout=words,
+            stderr=words,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+
+
+def kill_when(process: subprocess.Popen[bytes], ready: Callable[[], bool], seconds: float = 300) -> None:
+    """Kill a process as soon as something is so, which must be before it ends by itself."""
+    deadline = time.monotonic() + seconds
+    while not ready():
+        assert process.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < deadline, "it came to nothing"
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()

@@ -13,6 +13,9 @@ import sys, numpy as np, torch
 from clearcap import CaptionPipeline
 from clearcap.config import SamplingConfig, TrainConfig
 from clearcap.errors import InputError
+from clearcap.metrics import score
+from clearcap.pipeline.infilling import edit_template, keyword_templates, length_template
+from clearcap.sampling.selection import choose
 photo = np.zeros((40, 60, 3), np.uint8)
 nan, inf = float("nan"), float("inf")
 def never():
@@ -57,6 +60,18 @@ FAULTS = {  # expression -> beginning of its error
     "CaptionPipeline.from_pretrained(device=1.5)": "device='1.5' cannot be used",
     "CaptionPipeline.from_pretrained(dtype='float')": "",
     "CaptionPipeline.from_pretrained(dtype=16)": "dtype=16 is no type to compute in",
+    "pipeline(never(), batch_size=10**400)": "batch_size=1000",
+    "pipeline(never(), generator=3)": "generator=3 must be a torch.Generator",
+    "pipeline(never(), guidance=10**400)": "sampling.guidance=1000",
+    "pipeline.fill(photo, 3)": "3 is no template",
+    "pipeline.fill(photo, [])": "[] is no template",
+    "length_template(2.5)": "low=2.5 must be of type int",
+    "keyword_templates(7, 3)": "keywords=7 must be a list of str",
+    "keyword_templates(['dog', None], 3)": "keywords[1]=None must be of type str",
+    "edit_template('a dog', ['dog'], 'x')": "slack='x' must be of type int",
+    "choose([1, 2])": "captions[0]=1 must be of type str",
+    "score({'a': 'x'}, 3)": "the references are of type int",
+    "score({'a': 'x'}, {'a': None})": "the references of photo 'a' must be a list",
     "pipeline(3)": "the image is of type int",
     "pipeline(None)": "the image is of type NoneType",
 }

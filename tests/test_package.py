@@ -20,7 +20,7 @@ ROOT = Path(clearcap.__file__).parent
 # Lowest first; a module imports its own room and lower floors only.
 FLOORS = (
     {"errors"},
-    {"registry", "moved", "arrays"},
+    {"registry", "moved", "arrays", "writing"},
     {"config"},
     {"layers", "metrics", "data"},
     {"text", "vision", "denoiser"},
@@ -30,11 +30,11 @@ FLOORS = (
     {"pipeline"},
     {"training", "evaluation"},
     {"convert"},  # replays training steps too
-    {"studies", "bulk", "serve", "demo", "bench"},
+    {"studies", "bulk", "service", "demo", "bench"},
     {"cli"},
     {"__main__", "__init__"},
 )
-ROOT_MODULES, ROOMS_ARROWS = 8, 110
+ROOT_MODULES, ROOMS_ARROWS = 9, 110
 CAPTION_FILES, STEP_FILES = 17, 10
 
 

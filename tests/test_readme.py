@@ -65,9 +65,11 @@ def desk(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("number", range(2))
-def test_commands_run(desk: Path, number: int) -> None:
-    language, code = RUN.findall((ROOT / "README.md").read_text())[number]
+@pytest.mark.parametrize(
+    ("page", "number"), [("README.md", 0), ("README.md", 1), ("README.md", 2), ("docs/bulk.md", 0)]
+)
+def test_commands_run(desk: Path, page: str, number: int) -> None:
+    language, code = RUN.findall((ROOT / page).read_text())[number]
     shell = ["bash", "-euo", "pipefail", "-c"] if language == "sh" else [sys.executable, "-c"]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(

@@ -58,6 +58,19 @@ def tiny_captioner(length: int = 10, seed: int = 0) -> tuple[Captioner, Any]:
     return captioner, tokenizer
 
 
+def seeing_captioner(kind: str = "pair") -> tuple[Captioner, Any]:
+    """The tiny captioner with an EfficientNet, alone or beside the compact encoder."""
+    old, tokenizer = tiny_captioner()
+    settings = old.config.to_dict()
+    vision = {"kind": kind, "tokens": 4, "dim": 16, "image_size": 64}
+    lite = {"width": 0.2, "depth": 0.3}
+    tower = {"efficientnet": lite, "compact": old.config.tower} if kind == "pair" else lite
+    torch.manual_seed(0)
+    captioner = Captioner(CaptionerConfig.from_dict(settings | {"vision": vision, "tower": tower}))
+    captioner.text.load_state_dict(old.text.state_dict())
+    return captioner, tokenizer
+
+
 def save_tiny_captioner(folder: Path, seed: int = 0) -> Path:
     """That captioner as ``from_pretrained`` reads it."""
     captioner, tokenizer = tiny_captioner(seed=seed)

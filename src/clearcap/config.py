@@ -7,7 +7,7 @@ import math
 import numbers
 import tomllib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -430,10 +430,27 @@ def number(
     if not whole and (kind is int or isinstance(value, bool) or not isinstance(value, numbers.Real)):
         raise InputError(f"{name}={value!r} must be of type {kind.__name__}")
     own = int(value) if whole else float(value)
-    require(math.isfinite(own), f"{name}={value!r} must be finite")
+    try:
+        finite = math.isfinite(own)
+    except OverflowError:  # an int beyond every float
+        finite = kind is int
+    require(finite, f"{name}={value!r} must be finite")
     require(own >= low, f"{name}={value!r} must be at least {low}")
     require(own <= high, f"{name}={value!r} must be at most {high}")
     return own
+
+
+def text(name: str, value: Any) -> str:
+    """A text that a caller gave. Raises InputError."""
+    require(isinstance(value, str), f"{name}={value!r} must be of type str")
+    return str(value)
+
+
+def texts(name: str, values: Any) -> list[str]:
+    """Several texts that a caller gave. Raises InputError."""
+    several = isinstance(values, Iterable) and not isinstance(values, (str, bytes, Mapping))
+    require(several, f"{name}={values!r} must be a list of str")
+    return [text(f"{name}[{place}]", value) for place, value in enumerate(values)]
 
 
 def check_choices(config: Any) -> None:
@@ -485,12 +502,12 @@ def _read_preset(name: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
     folder = Path(str(resources.files("clearcap"))) / "configs"
     path = Path(name) if name.endswith(".toml") else folder / f"{name}.toml"
     try:
-        tables: dict[str, Any] = tomllib.loads(path.read_text())
+        tables: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as fault:
         raise InputError(
             f"no preset {name!r}; choose one of {', '.join(presets())} or pass a .toml file"
         ) from fault
-    except tomllib.TOMLDecodeError as fault:
+    except (OSError, ValueError, RecursionError) as fault:  # ValueError: also what is not UTF-8
         raise InputError(f"{path}: not valid TOML ({fault}); mend that line") from fault
     base, kinds = tables.pop("base", None), get_type_hints(Preset)
     tables = {

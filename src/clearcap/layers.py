@@ -119,7 +119,7 @@ class Block(nn.Module):
 
 
 def sinusoids(
-    t: Int[Tensor, ...], width: int, precision: torch.dtype = torch.float64
+    t: Int[Tensor, "..."], width: int, precision: torch.dtype = torch.float64
 ) -> Float[Tensor, "... width"]:
     """Sinusoidal features of an integer time: sine on even channels, cosine on odd ones (Vaswani et al. 2017).
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +23,7 @@ from clearcap.evaluation.journal import Captioned, Journal, read_journal
 from clearcap.evaluation.scores import derangement, score_captions, shuffled_scores
 from clearcap.metrics import tokenize
 from clearcap.pipeline import CaptionPipeline
+from tests.commands import kill_when
 
 LASTING = ("captions.jsonl", "evaluation.json", "manifest.json", "references.json", "results.json")
 
@@ -93,11 +92,7 @@ def test_a_killed_process_resumes_to_the_same_bytes(model: Path, photo_folder: P
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen([*command, "--out", str(killed)], env=environment, stderr=subprocess.DEVNULL)
     journal = killed / "captions.jsonl"
-    while not (journal.is_file() and journal.read_bytes().count(b"\n") >= 5):
-        assert process.poll() is None, "the evaluation ended before it could be killed"
-        time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    kill_when(process, lambda: journal.is_file() and journal.read_bytes().count(b"\n") >= 5)
     kept = journal.read_bytes()
     assert 5 <= kept.count(b"\n") < 23
     assert not (killed / "evaluation.json").exists()

@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +22,7 @@ from clearcap.evaluation.samples import Batch, calls_of
 from clearcap.evaluation.table import MethodTable, describe_back, refine_sweep, steps_table
 from clearcap.metrics import DocumentFrequency
 from clearcap.pipeline import CaptionPipeline
+from tests.commands import kill_when
 
 STEPS = (1, 3)
 VARIED = {"guidance": 0.0}  # at which the tiny captioner says most different things
@@ -161,11 +160,7 @@ def test_a_killed_table_goes_on_to_the_same_captions(model: Path, photo_folder: 
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     process = subprocess.Popen([*command, "--out", str(killed)], env=environment, stderr=subprocess.DEVNULL)
     file = killed / "steps30-x3.jsonl"
-    while not (file.is_file() and file.read_bytes().count(b"\n") >= 2):
-        assert process.poll() is None, "the table ended before it could be killed"
-        time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    kill_when(process, lambda: file.is_file() and file.read_bytes().count(b"\n") >= 2)
     kept = file.read_bytes()
     assert not (killed / "table.json").exists()
     file.write_bytes(kept + b'{"photos": ["10')  # what a crash of the machine may leave

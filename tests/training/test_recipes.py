@@ -9,9 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import transformers as hf
+from PIL import Image
+from tiny_captioner import CAPTIONS, seeing_captioner
 
 from clearcap.pipeline import CaptionPipeline
 
@@ -76,3 +79,60 @@ def test_both_models_are_made_from_start_to_end(data: Path, tmp_path: Path) -> N
     settings_of_last = json.loads((out / "captioner7" / "preset.json").read_text())["train"]
     assert (settings_of_last["agreement"], settings_of_last["neighbour_captions"]) == (1.5, 5)
     assert "==" not in recipe("default.sh", data, teacher, out)  # all is done
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """A saved captioner with an EfficientNet, and a captioned folder, split in two."""
+    captioner, tokenizer = seeing_captioner()
+    captioner.save_pretrained(tmp_path / "start")
+    tokenizer.save_pretrained(tmp_path / "start")
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    for split, count in (("train", 5), ("val", 3)):
+        lines = []
+        for i in range(count):
+            picture = np.random.default_rng(i).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+            Image.fromarray(picture).save(mine / f"{split}{i}.png")
+            lines.append(json.dumps({"file_name": f"{split}{i}.png", "captions": CAPTIONS[:2]}))
+        (mine / f"captions_{split}.jsonl").write_text("\n".join(lines) + "\n")
+    return tmp_path
+
+
+def recipe_of(own: Path, *command: str | Path, **settings: str) -> subprocess.CompletedProcess[str]:
+    told = {"STEPS": "2", "MODEL": str(own / "start"), "CLEARCAP": f"{sys.executable} -m clearcap"} | settings
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        env={**os.environ, **told, "OMP_NUM_THREADS": "1", "PATH": path},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
+def test_a_folder_of_one_s_own_is_learned_and_scored_before_and_after(own: Path) -> None:
+    mine, out = own / "mine", own / "out"
+    first = recipe_of(own, RECIPES / "finetune.sh", mine, out)
+    assert "CIDEr-D" in first.stdout
+    assert isinstance(CaptionPipeline.from_pretrained(out / "model")(str(mine / "val0.png")).caption, str)
+    assert "==" not in recipe_of(own, RECIPES / "finetune.sh", mine, out).stderr  # all is done
+
+
+def test_packed_photos_are_learned_from_elsewhere(own: Path) -> None:
+    packed, out, mine = own / "packed", own / "out", own / "mine"
+    pack = [sys.executable, RECIPES / "pack.py", packed, f"folder:{mine}:train", f"folder:{mine}:val"]
+    recipe_of(own, *pack, "--side", "64", "--megabytes", "0.035")
+    parts = sorted(packed.iterdir())
+    assert len(parts) > 1
+    assert all(part.stat().st_size <= 35_000 for part in parts)
+    before = [part.read_bytes() for part in parts]
+    recipe_of(own, *pack, "--side", "64", "--megabytes", "0.035")
+    assert before == [part.read_bytes() for part in sorted(packed.iterdir())]
+    recipe_of(own, RECIPES / "gpu.sh", packed, out, DEVICE="cpu", LIMIT="300")
+    photos = json.loads((out / "photos" / "captions_train.jsonl").read_text().splitlines()[0])
+    assert photos["captions"] == CAPTIONS[:2]
+    assert all(file.stat().st_size < 16 << 20 for file in (out / "shards").iterdir())
+    assert "decoding" in (out / "shards" / "bench.txt").read_text()
+    assert isinstance(CaptionPipeline.from_pretrained(out / "shards")(str(mine / "val0.png")).caption, str)

@@ -5,11 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-import os
-import signal
 import subprocess
-import sys
-import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -41,6 +37,7 @@ from clearcap.training.step_distillation.teacher_samples import (
     sample_teacher,
     take_targets,
 )
+from tests.commands import kill_when, started
 
 TEACHER = SamplingConfig(solver="renoise", steps=6, guidance=1.0, noise_factor=1.0, start=1.0)
 STEPS = 30
@@ -236,25 +233,18 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_distillation(root: Path, out: str, *more: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "clearcap", "distill-steps", str(root / "teacher"), "--photos"]
+    command = ["distill-steps", str(root / "teacher"), "--photos"]
     command += [str(root / "photos"), "--watch", f"folder:{root}/watched:all", "--out", str(root / out)]
     command += [f"train.steps={STEPS}", "train.photos=4", "train.save_every=3", "train.log_every=1"]
     command += ["train.sample_every=15", "train.tracker=none", "train.warmup=2", *more]
-    log = (root / f"{out}.log").open("ab")
-    return subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    return started(command, root / f"{out}.log")
 
 
 def test_killed_and_resumed_equals_never_killed(workshop: Path) -> None:
     whole = run_distillation(workshop, "whole")
     assert whole.wait(300) == 0, (workshop / "whole.log").read_text()
     killed = run_distillation(workshop, "killed")
-    deadline = time.monotonic() + 300
-    while not (workshop / "killed" / "checkpoint" / "progress.json").is_file():
-        assert time.monotonic() < deadline
-        assert killed.poll() is None, (workshop / "killed.log").read_text()
-        time.sleep(0.01)
-    os.kill(killed.pid, signal.SIGKILL)
-    killed.wait()
+    kill_when(killed, (workshop / "killed" / "checkpoint" / "progress.json").is_file)
     reached = json.loads((workshop / "killed" / "checkpoint" / "progress.json").read_text())["step"]
     assert 0 < reached < STEPS
     assert run_distillation(workshop, "killed").wait(300) == 0, (workshop / "killed.log").read_text()

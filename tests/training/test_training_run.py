@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +17,7 @@ from clearcap.config import load_preset
 from clearcap.errors import InputError
 from clearcap.pipeline import CaptionPipeline
 from clearcap.training.text import PretrainTextConfig, pretrain_text
+from tests.commands import kill_when, started
 
 CAPTIONS = [
     "a red square on a wall",
@@ -97,34 +95,15 @@ tracker = "none"
 
 
 def run_train(root: Path, out: str) -> subprocess.Popen[bytes]:
-    command = [
-        sys.executable,
-        "-m",
-        "clearcap",
-        "train",
-        str(root / "tiny.toml"),
-        f"data.features={root}/{out}-features",
-    ]
-    log = (root / f"{out}.log").open("ab")
-    return subprocess.Popen(
-        [*command, "data.expected=false", "--out", str(root / out)],
-        stdout=log,
-        stderr=log,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    words = ["train", str(root / "tiny.toml"), f"data.features={root}/{out}-features", "data.expected=false"]
+    return started([*words, "--out", str(root / out)], root / f"{out}.log")
 
 
 def test_killed_and_resumed_equals_never_killed(workshop: Path) -> None:
     whole = run_train(workshop, "whole")
     assert whole.wait(300) == 0, (workshop / "whole.log").read_text()
     killed = run_train(workshop, "killed")
-    deadline = time.monotonic() + 300
-    while not (workshop / "killed" / "checkpoint" / "progress.json").is_file():
-        assert time.monotonic() < deadline
-        assert killed.poll() is None, (workshop / "killed.log").read_text()
-        time.sleep(0.01)
-    os.kill(killed.pid, signal.SIGKILL)
-    killed.wait()
+    kill_when(killed, (workshop / "killed" / "checkpoint" / "progress.json").is_file)
     reached = json.loads((workshop / "killed" / "checkpoint" / "progress.json").read_text())["step"]
     assert 0 < reached < STEPS
     assert run_train(workshop, "killed").wait(300) == 0, (workshop / "killed.log").read_text()

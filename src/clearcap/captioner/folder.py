@@ -111,6 +111,11 @@ def settings_of(folder: Path) -> Settings:
     missing = [name for name in known if name not in found]
     if missing:
         raise InputError(f"{folder / 'config.json'}: has no {missing[0]!r}; save the captioner again")
+    if odd := [name for name in known if not isinstance(found[name], dict)]:
+        kind = type(found[odd[0]]).__name__
+        raise InputError(
+            f"{folder / 'config.json'}: {odd[0]!r} is of type {kind}, not a table; save the captioner again"
+        )
     kinds = get_type_hints(Preset)
     return Settings(
         **{
@@ -227,6 +232,10 @@ def weight_files(folder: Path) -> list[Path]:
         InputError: ``config.json`` cannot be read.
     """
     shared = read_settings(folder).get(SHARES)
+    if not isinstance(shared, (str, type(None))):
+        raise InputError(
+            f"{folder / 'config.json'}: {SHARES!r} is {shared!r}, not a folder; save the captioner again"
+        )
     own = folder / "model.safetensors"
     return [folder / shared / "model.safetensors", own] if shared else [own]
 

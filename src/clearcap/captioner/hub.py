@@ -41,6 +41,7 @@ from clearcap.data.images import each_photo, open_image, to_square
 from clearcap.errors import InputError
 from clearcap.sampling.selection import choose
 from clearcap.text.tokenizer import WordPieces, clean_caption, decode_caption, encode_captions
+from clearcap.writing import whole_folder, write_text
 
 TASK = "image-captioning"
 
@@ -291,9 +292,10 @@ def model_card(captioner: Captioner, folder: Path, facts: CardFacts) -> str:
 
 def save_for_hub(captioner: Captioner, tokenizer: Any, folder: Path, facts: CardFacts) -> None:
     """Everything a shared model consists of: weights, settings, processor, card."""
-    captioner.save_pretrained(folder)
-    CaptionerProcessor.of(captioner, tokenizer).save_pretrained(folder)
-    (folder / "README.md").write_text(model_card(captioner, folder, facts))
+    with whole_folder(folder) as fresh:
+        captioner.save_pretrained(fresh)
+        CaptionerProcessor.of(captioner, tokenizer).save_pretrained(fresh)
+        write_text(fresh / "README.md", model_card(captioner, fresh, facts))
 
 
 def push(folder: Path, name: str, *, private: bool = False, token: str | None = None) -> str:
@@ -351,22 +353,22 @@ def export(source: str, out: Path, shares: Path | None = None, *, graphs: bool =
         name: (tensor.half() if name in trained and tensor.ndim > 1 else tensor).contiguous()
         for name, tensor in captioner.state_dict().items()
     }
-    out.mkdir(parents=True, exist_ok=True)
     if shares is not None:
         theirs = rename_0_1(load_file(find_folder(str(shares)) / "model.safetensors"))
         state = {k: v for k, v in state.items() if k not in theirs or not torch.equal(v, theirs[k])}
         setattr(captioner.config, SHARES, os.path.relpath(shares, out))
-    captioner.config.save_pretrained(out)
-    save_processor(tokenizer, processor_settings(captioner.config), out)
-    save_file(state, out / "model.safetensors", metadata={"format": "pt"})
-    if frequency := load_frequency(source):
-        frequency.save(out / FREQUENCY)
-    if curves := training_curves(source):
-        for file in (curves, curves.with_name(SAMPLES)):
-            if file.is_file():
-                (out / file.name).write_bytes(file.read_bytes())
-    if graphs:
-        add_graphs(out)
+    with whole_folder(out) as fresh:
+        captioner.config.save_pretrained(fresh)
+        save_processor(tokenizer, processor_settings(captioner.config), fresh)
+        save_file(state, fresh / "model.safetensors", metadata={"format": "pt"})
+        if frequency := load_frequency(source):
+            frequency.save(fresh / FREQUENCY)
+        if curves := training_curves(source):
+            for file in (curves, curves.with_name(SAMPLES)):
+                if file.is_file():
+                    (fresh / file.name).write_bytes(file.read_bytes())
+        if graphs:
+            add_graphs(fresh)
 
 
 def sha256(file: Path) -> str:

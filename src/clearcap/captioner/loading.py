@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +20,8 @@ from clearcap.text.tokenizer import WordPieces
 
 # Not Tensor.normal_ itself: nn.init.trunc_normal_ repeats it until all values are in range.
 DRAWING = {nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_}
+MAKING = {torch.empty, torch.zeros, torch.ones}
+ROOM = 2_000_000  # numbers of tables and buffers, which a file of weights may lack
 Part = TypeVar("Part", bound=nn.Module)
 
 
@@ -50,8 +54,9 @@ def load_network(source: str) -> tuple[Network, WordPieces]:
         InputError: nothing there, not a captioner, or tensors missing, unexpected or of other shapes.
     """
     folder = find_folder(source)
-    with Unfilled():
-        network = Network(settings_of(folder))
+    settings = settings_of(folder)
+    with building(folder):
+        network = Network(settings)
     load_weights(network, folder)
     if not (folder / TOKENIZER).is_file():
         raise InputError(
@@ -61,14 +66,52 @@ def load_network(source: str) -> tuple[Network, WordPieces]:
     return network, WordPieces.read(folder)
 
 
+@contextmanager
+def building(folder: Path) -> Iterator[None]:
+    """While a captioner is built of the settings in a folder, whose weights are about to be read.
+
+    Raises:
+        InputError: whatever the settings make building raise, or more weights than the folder has.
+    """
+    most = 2 * sum(file.stat().st_size for file in weight_files(folder) if file.is_file()) + ROOM
+    try:
+        with Unfilled(most):
+            yield
+    except InputError:
+        raise
+    except Exception as fault:  # each part and torch itself raise their own
+        raise InputError(
+            f"{folder / 'config.json'}: no captioner can be built of it ({type(fault).__name__}: {fault}); "
+            "save the captioner again"
+        ) from fault
+
+
 class Unfilled(TorchFunctionMode):
-    """While it is on, no random weights are drawn: all are about to be read, and drawing takes longer."""
+    """While it is on, no random weights are drawn: all are about to be read, and drawing takes longer.
+
+    Args:
+        most: numbers that room may be made for.
+    """
+
+    def __init__(self, most: float = math.inf) -> None:
+        super().__init__()
+        self.left = most
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Every call but those that fill a tensor at random."""
+        """Every call but those that fill a tensor at random.
+
+        Raises:
+            InputError: there are too many numbers.
+        """
         named = kwargs or {}
         if function in DRAWING:
             return args[0] if args else named["tensor"]
+        if function in MAKING and args:
+            self.left -= math.prod(args[0] if isinstance(args[0], (tuple, list)) else args)
+            if self.left < 0:
+                raise InputError(
+                    "config.json asks for many more weights than model.safetensors has; save the captioner again"
+                )
         return function(*args, **named)
 
 

@@ -12,7 +12,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from clearcap.captioner.building import build_parts
 from clearcap.captioner.folder import SHARES, TOKENIZER, Loading, find_folder, read_settings, saved_dtype
-from clearcap.captioner.loading import Unfilled, find_device, load_weights
+from clearcap.captioner.loading import building, find_device, load_weights
 from clearcap.captioner.network import Network
 from clearcap.config import (
     DenoiserConfig,
@@ -24,6 +24,7 @@ from clearcap.config import (
     renamed,
 )
 from clearcap.errors import InputError
+from clearcap.writing import whole_folder
 
 PROCESSOR_FILE = "processor_config.json"
 
@@ -129,9 +130,10 @@ class Captioner(Network, PreTrainedModel):
             options: as for transformers' models.
         """
         repository = options.pop("repo_id", None)
-        super().save_pretrained(save_directory, **options)
-        if self.tokenizer is not None:
-            save_processor(self.tokenizer, processor_settings(self.config), Path(save_directory))
+        with whole_folder(Path(save_directory)) as fresh:
+            super().save_pretrained(fresh, **options)
+            if self.tokenizer is not None:
+                save_processor(self.tokenizer, processor_settings(self.config), fresh)
         if push_to_hub:
             names = ("token", "private", "commit_message", "revision", "create_pr")
             hub = {name: options[name] for name in names if name in options}
@@ -169,7 +171,10 @@ def load_tokenizer(folder: Path) -> Any:
         raise InputError(
             f"{folder}: holds no {TOKENIZER}; save it there too: tokenizer.save_pretrained(folder)"
         )
-    return BertTokenizer.from_pretrained(folder)
+    try:
+        return BertTokenizer.from_pretrained(folder)
+    except Exception as fault:  # transformers and its Rust library raise all kinds
+        raise InputError(f"{folder}: its tokenizer cannot be read ({fault}); save it there again") from fault
 
 
 def load_folder(folder: Path, config: CaptionerConfig | None = None) -> Captioner:
@@ -181,7 +186,7 @@ def load_folder(folder: Path, config: CaptionerConfig | None = None) -> Captione
     """
     settings = read_settings(folder) if config is None else config.to_dict()
     settings.pop(SHARES, None)
-    with Unfilled():
+    with building(folder):
         captioner = Captioner(CaptionerConfig.from_dict(settings))
     return load_weights(captioner, folder)
 

@@ -56,7 +56,11 @@ class Network(CaptionModel, nn.Module):
         self, photos: UInt8[np.ndarray, "photos height width 3"]
     ) -> Float[Tensor, "photos 3 height width"]:
         """Photos as the captioner's input, in 0..1."""
-        return torch.from_numpy(photos).to(self.device).permute(0, 3, 1, 2).to(self.dtype) / 255
+        batch = torch.from_numpy(photos)
+        if self.device.type == "cuda":  # pinned, so that the copy does not stop what the GPU is at
+            batch = batch.pin_memory()
+        batch = batch.to(self.device, non_blocking=True)
+        return batch.permute(0, 3, 1, 2).to(self.dtype) / 255
 
     def forward(self, pixel_values: Tensor, **how: Any) -> Generated:
         """As ``generate``: a captioner has no other forward pass worth a name."""

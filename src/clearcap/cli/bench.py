@@ -87,12 +87,66 @@ def backends(
         _print_backends(rows, model, len(photos), batch_size)
 
 
+@app.command()
+def throughput(
+    photos: Annotated[list[str], typer.Argument(help="photos, folders or globs", show_default=False)],
+    model: options.Model = "default",
+    limit: options.Limit = 256,
+    batch_size: Annotated[int, typer.Option(help="photos at once")] = 16,
+    workers: Annotated[int, typer.Option(help="threads that decode photos")] = 4,
+    at_once: Annotated[
+        int | None, typer.Option(help="batches at the same time; default one a core on a CPU")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda ...; default a GPU, if any")] = None,
+    dtype: Annotated[str | None, typer.Option(help="of the weights: float32, bfloat16 ...")] = None,
+    backend: Annotated[str, typer.Option(help="fast, torch, prepacked, compiled or onnx")] = "fast",
+    setting: options.Settings = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Photos a second: decoding, encoding, denoising and decoding words, each alone, and all together."""
+    from itertools import islice
+
+    from clearcap.bench.throughput import measure_throughput
+    from clearcap.data.paths import each_entry
+    from clearcap.pipeline import CaptionPipeline
+
+    files = list(islice((one for one in each_entry(photos) if isinstance(one, str)), limit))
+    pipeline = CaptionPipeline.from_pretrained(model, device=device, dtype=dtype, backend=backend)
+    how = options.sampling_settings(setting)
+    with options.shown_progress("timing") as advance:
+        found = measure_throughput(
+            pipeline,
+            files,
+            batch_size=batch_size,
+            workers=workers,
+            at_once=at_once,
+            progress=advance,
+            **how,
+        )
+    if as_json:
+        print(json.dumps(found.to_json() | {"photos": len(files)}))
+        return
+    rows: list[list[str] | None] = [
+        [stage.name, f"{stage.share:.1%}", f"{stage.cpu:.2f}", f"{stage.rate:.1f}"] for stage in found.stages
+    ]
+    rows += [None, ["all together", "", f"{found.cpu:.2f}", f"{found.rate:.1f}"]]
+    options.show_table(
+        ("stage, alone", "share of time", "CPU ms a photo", "photos/s"),
+        rows,
+        title=f"{model} on {pipeline.device}: {len(files):,} photos in batches of {batch_size}, "
+        f"{found.at_once} at once, {found.cores} cores",
+        caption=f"all together: {found.of_slowest:.0%} of the slowest stage's own limit, {found.of_sum:.0%} of what "
+        f"stages that take turns on the same cores could do; {found.in_stages:.0%} of the processor time is in stages",
+        words=("stage, alone",),
+    )
+
+
 def _took(time: Took) -> str:
     return f"{time.wall:.1f} ({time.cpu:.1f})"
 
 
 def _print_backends(rows: list[Row], model: str, photos: int, batch_size: int) -> None:
-    import torch
+    from clearcap.captioner.onnx.runtime import threads
 
     scores = (f"a photo of {batch_size}", "equal tokens", "equal photos", "CIDEr-D", "loss, 95% interval")
     shown = []
@@ -107,7 +161,7 @@ def _print_backends(rows: list[Row], model: str, photos: int, batch_size: int) -
         ("backend", "one photo", *(scores if photos else ())),
         shown,
         title=f"{model}: median ms, from pixels to tokens",
-        caption=f"threads: {torch.get_num_threads()}; photos captioned: {photos:,}; in turn, in one process; "
+        caption=f"threads: {threads()}; photos captioned: {photos:,}; in turn, in one process; "
         "CPU time of all threads in brackets, which other jobs hardly change",
         words=("backend",),
     )

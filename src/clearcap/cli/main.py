@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import sys
 import warnings
 from typing import Annotated
@@ -12,6 +13,7 @@ import typer
 
 from clearcap import __version__
 from clearcap.errors import InputError, RenamedWarning, needed
+from clearcap.writing import full, is_full
 
 app = typer.Typer(
     name="clearcap",
@@ -59,19 +61,33 @@ def general(
 
 
 def _register() -> None:
-    from clearcap.cli import bench, caption, control, data, evaluate, filling, published, score, table, train
+    from clearcap.cli import (
+        bench,
+        caption,
+        control,
+        data,
+        evaluate,
+        filling,
+        published,
+        score,
+        serve,
+        table,
+        train,
+    )
 
     for command in (
         caption.caption,
         caption.info,
         caption.models,
         train.train,
+        train.finetune,
         train.distill,
         train.pretrain_text,
     ):
         app.command()(command)
     app.command()(train.export)
     app.command("distill-steps")(train.distill_steps)
+    app.command("self-critical")(train.self_critical)
     app.command("add-encoder")(train.add_encoder)
     app.command("finetune-encoder")(train.finetune_encoder)
     app.command()(control.fill)
@@ -82,6 +98,7 @@ def _register() -> None:
     app.command()(filling.evaluate_fill)
     app.command()(score.score)
     app.command()(published.parity)
+    app.command()(serve.serve)
     app.add_typer(bench.app, name="bench")
     app.add_typer(published.convert, name="convert")
     app.add_typer(data.app, name="data")
@@ -91,6 +108,7 @@ def main() -> None:
     """Entry point: a bad input is one line on standard error and exit status 1."""
     _register()
     warnings.simplefilter("always", RenamedWarning)
+    warnings.filterwarnings("ignore", module="PIL")  # they do not say of which photo; its error does
     warnings.showwarning = _one_line
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a name that cannot be shown ends no run
@@ -103,12 +121,18 @@ def main() -> None:
     if not {"-q", "--quiet"}.isdisjoint(words):
         log.setLevel(logging.ERROR)  # sooner than the first warning
     try:
-        app(args=[*sorted(renamed(words), key=lambda word: word not in ANYWHERE), *rest])
+        try:
+            app(args=[*sorted(renamed(words), key=lambda word: word not in ANYWHERE), *rest])
+        finally:
+            sys.stdout.flush()
     except InputError as fault:
         print(f"clearcap: {fault}", file=sys.stderr)
         sys.exit(1)
-    except ModuleNotFoundError as fault:
-        told = needed(fault, "this")
+    except Exception as fault:
+        told = needed(fault, "this") if isinstance(fault, ModuleNotFoundError) else None
+        if is_full(fault):
+            told = str(full("the output", fault))
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would say so again when it ends
         if told is None:
             raise
         print(f"clearcap: {told}", file=sys.stderr)

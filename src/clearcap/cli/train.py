@@ -102,6 +102,73 @@ def distill_steps(
     run(captioner, tokenizer, used, watched, override(config, overrides or []), out)
 
 
+def finetune(
+    model: Annotated[
+        str, typer.Argument(help="folder or hub name of a captioner; 'default' is the bundled one")
+    ],
+    overrides: Overrides = None,
+    out: RunFolder = Path("runs/finetune"),
+    data: Annotated[
+        list[str] | None, typer.Option(help="corpus NAME:ROOT:SPLIT to learn from; several allowed")
+    ] = None,
+    text: Annotated[
+        list[str] | None,
+        typer.Option(help="corpus whose captions are learned without photos; several allowed"),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="corpus whose photos' captions are left out of --text")
+    ] = None,
+    watch: Annotated[
+        str, typer.Option(help="corpus NAME:ROOT:SPLIT that the captioner is scored on meanwhile")
+    ] = "",
+    settings: ShowSettings = False,
+) -> None:
+    """Fine-tune a captioner, image encoder and all, on captioned photos."""
+    from clearcap.captioner.model import load_captioner
+    from clearcap.data.corpus import open_spec
+    from clearcap.training.joint.run import finetune as run
+    from clearcap.training.joint.run import settings_for
+    from clearcap.training.run import captions_of
+
+    captioner, tokenizer = load_captioner(model)
+    config = settings_for(captioner.defaults)
+    if settings:
+        show_knobs(config)
+    photos = [photo for spec in data or [] for photo in open_spec(spec, expected=None)]
+    watched = list(open_spec(watch, expected=None)) if watch else []
+    alone = captions_of(text or [], exclude or [])
+    run(captioner, tokenizer, photos, alone, watched, override(config, overrides or []), out)
+
+
+def self_critical(
+    model: Annotated[
+        str, typer.Argument(help="folder or hub name of a captioner; 'default' is the bundled one")
+    ],
+    overrides: Overrides = None,
+    out: RunFolder = Path("runs/self-critical"),
+    data: Annotated[
+        list[str] | None, typer.Option(help="corpus NAME:ROOT:SPLIT to learn from; several allowed")
+    ] = None,
+    watch: Annotated[
+        str, typer.Option(help="corpus NAME:ROOT:SPLIT that the captioner is scored on meanwhile")
+    ] = "",
+    settings: ShowSettings = False,
+) -> None:
+    """Train a captioner's few steps by CIDEr-D of the captions it draws."""
+    from clearcap.captioner.model import load_captioner
+    from clearcap.data.corpus import open_spec
+    from clearcap.training.self_critical.run import self_critical as run
+    from clearcap.training.self_critical.run import settings_for
+
+    captioner, tokenizer = load_captioner(model)
+    config = settings_for(captioner.defaults)
+    if settings:
+        show_knobs(config)
+    photos = [photo for spec in data or [] for photo in open_spec(spec, expected=None)]
+    watched = list(open_spec(watch, expected=None)) if watch else []
+    run(captioner, tokenizer, photos, watched, override(config, overrides or []), out)
+
+
 def finetune_encoder(
     overrides: Overrides = None,
     out: RunFolder = Path("runs/encoder"),

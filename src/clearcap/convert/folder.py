@@ -9,6 +9,7 @@ from clearcap.captioner.model import Captioner
 from clearcap.config import Preset
 from clearcap.convert.renaming import ConversionReport, Renaming
 from clearcap.errors import InputError
+from clearcap.writing import whole_folder
 
 
 def load_tokenizer(source: str | Path) -> Any:
@@ -67,9 +68,9 @@ def write_folder(
     folder = Path(out)
     if (folder / "config.json").exists():
         raise InputError(f"{folder}: holds a model already; pass another folder or delete it")
-    folder.mkdir(parents=True, exist_ok=True)
-    captioner.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    with whole_folder(folder) as fresh:
+        captioner.save_pretrained(fresh)
+        tokenizer.save_pretrained(fresh)
     numbers = sum(p.numel() for p in captioner.parameters())
     return ConversionReport(
         renaming.source, str(folder), network, renaming.taken, numbers, tuple(renaming.dropped)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -75,4 +76,4 @@ def open_corpus(
         InputError: one line with file or value, fault and remedy.
     """
     strictness = Strictness(expected=expected, missing=missing, report=report)
-    return find_reader(name).read(Path(root).expanduser(), split, strictness, **options)
+    return find_reader(name).read(Path(os.path.expanduser(root)), split, strictness, **options)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from clearcap.data.images import to_square
 from clearcap.errors import InputError
+from clearcap.writing import new_array, write_json
 
 
 @dataclass(frozen=True)
@@ -115,12 +116,10 @@ def make_features(
                 tokens = encode(pixels.permute(0, 3, 1, 2).float() / 255).cpu().numpy()
             if store is None:
                 shape = (views, len(photos), *tokens.shape[1:])
-                store = np.lib.format.open_memmap(folder / "tokens.npy", "w+", np.float16, shape)
+                store = new_array(folder / "tokens.npy", np.float16, shape)
             store.reshape(len(wanted), *tokens.shape[1:])[start : start + len(group)] = tokens
             advance(len(group))
-    (folder / "index.json").write_text(
-        json.dumps({"photos": [name for name, _ in photos], "source": "encode"})
-    )
+    write_json(folder / "index.json", {"photos": [name for name, _ in photos], "source": "encode"})
 
 
 def square_view(picture: Any, size: int, view: int, seed: Sequence[int]) -> UInt8[np.ndarray, "size size 3"]:

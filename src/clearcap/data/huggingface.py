@@ -13,7 +13,7 @@ from clearcap.data.images import PhotoFile, PhotoSource, Stream
 from clearcap.data.records import Corpus, CorpusReader, Listed, Strictness, choose_split, verified
 from clearcap.errors import InputError
 
-_IMAGE_COLUMNS = ("image", "img", "photo", "jpg", "image_path", "file_name")
+IMAGE_COLUMNS = ("image", "img", "photo", "jpg", "image_path", "file_name")
 _CAPTION_COLUMNS = ("captions", "caption", "sentences", "sentence", "raw", "alt_text", "text")
 _ID_COLUMNS = ("image_id", "img_id", "cocoid", "imgid", "id", "filename", "file_name")
 
@@ -66,9 +66,9 @@ def read_huggingface(
     data = _load(root, split, config)
     title = root.as_posix()
     columns = list(data.column_names)
-    image = _column("image", image_column, _IMAGE_COLUMNS, columns, title)
+    image = find_column("image", image_column, IMAGE_COLUMNS, columns, title)
     captions = _caption_columns(caption_column, columns, title)
-    id = _column("id", id_column, _ID_COLUMNS, [c for c in columns if c != image], title, needed=False)
+    id = find_column("id", id_column, _ID_COLUMNS, [c for c in columns if c != image], title, needed=False)
     listed = _listed(data, title, image, captions, id)
     return verified("huggingface", split, listed, strictness)
 
@@ -134,10 +134,10 @@ def _caption_columns(given: str | None, columns: Sequence[str], title: str) -> l
     numbered = [column for column in columns if re.fullmatch(rf"{re.escape(prefix)}_?\d+", column)]
     if numbered and prefix not in columns:
         return sorted(numbered, key=lambda column: int(re.findall(r"\d+$", column)[0]))
-    return [_column("caption", given, _CAPTION_COLUMNS, columns, title)]
+    return [find_column("caption", given, _CAPTION_COLUMNS, columns, title)]
 
 
-def _column(
+def find_column(
     what: str,
     given: str | None,
     usual: Sequence[str],
@@ -145,6 +145,7 @@ def _column(
     title: str,
     needed: bool = True,
 ) -> Any:
+    """The column of a table that holds what is wanted: the one given, or the first of the usual. Raises InputError."""
     wanted = [given] if given else usual
     column = next((name for name in wanted if name in columns), None)
     if column is None and (needed or given):

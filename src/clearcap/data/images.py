@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import io
 import os
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -257,7 +259,7 @@ def _identify(stream: Stream, name: str) -> Image.Image:
         if head.startswith(AT_HAND):
             Image.preinit()
         else:
-            Image.init()  # WebP, TIFF and the rest register themselves here
+            _prepare()  # WebP, TIFF and the rest
         iso = head[4:8] == b"ftyp"  # HEIC, AVIF and their sequences
         known = [format for format in FORMATS if format in Image.OPEN]
         return Image.open(stream, formats=[*known, *_heif()] if iso else known)
@@ -273,6 +275,19 @@ def _identify(stream: Stream, name: str) -> Image.Image:
         raise InputError(f"{_one_line(name)} is too large ({_fault(error)}); scale it down first") from error
     except Exception as error:
         raise _damaged(name, error) from error
+
+
+@cache
+def _prepare() -> None:
+    """Have Pillow's formats register themselves, and libtiff keep to itself what it finds in a damaged file.
+
+    It writes on standard error by itself, without the photo's name; Pillow raises what matters.
+    """
+    Image.init()
+    with suppress(OSError, AttributeError):  # a Pillow that is built otherwise
+        library = ctypes.CDLL(Image.core.__file__)
+        for kind in ("Error", "Warning"):
+            getattr(library, f"TIFFSet{kind}Handler")(None)
 
 
 @cache
@@ -318,15 +333,15 @@ def _eight_bits(grey: np.ndarray) -> np.ndarray:
     """Grey levels of Pillow's wide modes as uint8: scaled, where Pillow's own `convert` clips to white.
 
     A 16-bit array counts to 65,535 by its type. Modes I and F do not say what white is: the smallest of 1
-    (F only), 255 and 65,535 that holds the brightest pixel, or else that pixel.
+    (F only), 255 and 65,535 that holds the brightest pixel, or else that pixel. What is no number is black.
     """
     if grey.dtype.itemsize == 2:
         return _from_uint16(grey)
-    top = float(np.nanmax(grey))
+    levels = np.where(np.isfinite(grey), grey, 0).astype(np.float64)
+    top = float(levels.max())
     whites = [1.0, 255.0, 65535.0] if grey.dtype.kind == "f" else [255.0, 65535.0]
     white = next((white for white in whites if top <= white), top)
-    levels = np.nan_to_num(grey.astype(np.float64) / white, nan=0.0)
-    return np.rint(np.clip(levels, 0.0, 1.0) * 255.0).astype(np.uint8)
+    return np.rint(np.clip(levels / white, 0.0, 1.0) * 255.0).astype(np.uint8)
 
 
 def _from_uint16(array: np.ndarray) -> np.ndarray:

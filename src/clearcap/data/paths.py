@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -42,65 +42,130 @@ def expand(paths: Iterable[str]) -> list[Entry]:
         A path or URL per photo; where something matches no photo, an `InputError` in its place, so that the
         others go on.
     """
-    return [entry for path in paths for entry in _listed(path)]
+    return [*each_entry(paths)]
 
 
-def _listed(path: str) -> list[Entry]:
+def each_entry(
+    paths: Iterable[str], *, recursive: bool = True, archives: Sequence[str] = ()
+) -> Iterator[Entry]:
+    """As `expand`, one entry at a time: memory holds one folder's names, whatever lies below it.
+
+    Args:
+        paths: as for `expand`.
+        recursive: whether a folder stands for what is below it, too.
+        archives: suffixes of files that hold photos. A folder without any photo stands for those in it, and a glob
+            that ends in such a suffix for its matches.
+    """
+    for path in paths:
+        yield from _listed(path, recursive, tuple(archives))
+
+
+def _listed(path: str, recursive: bool, archives: tuple[str, ...]) -> Iterator[Entry]:
     if path == "-":
         data = sys.stdin.buffer.read()
         photo = not _CONTROL.isdisjoint(data[:4096])
-        return [PhotoBytes(data, "standard input")] if photo else _names(data, "standard input")
-    if path.startswith("@") and not os.path.exists(path):
+        if photo:
+            yield PhotoBytes(data, "standard input")
+        else:
+            yield from _names(data, "standard input", recursive, archives)
+    elif path.startswith("@") and not os.path.exists(path):
         try:
-            return _names(Path(path[1:]).read_bytes(), path[1:])
+            data = Path(path[1:]).read_bytes()
         except (OSError, ValueError) as error:
-            return [
-                InputError(
-                    f"{clipped(path[1:])!r} cannot be read as a list of photos ({error}); check the path"
-                )
-            ]
-    return _expand_one(path)
+            yield InputError(
+                f"{clipped(path[1:])!r} cannot be read as a list of photos ({error}); check the path"
+            )
+        else:
+            yield from _names(data, path[1:], recursive, archives)
+    else:
+        yield from _expand_one(path, recursive, archives)
 
 
-def _names(data: bytes, source: str) -> list[Entry]:
-    lines = [os.fsdecode(line.strip(b"\r")) for line in data.removeprefix(b"\xef\xbb\xbf").split(b"\n")]
-    entries = [entry for line in lines if line.strip() for entry in _expand_one(line)]
-    return entries or [InputError(f"{clipped(source)} names no photo; write a path or URL a line")]
+def _names(data: bytes, source: str, recursive: bool, archives: tuple[str, ...]) -> Iterator[Entry]:
+    lines = (line.strip(b"\r") for line in data.removeprefix(b"\xef\xbb\xbf").split(b"\n"))
+    named = [os.fsdecode(line) for line in lines if line.strip()]
+    if not named:
+        yield InputError(f"{clipped(source)} names no photo; write a path or URL a line")
+    for name in named:
+        yield from _expand_one(name, recursive, archives)
 
 
-def _expand_one(path: str) -> list[Entry]:
-    if is_url(path):
-        return [path]
+def _expand_one(path: str, recursive: bool, archives: tuple[str, ...]) -> Iterator[Entry]:
     shown = clipped(" ".join(path.split()))
+    if is_url(path):
+        yield path
+        return
     if "\0" in path or not path:
-        return [InputError(f"{shown!r} is not a path; name a photo, a folder, a glob or a URL")]
+        yield InputError(f"{shown!r} is not a path; name a photo, a folder, a glob or a URL")
+        return
     path = os.path.expanduser(path)
     if os.path.isdir(path):
-        return [*_images_below(path)] or [
-            InputError(f"{shown}: no image file in this folder or below it; name another")
-        ]
-    if os.path.exists(path) or not glob.has_magic(path):  # "photo[1].jpg" is a file before it is a glob
-        return [path] if os.path.exists(path) else [InputError(f"{shown}: no such file; check the path")]
-    matches = sorted(glob.glob(path, recursive=True))
+        yield from _first_that_holds(
+            _files_below(path, PHOTO_SUFFIXES, recursive),
+            _files_below(path, archives, recursive),
+            [InputError(f"{shown}: no image file in this folder{' or below it' * recursive}; name another")],
+        )
+    elif os.path.exists(path):  # "photo[1].jpg" is a file before it is a glob
+        yield path
+    elif not glob.has_magic(path):
+        yield InputError(f"{shown}: no such file; check the path")
+    else:
+        yield from _matches(path, shown, recursive, archives)
+
+
+def _matches(pattern: str, shown: str, recursive: bool, archives: tuple[str, ...]) -> Iterator[Entry]:
+    matches = sorted(glob.glob(pattern, recursive=True))
     if not matches:
-        return [InputError(f"{shown}: nothing matches this pattern; check it")]
-    photos: list[Entry] = [*dict.fromkeys(photo for match in matches for photo in _photos(match))]
-    return photos or [InputError(f"{shown}: matches {len(matches)} files and no image among them; check it")]
+        yield InputError(f"{shown}: nothing matches this pattern; check it")
+        return
+    wanted = (*PHOTO_SUFFIXES, *(suffix for suffix in archives if pattern.lower().endswith(suffix)))
+    photos: dict[str, None] = {}
+    for match in matches:
+        if os.path.isdir(match):
+            photos.update(dict.fromkeys(_files_below(match, PHOTO_SUFFIXES, recursive)))
+        elif has_suffix(match, wanted):
+            photos[match] = None
+    if not photos:
+        yield InputError(f"{shown}: matches {len(matches)} files and no image among them; check it")
+    yield from photos
 
 
-def _photos(match: str) -> list[str]:
-    if os.path.isdir(match):
-        return _images_below(match)
-    return [match] if Path(match).suffix.lower() in PHOTO_SUFFIXES else []
+def has_suffix(name: str, suffixes: Iterable[str]) -> bool:
+    """Whether a file's name ends in one of the suffixes, in capitals or not."""
+    return os.path.basename(name).lstrip(".").lower().endswith(tuple(suffixes))
 
 
-def _images_below(folder: str) -> list[str]:
-    found = []
-    for here, folders, files in os.walk(folder):  # links to folders are not followed: they may form a ring
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [
-            os.path.join(here, name)
-            for name in files
-            if Path(name).suffix.lower() in PHOTO_SUFFIXES and not name.startswith(".")
-        ]
-    return sorted(found)
+def _first_that_holds(*several: Iterable[Entry]) -> Iterator[Entry]:
+    """All of the first that has any."""
+    for entries in several:
+        empty = True
+        for entry in entries:
+            empty = False
+            yield entry
+        if not empty:
+            return
+
+
+def _files_below(folder: str, suffixes: Iterable[str], recursive: bool) -> Iterator[str]:
+    """Files with such a suffix, in the order of their paths; links to folders, which may form a ring, are left."""
+    suffixes = tuple(suffixes)
+    try:
+        entries = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
+    except OSError:
+        return  # as os.walk does
+    folders = {entry.name: entry.is_symlink() for entry in entries if _is_folder(entry)}
+    for name in sorted(  # a folder's place among files is that of its files' paths
+        (entry.name for entry in entries), key=lambda name: name + "/" * (name in folders)
+    ):
+        if name not in folders:
+            if has_suffix(name, suffixes):
+                yield os.path.join(folder, name)
+        elif recursive and not folders[name]:
+            yield from _files_below(os.path.join(folder, name), suffixes, recursive)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False

@@ -61,9 +61,8 @@ def read_webdataset(root: Path, split: str, strictness: Strictness) -> Corpus:
 
 def find_shards(root: Path, split: str) -> list[Path]:
     """The tar files of a split, sorted. Raises InputError where there is none."""
-    if braces := _BRACES.fullmatch(str(root)):
-        before, first, last, after = braces.groups()
-        return [Path(f"{before}{n:0{len(first)}d}{after}") for n in range(int(first), int(last) + 1)]
+    if _BRACES.fullmatch(str(root)):
+        return [Path(path) for path in in_braces(str(root))]
     if root.is_file():
         return [root]
     if split == "all":
@@ -76,6 +75,15 @@ def find_shards(root: Path, split: str) -> list[Path]:
         wanted = "*.tar" if split == "all" else f"{split}/*.tar or {split}-*.tar"
         raise InputError(f"{root}: no shard {wanted}; check the folder and the split")
     return shards
+
+
+def in_braces(pattern: str) -> list[str]:
+    """``shards/{000..009}.tar`` as the ten paths it stands for; any other path as it is."""
+    braces = _BRACES.fullmatch(pattern)
+    if braces is None:
+        return [pattern]
+    before, first, last, after = braces.groups()
+    return [f"{before}{n:0{len(first)}d}{after}" for n in range(int(first), int(last) + 1)]
 
 
 def _listed(shards: list[Path]) -> Iterator[Listed]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from clearcap.data.records import Corpus
 from clearcap.errors import InputError
+from clearcap.writing import whole_file
 
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")  # don't and t-shirt are one word, punctuation is none
 
@@ -156,7 +157,8 @@ def plot(statistics: Statistics, path: str | Path) -> None:
     sizes.set(title=f"Photo sizes ({len(pixels):,} different)", xlim=(0, None), ylim=(0, None))
     sizes.set(xlabel="width in pixels", ylabel="height in pixels")
     try:
-        figure.savefig(path, dpi=120)
+        with whole_file(Path(path)) as fresh:
+            figure.savefig(fresh, dpi=120)
     except (OSError, ValueError) as error:
         raise InputError(
             f"{path} cannot be written ({error}); give a .png, .svg or .pdf path in a folder"

@@ -40,19 +40,19 @@ class Noise:
     def steps(self) -> int:
         return len(self.alpha_bar)
 
-    def scales(self, t: Int[Array, ...] | int) -> tuple[Array, Array]:
+    def scales(self, t: Int[Array, "..."] | int) -> tuple[Array, Array]:
         """a(t) and s(t), shaped to multiply latents [..., length, dim]."""
         xp = namespace(self.alpha_bar)
         table = self.alpha_bar if isinstance(t, int) else xp.asarray(self.alpha_bar, device=t.device)
         ab = table[t][..., None, None]
         return xp.sqrt(ab), self.factor * xp.sqrt(1 - ab)
 
-    def add(self, x0: Array, t: Int[Array, ...] | int, eps: Array) -> Array:
+    def add(self, x0: Array, t: Int[Array, "..."] | int, eps: Array) -> Array:
         """q(x_t | x0) with the given standard normal draw."""
         a, s = self.scales(t)
         return a * x0 + s * eps
 
-    def target(self, x0: Array, t: Int[Array, ...], eps: Array) -> Array:
+    def target(self, x0: Array, t: Int[Array, "..."], eps: Array) -> Array:
         """What the network should output; v = (a eps - s x0) / sqrt(a^2 + s^2) (Salimans & Ho 2022, for factor 1)."""
         if self.prediction_type == "x0":
             return x0
@@ -61,7 +61,7 @@ class Noise:
         a, s = self.scales(t)
         return (a * eps - s * x0) / namespace(a).sqrt(a * a + s * s)
 
-    def x0(self, output: Array, x_t: Array, t: Int[Array, ...]) -> Array:
+    def x0(self, output: Array, x_t: Array, t: Int[Array, "..."]) -> Array:
         """The clean latent that the network's output stands for."""
         if self.prediction_type == "x0":
             return output
@@ -71,7 +71,7 @@ class Noise:
         square = a * a + s * s
         return (a * x_t - s * namespace(square).sqrt(square) * output) / square
 
-    def epsilon(self, x0: Array, x_t: Array, t: Int[Array, ...] | int) -> Array:
+    def epsilon(self, x0: Array, x_t: Array, t: Int[Array, "..."] | int) -> Array:
         """The noise that leads from ``x0`` to ``x_t``."""
         a, s = self.scales(t)
         return (x_t - a * x0) / namespace(s).clip(s, 1e-8, None)

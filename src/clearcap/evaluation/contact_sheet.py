@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from clearcap.data.images import to_square
 from clearcap.data.records import Corpus
 from clearcap.evaluation.run import Evaluation
+from clearcap.writing import whole_file
 
 COLUMNS, ROWS = 6, 2  # of each half
 SIDE, GAP, TEXT = 264, 20, 96  # pixels: a photo's side, between photos, below photos
@@ -54,7 +55,8 @@ def write_contact_sheet(found: Evaluation, corpus: Corpus, path: Path) -> None:
             sheet.paste(Image.fromarray(square), (x, y))
             _label(pen, x, y + SIDE, captions[photo], scores.per_caption["CIDEr-D"][photo])
         top += rows[heading] * (SIDE + TEXT)
-    sheet.save(path, optimize=True)
+    with whole_file(path) as fresh:
+        sheet.save(fresh, optimize=True)
 
 
 def _label(pen: ImageDraw.ImageDraw, left: int, bottom: int, caption: str, cider: float) -> None:

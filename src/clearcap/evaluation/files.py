@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,6 +12,7 @@ from clearcap.data.paths import IMAGE_SUFFIXES
 from clearcap.data.reading import as_kind, member, read_json, read_jsonl, read_table
 from clearcap.data.records import several
 from clearcap.errors import InputError
+from clearcap.writing import write_json
 
 Held = TypeVar("Held")
 _COCO_NUMBER = re.compile(r"(?:COCO_\w+_)?(\d+)", re.ASCII)  # COCO_val2014_000000391895 and 000000391895
@@ -200,7 +199,7 @@ def write_results(captions: Mapping[str, str], path: Path) -> None:
     """Candidates in the COCO result format."""
     ids = coco_ids(captions)
     write_json(
-        [{"image_id": id, "caption": text} for id, text in zip(ids, captions.values(), strict=True)], path
+        path, [{"image_id": id, "caption": text} for id, text in zip(ids, captions.values(), strict=True)]
     )
 
 
@@ -209,19 +208,12 @@ def write_references(references: Mapping[str, Sequence[str]], path: Path) -> Non
     ids = coco_ids(references)
     pairs = [(id, text) for id, texts in zip(ids, references.values(), strict=True) for text in texts]
     annotations = [{"id": n, "image_id": id, "caption": text} for n, (id, text) in enumerate(pairs)]
-    write_json({"images": [{"id": id} for id in ids], "annotations": annotations}, path)
+    write_json(path, {"images": [{"id": id} for id in ids], "annotations": annotations})
 
 
 def number(record: Mapping[str, Any], key: str, where: str) -> float:
     """`record[key]`, once it is known to be a number. Raises InputError."""
     return float(member(record, key, float, where))
-
-
-def write_json(value: object, path: Path) -> None:
-    """A JSON file that is either the old one or the new one, whenever the process is killed."""
-    whole = path.with_name(path.name + ".part")
-    whole.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    os.replace(whole, path)
 
 
 def _names(photos: Mapping[str, Any], photo: str) -> list[str]:

@@ -110,10 +110,13 @@ class Journal(Generic[Kind]):
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._file is not None:
+        if self._file is None:
+            return
+        try:
             self._file.flush()
             os.fsync(self._file.fileno())
-            self._file.close()
+        finally:
+            self._file.close()  # on a full disk, too, or Python would complain of it later
 
     def append(self, entry: Kind) -> None:
         """Write one line at once."""

@@ -21,6 +21,7 @@ from clearcap.evaluation.contact_sheet import write_contact_sheet
 from clearcap.evaluation.run import Evaluation
 from clearcap.evaluation.training import plot_training
 from clearcap.metrics import tokenize
+from clearcap.writing import write_text
 
 SHOWN = 12  # photos in each group
 SIDE = 300  # pixels of a photo's longer side in the page
@@ -48,7 +49,7 @@ def write_report(
     page, sheet, training = folder / "report.html", folder / "contact_sheet.png", folder / "training.png"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        page.write_text(render(found, corpus), encoding="utf-8")
+        write_text(page, render(found, corpus))
         write_contact_sheet(found, corpus, sheet)
         if curves is not None:
             plot_training(Path(curves), training)

@@ -16,7 +16,6 @@ from clearcap.evaluation.files import (
     match,
     number,
     read_references,
-    write_json,
     write_references,
     write_results,
 )
@@ -24,6 +23,7 @@ from clearcap.evaluation.journal import Captioned, Journal, read_journal
 from clearcap.evaluation.scores import Scored, conventions, metrics_of, score_captions, shuffled_scores
 from clearcap.evaluation.session import Session
 from clearcap.metrics.scoring import NAMES
+from clearcap.writing import write_json
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def evaluate(
     if out is not None:
         write_results({one.photo: one.caption for one in found.captions}, Path(out) / "results.json")
         write_references(found.references, Path(out) / "references.json")
-        write_json(found.to_json(), Path(out) / "evaluation.json")
+        write_json(Path(out) / "evaluation.json", found.to_json())
     return found
 
 
@@ -149,7 +149,7 @@ class Stopwatch:
         self.seconds, self._started = self.seconds + now - self._started, now
         if self.path is not None:
             rate = photos / self.seconds if self.seconds else 0.0
-            write_json({"seconds": self.seconds, "photos": photos, "photos_per_second": rate}, self.path)
+            write_json(self.path, {"seconds": self.seconds, "photos": photos, "photos_per_second": rate})
 
 
 def _caption(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Hashable, Sequence
 from importlib.metadata import version
@@ -21,9 +20,9 @@ from clearcap.captioner.onnx.runtime import set_threads, threads
 from clearcap.data.reading import member, read_json
 from clearcap.data.records import Corpus
 from clearcap.errors import InputError
-from clearcap.evaluation.files import write_json
 from clearcap.evaluation.journal import Journal, Kind
 from clearcap.pipeline import CaptionPipeline
+from clearcap.writing import whole_file, write_json
 
 Progress = Callable[[int, int, str], None]
 """(work done, work in all, what is going on)."""
@@ -140,7 +139,7 @@ class Session:
     def save(self, value: Any, name: str) -> None:
         """Write JSON into the folder."""
         if self._folder is not None:
-            write_json(value, self._folder / name)
+            write_json(self._folder / name, value)
 
     def tokens(
         self, progress: Callable[[int], None], batch_size: int | None = None
@@ -179,9 +178,8 @@ class Session:
         tokens = self.pipeline.encode_all(images, batch_size=batch_size or self.batch_size, progress=progress)
         ms = 1000 * (time.perf_counter() - started) / len(self.photos)
         if file is not None:
-            part = file.with_name(file.name + ".part")
-            save_file({"tokens": torch.as_tensor(tokens).float().cpu(), "ms": torch.tensor(ms)}, part)
-            os.replace(part, file)
+            with whole_file(file) as fresh:
+                save_file({"tokens": torch.as_tensor(tokens).float().cpu(), "ms": torch.tensor(ms)}, fresh)
         return tokens, ms
 
 
@@ -212,7 +210,7 @@ def _claimed(out: Path, manifest: dict[str, Any]) -> dict[str, Any]:
         raise InputError(f"{out} holds captions.jsonl without manifest.json; choose another folder")
     try:
         out.mkdir(parents=True, exist_ok=True)
-        write_json(manifest, path)
+        write_json(path, manifest)
     except OSError as error:
         raise InputError(f"{out} cannot be written ({error.strerror}); choose another folder") from error
     return manifest

@@ -18,6 +18,7 @@ from clearcap.evaluation.scores import Scored, conventions, score_captions
 from clearcap.evaluation.session import Progress, Session, Tally
 from clearcap.metrics.scoring import NAMES
 from clearcap.metrics.significance import Comparison, compare
+from clearcap.writing import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -275,7 +276,8 @@ def _table(at: Session, methods: Sequence[Method], name: str, seed: int, progres
     found = MethodTable(manifest, rows, encode_ms, len(pairs), sum(a != b for a, b in pairs))
     at.save(found.to_json(), f"{name}.json")
     if (picture := at.file(f"{name}.png")) is not None:
-        plot_table(found).savefig(picture, dpi=150)
+        with whole_file(picture) as fresh:
+            plot_table(found).savefig(fresh, dpi=150)
     return found
 
 

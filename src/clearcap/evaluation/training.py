@@ -12,6 +12,7 @@ from clearcap.captioner.folder import SAMPLES
 from clearcap.data.reading import member, read_jsonl
 from clearcap.errors import InputError
 from clearcap.evaluation.files import number
+from clearcap.writing import whole_file
 
 INK, SOFT, GRID = "#1a1a19", "#6b6a65", "#e3e2dd"
 BLUE, ORANGE, GREEN = "#2a78d6", "#d1650a", "#1b8a5a"
@@ -68,7 +69,8 @@ def plot_training(curves: Path, path: Path) -> None:
             _dress(axes, title, f"{held[-1][1]:.3f}" if held else "")
         _captions(figure.add_subplot(grid[2, :]), samples)
     try:
-        figure.savefig(path, dpi=130)
+        with whole_file(path) as fresh:
+            figure.savefig(fresh, dpi=130)
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be written ({error}); give a .png, .svg or .pdf path") from error
 

@@ -49,7 +49,7 @@ def from_statistics(totals: Int[np.ndarray, "*batch 10"]) -> Float[np.ndarray, "
     return means * np.exp(np.minimum(0.0, 1 - 1 / ratio))  # brevity penalty, 1 for long candidates
 
 
-def bleu(corpus: Corpus) -> tuple[Float[np.ndarray, 4], Float[np.ndarray, "photos 4"]]:
+def bleu(corpus: Corpus) -> tuple[Float[np.ndarray, "4"], Float[np.ndarray, "photos 4"]]:
     """BLEU-1..4 of the corpus and of each photo's candidate."""
     table = statistics(corpus)
     return from_statistics(table.sum(0)), from_statistics(table)

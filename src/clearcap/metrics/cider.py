@@ -89,5 +89,5 @@ def _idf(counts: Iterable[Int[np.ndarray, " grams"]], photos: int) -> list[Float
     return [np.log(max(1, photos)) - np.log(np.maximum(1, of_grams)) for of_grams in counts]
 
 
-def _length_penalty(a: Int[np.ndarray, ...], b: Int[np.ndarray, ...]) -> Float[np.ndarray, ...]:
+def _length_penalty(a: Int[np.ndarray, "..."], b: Int[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
     return np.exp(-((a - b) ** 2) / (2 * SIGMA**2))

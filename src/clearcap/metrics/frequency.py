@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
+from clearcap.config import texts
 from clearcap.errors import InputError
 from clearcap.metrics.ngrams import ORDERS, split_tokens
 from clearcap.metrics.tokenizer import tokenize
+from clearcap.writing import whole_file
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class DocumentFrequency:
     @classmethod
     def of(cls, references: Sequence[Sequence[str]]) -> DocumentFrequency:
         """Count the references (raw text), one list a photo."""
+        references = [texts(f"references[{photo}]", captions) for photo, captions in enumerate(references)]
         tokens = iter(tokenize(list(chain.from_iterable(references))))
         counts: Counter[str] = Counter()
         for captions in references:
@@ -48,7 +51,8 @@ class DocumentFrequency:
         """Write JSON (compressed where the name ends in .gz)."""
         text = json.dumps({"photos": self.photos, "counts": self.counts}, ensure_ascii=False)
         data = text.encode()
-        Path(path).write_bytes(gzip.compress(data, mtime=0) if Path(path).suffix == ".gz" else data)
+        with whole_file(Path(path)) as fresh:
+            fresh.write_bytes(gzip.compress(data, mtime=0) if fresh.suffix == ".gz" else data)
 
     @classmethod
     def load(cls, path: str | Path) -> DocumentFrequency:
@@ -61,14 +65,15 @@ class DocumentFrequency:
             data = Path(path).read_bytes()
             content = json.loads(gzip.decompress(data) if Path(path).suffix == ".gz" else data)
             photos, counts = content["photos"], content["counts"]
-        except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+        except Exception as error:  # zlib and JSON raise their own
             raise InputError(
                 f"{path} is not a document frequency file ({error}); write one with "
                 "DocumentFrequency.of(...).save(...)"
             ) from error
-        if not isinstance(photos, int) or photos < 1 or not isinstance(counts, dict):
+        known = isinstance(counts, dict) and all(isinstance(n, int) and n >= 0 for n in counts.values())
+        if not isinstance(photos, int) or photos < 1 or not known:
             raise InputError(
-                f"{path}: 'photos' must be a positive integer and 'counts' an object; write the file with "
+                f"{path}: 'photos' must be a positive integer and 'counts' an object of counts; write the file with "
                 "DocumentFrequency.of(...).save(...)"
             )
         return cls(photos, counts)

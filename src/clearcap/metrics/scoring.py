@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -94,6 +94,9 @@ def check(hypotheses: Mapping[PhotoId, str], references: Mapping[PhotoId, Sequen
     Raises:
         InputError: what is wrong, with the first photo concerned.
     """
+    for name, given in (("hypotheses", hypotheses), ("references", references)):
+        if not isinstance(given, Mapping):
+            raise InputError(f"the {name} are of type {type(given).__name__}; pass a dict by photo")
     if not hypotheses:
         raise InputError("there is no candidate to score; pass at least one photo with its caption")
     for photo in hypotheses:
@@ -113,7 +116,7 @@ def check(hypotheses: Mapping[PhotoId, str], references: Mapping[PhotoId, Sequen
                 f"the candidate of photo {photo!r} is {type(caption).__name__}, not text; pass one string"
             )
     for photo, captions in references.items():
-        if isinstance(captions, str) or not len(captions):
+        if isinstance(captions, (str, bytes)) or not isinstance(captions, Collection) or not len(captions):
             raise InputError(
                 f"the references of photo {photo!r} must be a list of at least one caption, not {captions!r}"
             )

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from clearcap.config import number
 from clearcap.errors import InputError
 from clearcap.metrics.scoring import Scores
 
@@ -55,7 +56,7 @@ def intervals(scores: Scores, samples: int = 1000, level: float = 0.95, seed: in
     BLEU is recomputed from summed n-gram statistics of each resample. CIDEr-D keeps the document frequency of
     the whole set, as if it were given. Scores that cannot be computed from parts, such as METEOR, are left out.
     """
-    _check(samples, level)
+    samples, seed = _checked(samples, level, seed)
     rng = np.random.default_rng(seed)
     names = _resampled(scores)
     resamples = _resamples(rng, len(scores.photos), samples)
@@ -71,7 +72,7 @@ def compare(
     Raises:
         InputError: the systems were not scored on the same photos or share no metric.
     """
-    _check(samples, level)
+    samples, seed = _checked(samples, level, seed)
     if set(a.photos) != set(b.photos):
         raise InputError(
             f"the two results cover different photos ({len(a.photos)} and {len(b.photos)}, "
@@ -98,11 +99,13 @@ def compare(
     return found
 
 
-def _check(samples: int, level: float) -> None:
+def _checked(samples: int, level: float, seed: int) -> tuple[int, int]:
+    samples = number("samples", samples, int)
     if samples < 1:
         raise InputError(f"samples={samples} is too few to estimate anything; pass 1000 or more")
-    if not 0 < level < 1:
+    if not 0 < number("level", level, float) < 1:
         raise InputError(f"level={level} is not between 0 and 1; pass 0.95 for a 95% interval")
+    return samples, number("seed", seed, int, 0)
 
 
 def _resampled(scores: Scores) -> list[str]:

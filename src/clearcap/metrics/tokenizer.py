@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 
+from clearcap.config import texts
 from clearcap.metrics import ptb
 
 # Tokens that pycocoevalcap removes. Brackets stay and count as words: it looks for "-LRB-", but the tokens are
@@ -49,7 +50,7 @@ def tokenize(captions: Sequence[str]) -> list[list[str]]:
     Returns:
         One list a caption; empty for a caption without words. Tokens hold no plain space.
     """
-    lines = [caption.translate(_LINE_BREAKS) for caption in captions]
+    lines = [caption.translate(_LINE_BREAKS) for caption in texts("captions", captions)]
     text = "".join(line + "\n" for line in lines)
     if _BEYOND_BASIC_PLANE.search(text):  # Java's characters are halves there
         text = _BEYOND_BASIC_PLANE.sub(_halves, text)

@@ -7,7 +7,9 @@ blanks; the layouts of one photo run as one batch, and the one the model is sure
 
 from __future__ import annotations
 
+import bisect
 import itertools
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,13 +20,15 @@ from jaxtyping import Bool, Float, Int
 
 from clearcap.arrays import Array, cast, namespace, softmax
 from clearcap.captioner.generating import CaptionModel, CaptionRequest
-from clearcap.config import SamplingConfig, TextConfig, make
+from clearcap.config import SamplingConfig, TextConfig, make, number, texts
+from clearcap.config import text as checked_text
 from clearcap.errors import InputError
 from clearcap.sampling.guidance import FixedLatents
 from clearcap.sampling.selection import mean_confidences
 from clearcap.text.tokenizer import clean_caption, join_words
 
 _BLANK = re.compile(r"_{3,}(?:\{(\d*)(,?)(\d*)\})?")
+MOST_WORDS = 1000  # of a caption that is asked for
 MAX_LAYOUTS = 64
 
 
@@ -81,13 +85,13 @@ def parse_template(text: str) -> Template:
     """
     parts: list[str | Blank] = []
     end = 0
-    for match in _BLANK.finditer(text):
+    for match in _BLANK.finditer(checked_text("template", text)):
         if text[end : match.start()].strip():
             parts.append(text[end : match.start()])
         low, comma, high = match.groups()
         if low is None:
             parts.append(Blank())
-        elif not low or (comma and not high):
+        elif not low or (comma and not high) or max(len(low), len(high or "")) > 4:
             raise InputError(
                 f"{match.group()!r} in {text!r}: write a number of words {{2}} or a range {{1,3}}"
             )
@@ -107,7 +111,7 @@ def length_template(low: int, high: int | None = None, prefix: str = "") -> Temp
     Raises:
         InputError: the lengths contradict each other, or leave no word to add to the prefix.
     """
-    high, said = _blank(low, high, "length").high, len(prefix.split())
+    high, said = _blank(low, high, "length").high, len(checked_text("prefix", prefix).split())
     if high <= said:
         raise InputError(
             f"a caption of at most {high} words cannot go on after the {said} of {prefix!r}; allow more"
@@ -122,7 +126,8 @@ def edit_template(caption: str, keep: Sequence[str], slack: int = 0) -> Template
     Raises:
         InputError: a word to keep is not in the caption, or nothing is left to redo.
     """
-    words = caption.split()
+    words, keep = checked_text("caption", caption).split(), texts("keep", keep)
+    slack = number("slack", slack, int, 0)
     left = [word.lower() for word in words]
     for word in keep:
         if word.lower() not in left:
@@ -145,7 +150,7 @@ def keyword_templates(keywords: Sequence[str], low: int, high: int | None = None
     Raises:
         InputError: no keywords, or more of them than words.
     """
-    high = _blank(low, high, "length").high
+    high, keywords = _blank(low, high, "length").high, texts("keywords", keywords)
     lengths = [len(keyword.split()) for keyword in keywords]
     if not keywords or not all(lengths):
         raise InputError("no keyword to contain; pass one or more words")
@@ -157,13 +162,18 @@ def keyword_templates(keywords: Sequence[str], low: int, high: int | None = None
         raise InputError(
             f"{len(keywords)} keywords are too many to try every order; pass at most 4, or a template"
         )
-    found: list[tuple[tuple[str, ...], tuple[int, ...]]] = []
-    for words in range(max(low, sum(lengths)), high + 1):
-        free = words - sum(lengths)
-        gaps = [g for g in itertools.product(range(free + 1), repeat=len(keywords) + 1) if sum(g) == free]
-        found += itertools.product(itertools.permutations(keywords), gaps)
-    stride = max(1.0, len(found) / MAX_LAYOUTS)
-    chosen = [found[int(i * stride)] for i in range(min(MAX_LAYOUTS, len(found)))]
+    orders, ways = list(itertools.permutations(keywords)), len(keywords) + 1
+    frees = range(
+        max(low, sum(lengths)) - sum(lengths), high - sum(lengths) + 1
+    )  # words that are to be found
+    counts = [len(orders) * math.comb(free + ways - 1, ways - 1) for free in frees]
+    ends, total = list(itertools.accumulate(counts)), sum(counts)
+    stride = max(1.0, total / MAX_LAYOUTS)
+    chosen = []
+    for rank in (int(i * stride) for i in range(min(MAX_LAYOUTS, total))):
+        of = bisect.bisect_right(ends, rank)
+        order, place = divmod(rank - (ends[of] - counts[of]), counts[of] // len(orders))
+        chosen.append((orders[order], _gaps(frees[of], ways, place)))
     return [
         Template(
             tuple(
@@ -174,6 +184,18 @@ def keyword_templates(keywords: Sequence[str], low: int, high: int | None = None
         )
         for order, gaps in chosen
     ]
+
+
+def _gaps(words: int, gaps: int, rank: int) -> tuple[int, ...]:
+    """The way of that rank, of all in which so many words are spread over so many gaps, in the order of the first."""
+    if gaps == 1:
+        return (words,)
+    for first in range(words + 1):
+        count = math.comb(words - first + gaps - 2, gaps - 2)
+        if rank < count:
+            return (first, *_gaps(words - first, gaps - 1, rank))
+        rank -= count
+    raise IndexError(rank)
 
 
 def layouts_of(template: Template, tokenizer: Any, length: int, *, keep_period: bool = True) -> list[Layout]:
@@ -197,7 +219,10 @@ def layouts_of(template: Template, tokenizer: Any, length: int, *, keep_period: 
             f"{describe(template)!r} needs {least + length - 2 - room} positions, but a caption has {length - 2}; "
             "shorten it or use a model of longer captions"
         )
-    choices = itertools.product(*(range(blank.low, blank.high + 1) for blank in blanks))
+    spare = room - least  # which one blank may take, where the others are as short as they can be
+    choices = itertools.product(
+        *(range(blank.low, min(blank.high, blank.low + spare) + 1) for blank in blanks)
+    )
     counts = list(itertools.islice((c for c in choices if sum(c) <= room), MAX_LAYOUTS + 1))
     if len(counts) > MAX_LAYOUTS:
         raise InputError(
@@ -250,10 +275,10 @@ def infill_captions(
             for template in _templates(given)
             for layout in layouts_of(template, tokenizer, captioner.length, keep_period=keep_period)
         ]
-        for number, row in enumerate(placed):
+        for place, row in enumerate(placed):
             for copy in range(how.candidates):
                 rows.append(row)
-                requests.append(CaptionRequest(photos[owner], copy * 1000 + number))
+                requests.append(CaptionRequest(photos[owner], copy * 1000 + place))
                 owners.append(owner)
     with captioner.inference():
         x0 = captioner.sample(
@@ -311,7 +336,8 @@ def describe(template: Template) -> str:
 
 
 def _blank(low: int, high: int | None, where: str) -> Blank:
-    high = low if high is None else high
+    low = number("low", low, int, high=MOST_WORDS)
+    high = low if high is None else number("high", high, int, high=MOST_WORDS)
     if low > high:
         raise InputError(f"{where}: at least {low} and at most {high} words contradict each other; swap them")
     if low < 1:
@@ -351,7 +377,12 @@ def _place(fixed: Sequence[list[int] | None], counts: Sequence[int], tokenizer: 
 
 def _templates(given: str | Template | Sequence[Template]) -> list[Template]:
     given = parse_template(given) if isinstance(given, str) else given
-    return [given] if isinstance(given, Template) else list(given)
+    templates = [given] if isinstance(given, Template) else given
+    if not isinstance(templates, (list, tuple)) or not templates or {*map(type, templates)} != {Template}:
+        raise InputError(
+            f"{given!r} is no template; pass text with ___, or what clearcap.pipeline.infilling makes"
+        )
+    return list(templates)
 
 
 def layout_arrays(

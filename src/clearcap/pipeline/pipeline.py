@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, UInt8
@@ -19,7 +19,9 @@ from PIL import Image
 from clearcap.arrays import Array, namespace
 from clearcap.captioner.generating import CaptionModel, Generated
 from clearcap.captioner.onnx import has_graphs, is_exported
+from clearcap.captioner.onnx.runtime import set_threads, threads
 from clearcap.config import LENGTHS, SamplingConfig, number, own_names, sampling_with
+from clearcap.data.ahead import ahead
 from clearcap.data.fetch import clipped
 from clearcap.data.images import PhotoSource, each_photo, is_many, open_image, to_square
 from clearcap.errors import InputError, RenamedWarning, needed
@@ -68,6 +70,8 @@ class CaptionResult:
         return [self.candidates[i] for i in diverse(self.candidates, count, novelty=novelty)]
 
 
+Decoded: TypeAlias = list[tuple[str, np.ndarray | InputError]]
+"""A batch of photos: names, and pixels or why there are none."""
 BACKENDS = ("torch", "prepacked", "compiled", "onnx", "fast")
 
 
@@ -239,35 +243,59 @@ class CaptionPipeline:
         return results if many else results[0]
 
     def stream(
-        self, images: Iterable[Any], *, batch_size: int = 16, seed: int = 0, **how: Any
+        self,
+        images: Iterable[Any],
+        *,
+        batch_size: int = 16,
+        seed: int = 0,
+        workers: int = 4,
+        at_once: int = 1,
+        **how: Any,
     ) -> Iterator[CaptionResult | InputError]:
         """As a call, one result at a time; a photo that cannot be read yields its error in its place.
 
         The next batches are decoded by threads while the current one is captioned.
 
+        Args:
+            images: as for a call.
+            batch_size: photos per forward pass.
+            seed: same seed, same captions, whatever the batch size.
+            workers: threads that decode.
+            at_once: batches captioned at the same time, each by its share of torch's threads: on a CPU more photos
+                a second, and each of them later.
+            how: as for a call.
+
         Raises:
             InputError: at once, for arguments that cannot be.
         """
         generator = how.pop("generator", None)
+        if generator is not None and not callable(getattr(generator, "initial_seed", None)):
+            raise InputError(f"generator={generator!r} must be a torch.Generator")
         seed = checked_seed(seed) if generator is None else generator.initial_seed()
-        batch_size = number("batch_size", batch_size, int, 1)
+        batch_size = number("batch_size", batch_size, int, 1, 2**31)
+        workers, at_once = number("workers", workers, int, 1, 1024), number("at_once", at_once, int, 1, 1024)
         sampling = self.sampling(**how)
         asked = not LENGTHS.isdisjoint(own_names(how))
         whole = self._whole_words() if asked else None
-        return self._results(_decoded(images, batch_size, self.image_size), sampling, seed, whole)
+        batches = _decoded(images, batch_size, self.image_size, workers)
+
+        def captioned(batch: Decoded) -> list[CaptionResult | InputError]:
+            return self._results(batch, sampling, seed, whole)
+
+        return chain.from_iterable(
+            map(captioned, batches) if at_once == 1 else _at_once(captioned, batches, at_once)
+        )
 
     def _results(
         self,
-        batches: Iterable[list[tuple[str, np.ndarray | InputError]]],
+        batch: Decoded,
         sampling: SamplingConfig,
         seed: int,
         whole: Bool[np.ndarray, " vocab"] | None,
-    ) -> Iterator[CaptionResult | InputError]:
-        for batch in batches:
-            good = [(name, pixels) for name, pixels in batch if not isinstance(pixels, InputError)]
-            captioned = iter(self._caption(good, sampling, seed, whole) if good else [])
-            for _, pixels in batch:
-                yield pixels if isinstance(pixels, InputError) else next(captioned)
+    ) -> list[CaptionResult | InputError]:
+        good = [(name, pixels) for name, pixels in batch if not isinstance(pixels, InputError)]
+        captioned = iter(self._caption(good, sampling, seed, whole) if good else [])
+        return [pixels if isinstance(pixels, InputError) else next(captioned) for _, pixels in batch]
 
     def fill(
         self, image: Any, template: str | Template | Sequence[Template], *, seed: int = 0, **how: Any
@@ -349,8 +377,8 @@ class CaptionPipeline:
             InputError: a photo cannot be read, or there are none.
         """
         encoded = []
-        batch_size = number("batch_size", batch_size, int, 1)
-        for batch in _decoded(images, batch_size, self.image_size):
+        batch_size = number("batch_size", batch_size, int, 1, 2**31)
+        for batch in _decoded(images, batch_size, self.image_size, 4):
             squares = []
             for _, pixels in batch:
                 if isinstance(pixels, InputError):
@@ -468,9 +496,24 @@ def checked_seed(seed: Any) -> int:
     return int(number("seed", seed, int, 0, 2**63 - 1))
 
 
-def _decoded(
-    images: Iterable[Any], batch_size: int, size: int
-) -> Iterator[list[tuple[str, np.ndarray | InputError]]]:
+def _at_once(
+    captioned: Callable[[Decoded], list[CaptionResult | InputError]], batches: Iterable[Decoded], count: int
+) -> Iterator[list[CaptionResult | InputError]]:
+    """Batches captioned by threads, in order, each with its share of torch's own threads."""
+    all_threads = threads()
+    share = max(1, all_threads // count)
+
+    def in_thread(batch: Decoded) -> list[CaptionResult | InputError]:
+        set_threads(share)  # a thread's own, as far as OpenMP goes
+        return captioned(batch)
+
+    try:
+        yield from ahead(in_thread, batches, threads=count, depth=count + 1)
+    finally:
+        set_threads(all_threads)
+
+
+def _decoded(images: Iterable[Any], batch_size: int, size: int, workers: int) -> Iterator[Decoded]:
     """Batches of squashed photos, decoded two batches ahead by threads; a single photo without them."""
     coming = iter(enumerate(each_photo(images)))
     first = list(islice(coming, 2))
@@ -478,7 +521,7 @@ def _decoded(
         yield [_read(*first[0], size)]
         return
     source = chain(first, coming)
-    with ThreadPoolExecutor(max_workers=4) as pool:
+    with ThreadPoolExecutor(workers) as pool:
         waiting: deque[list[Future[tuple[str, np.ndarray | InputError]]]] = deque()
         while True:
             while len(waiting) < 3:

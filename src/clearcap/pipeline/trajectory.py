@@ -17,6 +17,7 @@ from clearcap.captioner.generating import CaptionModel
 from clearcap.config import SamplingConfig
 from clearcap.errors import InputError
 from clearcap.text.tokenizer import decode_caption
+from clearcap.writing import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -170,12 +171,13 @@ def save_picture(frames: Sequence[Frame], path: str | Path, photo: Image | None 
     """
     path = Path(path)
     check_picture(path)
-    if path.suffix.lower() != ".gif":
-        plot(frames, photo).savefig(path, dpi=150)
-        return
-    pictures = animate(frames, photo)
-    pauses = [500] * (len(pictures) - 1) + [3000]  # ms
-    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=pauses, loop=0)
+    with whole_file(path) as fresh:
+        if path.suffix.lower() != ".gif":
+            plot(frames, photo).savefig(fresh, dpi=150)
+            return
+        pictures = animate(frames, photo)
+        pauses = [500] * (len(pictures) - 1) + [3000]  # ms
+        pictures[0].save(fresh, save_all=True, append_images=pictures[1:], duration=pauses, loop=0)
 
 
 def check_picture(path: Path) -> None:

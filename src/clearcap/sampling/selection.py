@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from clearcap import registry
+from clearcap.config import number, text, texts
 from clearcap.errors import InputError
 from clearcap.metrics import bleu, cider
 from clearcap.metrics.cider import DocumentFrequency
@@ -106,9 +107,10 @@ def choose(
     Raises:
         InputError: no candidates, an unknown rule, or one without what it judges by.
     """
+    captions = texts("captions", captions)
     if not captions:
         raise InputError("no candidates to choose from; sample at least one caption")
-    rule = registry.find("selection rule", method)
+    rule = registry.find("selection rule", text("method", method))
     values = rule(Candidates(captions, confidences, similarity, utility, frequency))
     if len(values) != len(captions):
         raise InputError(f"{len(values)} values for {len(captions)} candidates; pass one for each")
@@ -132,7 +134,8 @@ def diverse(captions: Sequence[str], count: int, *, utility: str = "bleu", novel
     Raises:
         InputError: ``count`` exceeds the candidates, or ``novelty`` is no share.
     """
-    if not 1 <= count <= len(captions):
+    captions, novelty = texts("captions", captions), number("novelty", novelty, float)
+    if not 1 <= number("count", count, int) <= len(captions):
         raise InputError(f"{count} captions wanted of {len(captions)} candidates; sample more")
     if not 0 <= novelty <= 1:
         raise InputError(f"novelty={novelty} must lie between 0 and 1")
@@ -152,7 +155,7 @@ def diverse(captions: Sequence[str], count: int, *, utility: str = "bleu", novel
 def _utilities(
     captions: Sequence[str], utility: str, frequency: DocumentFrequency | None
 ) -> Float[np.ndarray, "candidates candidates"]:
-    if utility not in UTILITIES:
+    if not isinstance(utility, str) or utility not in UTILITIES:
         raise InputError(f"unknown utility {utility!r}; choose one of {', '.join(UTILITIES)}")
     if utility == "cider":
         return cider.pairwise(captions, frequency)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clearcap.arrays import TokenIds
+from clearcap.config import number
 from clearcap.errors import InputError
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def clean_caption(caption: str, max_words: int = 30, keep_period: bool = True) -
     text = _SPACES.sub(" ", text).rstrip("\n").strip(" ")
     if not keep_period:
         text = text.rstrip(" .")
-    return " ".join(text.split(" ")[:max_words])
+    return " ".join(text.split(" ")[: number("max_words", max_words, int, 0)])
 
 
 def train_tokenizer(captions: Iterable[str], size: int, min_count: int = 4) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from clearcap.errors import InputError
+from clearcap.writing import whole_folder, write_json
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,13 @@ class RunState:
         mine = self._named()
         if mine.keys() != {name for name in tensors if not name.startswith("optimizer")}:
             raise InputError(f"{folder} holds another model's parameters; train into another folder")
-        for name, tensor in mine.items():
-            tensor.copy_(tensors[name])
-        for i, optimizer in enumerate(self.optimizers):
-            _restore_optimizer(optimizer, f"optimizer{i}", tensors)
+        try:
+            for name, tensor in mine.items():
+                tensor.copy_(tensors[name])
+            for i, optimizer in enumerate(self.optimizers):
+                _restore_optimizer(optimizer, f"optimizer{i}", tensors)
+        except Exception as fault:  # names and shapes of another run, or of none
+            raise _unreadable(folder, fault) from fault
         return place
 
     def _named(self) -> dict[str, Tensor]:
@@ -109,13 +112,6 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def write_json(file: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file; a kill at any moment leaves the old or the new one."""
-    fresh = file.with_suffix(".new")
-    fresh.write_text(json.dumps(content, indent=1))
-    os.replace(fresh, file)
-
-
 def save_checkpoint(folder: Path, tensors: Mapping[str, Tensor], progress: Mapping[str, Any]) -> None:
     """Write ``state.safetensors`` and ``progress.json``; a kill at any moment leaves the old or the new one.
 
@@ -127,13 +123,9 @@ def save_checkpoint(folder: Path, tensors: Mapping[str, Tensor], progress: Mappi
     from safetensors.torch import save_file
 
     fresh, old = folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    save_file({k: v.detach().contiguous().cpu() for k, v in tensors.items()}, fresh / "state.safetensors")
-    (fresh / "progress.json").write_text(json.dumps(progress, indent=1))
-    for path in fresh.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+    with whole_folder(fresh) as new:
+        save_file({k: v.detach().contiguous().cpu() for k, v in tensors.items()}, new / "state.safetensors")
+        write_json(new / "progress.json", progress)
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         folder.rename(old)
@@ -156,11 +148,20 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | 
     if not folder.exists():
         return None
     try:
-        return load_file(folder / "state.safetensors"), json.loads((folder / "progress.json").read_text())
-    except (OSError, SafetensorError, json.JSONDecodeError) as fault:
-        raise InputError(
-            f"{folder}: the checkpoint cannot be read ({fault}); delete it to start anew"
-        ) from fault
+        place = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
+        if not (
+            isinstance(place, dict)
+            and isinstance(place.get("step", 0), int)
+            and isinstance(place.get("settings", {}), dict)
+        ):
+            raise ValueError("progress.json holds no step and settings")
+        return load_file(folder / "state.safetensors"), place
+    except (OSError, SafetensorError, ValueError, RecursionError) as fault:
+        raise _unreadable(folder, fault) from fault
+
+
+def _unreadable(folder: Path, fault: Exception) -> InputError:
+    return InputError(f"{folder}: the checkpoint cannot be read ({fault}); delete it to start anew")
 
 
 def reached_step(folder: Path) -> int:

@@ -45,6 +45,15 @@ class Examples:
     text_first: int
     shares: Float[Tensor, "photos most"]
 
+    def draw(
+        self, photos: Int[Tensor, " photos"], copies: int, generator: torch.Generator
+    ) -> Int[Tensor, " batch"]:
+        """Captions of photos, photo-major: as near to every caption's share as so many draws can come."""
+        # Evenly spaced places in the running sums.
+        place = (torch.rand(len(photos), 1, generator=generator) + torch.arange(copies)) / copies
+        nth = (place[..., None] >= self.shares[photos][:, None]).sum(-1)
+        return torch.minimum(self.first[photos, None] + nth, self.first[photos + 1, None] - 1).flatten()
+
 
 class Batch(NamedTuple):
     """One step's input: photos and ``copies`` captions of each, photo-major."""
@@ -142,11 +151,7 @@ def take_batch(
     image = features.gather(views, examples.rows[chosen])
     mirror = examples.mirrored[chosen] & (torch.rand(with_photo, generator=generator) < 0.5)
     image = torch.where(mirror[:, None, None], flip(image), image)
-    first, end = examples.first[chosen], examples.first[chosen + 1]
-    # Evenly spaced places in the running sums: as near to every caption's share as so many draws can come.
-    place = (torch.rand(with_photo, 1, generator=generator) + torch.arange(config.copies)) / config.copies
-    nth = (place[..., None] >= examples.shares[chosen][:, None]).sum(-1)
-    captions = torch.minimum(first[:, None] + nth, end[:, None] - 1).flatten()
+    captions = examples.draw(chosen, config.copies, generator)
     if with_text:
         texts = len(examples.ids) - examples.text_first
         extra = examples.text_first + torch.randint(texts, (with_text * config.copies,), generator=generator)

@@ -19,6 +19,7 @@ from clearcap.errors import InputError
 from clearcap.metrics import score
 from clearcap.training.checkpoint import reached_step
 from clearcap.training.loop import StepReport, make_accelerator
+from clearcap.writing import write_text
 
 SHOWN = 8  # watched photos whose captions are printed and kept
 Captions = dict[str | int, str]
@@ -53,7 +54,7 @@ class RunLog:
         self.task = self.progress.add_task("training", total=steps, completed=reached)
         self.started = time.monotonic()
         for file in (self.out / CURVES, self.out / SAMPLES):
-            _keep_until(file, reached)
+            keep_until(file, reached or -1)  # what was said before the first step is said again, too
         return reached
 
     def report(self, measured: StepReport) -> None:
@@ -108,11 +109,12 @@ def progress_bar(console: Console, shown: bool = True) -> Progress:
     return Progress(*columns, console=console, disable=not shown)
 
 
-def _keep_until(file: Path, step: int) -> None:
+def keep_until(file: Path, step: int) -> None:
+    """Drop the lines of later steps than that from which a run goes on, and a line that was cut short."""
     if file.is_file():
         lines = file.read_text().splitlines(keepends=True)
         kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-        file.write_text("".join(kept))
+        write_text(file, "".join(kept))
 
 
 def _append(file: Path, line: dict[str, Any]) -> None:

@@ -133,12 +133,13 @@ def fit(
         if done % config.log_every == 0:
             lr = optimizers[0].param_groups[0]["lr"]
             report(StepReport(done, latent.item(), caption.item(), lr, norm.item()))
-        if accelerator.is_main_process and (done % config.save_every == 0 or done == config.steps):
-            state.save(checkpoint, settings, {"step": done})
         if config.sample_every and accelerator.is_main_process and done % config.sample_every == 0:
             captioner.eval()
             with average.in_place(trained):
                 evaluate(done)
+        # Last: a run that is killed before it evaluates this step does so when it goes on.
+        if accelerator.is_main_process and (done % config.save_every == 0 or done == config.steps):
+            state.save(checkpoint, settings, {"step": done})
     average.swap(trained)
     captioner.eval()
 

@@ -12,6 +12,14 @@ from clearcap.metrics.ngrams import ORDERS, Counted, count
 from clearcap.metrics.tokenizer import tokenize
 
 
+def with_neighbours(
+    captions: Sequence[Sequence[str]], wanted: int, advance: Callable[[int], None] = lambda photos: None
+) -> list[tuple[str, ...]]:
+    """Each photo's captions, and behind them its neighbour captions; arguments as for ``neighbour_captions``."""
+    more = neighbour_captions(captions, wanted, advance) if wanted else [[] for _ in captions]
+    return [(*own, *others) for own, others in zip(captions, more, strict=True)]
+
+
 def neighbour_captions(
     captions: Sequence[Sequence[str]], wanted: int, advance: Callable[[int], None] = lambda photos: None
 ) -> list[list[str]]:

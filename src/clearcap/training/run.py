@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ from clearcap.training.log import RunLog, Scored, progress_bar, scored, tracked_
 from clearcap.training.loop import StepReport, fit, make_accelerator
 from clearcap.training.neighbours import neighbour_captions
 from clearcap.training.optimizers import make_optimizers
+from clearcap.writing import whole_folder, write_json
 
 BATCH = 100  # watched photos captioned at once
 
@@ -194,8 +194,9 @@ class Run:
 
 def save_model(captioner: Captioner, tokenizer: Any, out: Path) -> None:
     """Write a captioner as ``out/model``."""
-    captioner.save_pretrained(out / "model")
-    tokenizer.save_pretrained(out / "model")
+    with whole_folder(out / "model") as fresh:
+        captioner.save_pretrained(fresh)
+        tokenizer.save_pretrained(fresh)
 
 
 def save_frequency(photos: Sequence[CaptionedPhoto], out: Path) -> None:
@@ -206,7 +207,7 @@ def save_frequency(photos: Sequence[CaptionedPhoto], out: Path) -> None:
 def write_preset(preset: Preset, out: Path) -> None:
     """Write all settings to ``out/preset.json``."""
     out.mkdir(parents=True, exist_ok=True)
-    (out / "preset.json").write_text(json.dumps(dataclasses.asdict(preset), indent=1))
+    write_json(out / "preset.json", dataclasses.asdict(preset))
 
 
 def cached_features(

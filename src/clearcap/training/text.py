@@ -17,6 +17,7 @@ from clearcap.training.loop import StepReport, fit, make_accelerator
 from clearcap.training.objectives import Objective
 from clearcap.training.optimizers import plain_adamw
 from clearcap.training.schedules import generator_at
+from clearcap.writing import whole_folder
 
 SHARED = ("steps", "lr", "warmup", "bf16", "seed", "save_every")
 """Settings that ``TrainConfig`` has too."""
@@ -166,8 +167,9 @@ def pretrain_text(
         accelerator=accelerator,
     )
     if accelerator.is_main_process:
-        model.save_pretrained(out)
-        tokenizer.save_pretrained(out)
+        with whole_folder(out) as fresh:
+            model.save_pretrained(fresh)
+            tokenizer.save_pretrained(fresh)
 
 
 def _untrained(config: PretrainTextConfig, tokenizer: Any) -> Any:

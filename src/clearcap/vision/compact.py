@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clearcap.errors import InputError
-from clearcap.vision.trained import TrainedEncoder, load_weights
+from clearcap.vision.trained import TrainedEncoder, load_weights, read_encoder
 
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet photos, RGB in 0..1
 STD = (0.229, 0.224, 0.225)
@@ -208,5 +207,11 @@ def load_compact(folder: str | Path) -> CompactEncoder:
     settings = Path(folder) / "encoder.json"
     if not settings.is_file():
         raise InputError(f"{settings}: absent; pass the folder that a distillation wrote")
-    encoder = CompactEncoder(**json.loads(settings.read_text())["encoder"])
+    found = read_encoder(settings)
+    try:
+        encoder = CompactEncoder(**found)
+    except InputError:
+        raise
+    except Exception as error:  # whatever impossible sizes lead to
+        raise InputError(f"{settings}: not the settings of an encoder ({error}); train it again") from error
     return load_weights(encoder, Path(folder) / "encoder.safetensors").eval()

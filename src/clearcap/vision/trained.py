@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, TypeVar
 
 from torch import nn
 
 from clearcap.config import VisionConfig
+from clearcap.data.reading import member, read_json
 from clearcap.errors import InputError
 
 Encoder = TypeVar("Encoder", bound=nn.Module)
@@ -26,7 +26,9 @@ class TrainedEncoder(nn.Module):
         """
         try:
             return cls(**({"dim": vision.dim, "image_size": vision.image_size} | settings))
-        except TypeError as error:
+        except InputError:
+            raise
+        except Exception as error:  # whatever impossible sizes lead to
             raise InputError(
                 f"the image encoder's settings {settings} do not fit vision.kind={vision.kind} ({error}); "
                 "pass those its settings() gave"
@@ -43,9 +45,21 @@ class TrainedEncoder(nn.Module):
         """
         weights = Path(vision.source)
         beside = weights.with_suffix(".json") if vision.source else weights
-        settings = json.loads(beside.read_text())["encoder"] if beside.is_file() else {}
+        settings = read_encoder(beside) if beside.is_file() else {}
         encoder: Encoder = cls.build(vision, settings)  # type: ignore[attr-defined]
         return load_weights(encoder, weights) if vision.source else encoder
+
+
+def read_encoder(file: Path) -> dict[str, Any]:
+    """The settings of an encoder that training wrote beside its weights.
+
+    Raises:
+        InputError: the file holds something else.
+    """
+    settings: dict[str, Any] = member(
+        read_json(file, "pass the folder of a training run"), "encoder", dict, str(file)
+    )
+    return settings
 
 
 def load_weights(encoder: Encoder, weights: Path) -> Encoder:
@@ -61,7 +75,7 @@ def load_weights(encoder: Encoder, weights: Path) -> Encoder:
         raise InputError(f"{weights}: absent; make it with clearcap distill or clearcap finetune-encoder")
     try:
         encoder.load_state_dict(load_file(weights))
-    except (SafetensorError, RuntimeError) as error:
+    except (SafetensorError, RuntimeError, OSError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{weights}: not the weights of this encoder ({reason}); train it again") from error
     return encoder

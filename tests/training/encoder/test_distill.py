@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
-import time
 from dataclasses import asdict, replace
 
 import pytest
@@ -30,6 +28,7 @@ SCRIPT = """
 import json, sys, torch
 from clearcap.training.encoder.distill import distill
 from clearcap.training.encoder.settings import DistillConfig
+from tests.commands import kill_when
 torch.set_num_threads(1)
 distill(DistillConfig(**json.loads(sys.argv[1])), progress=False)
 """
@@ -90,10 +89,7 @@ def test_learns_and_resumes_bit_for_bit_after_sigkill(config, tmp_path, optimize
     command = [sys.executable, "-c", SCRIPT, json.dumps(asdict(cut))]
     killed = subprocess.Popen(command)
     checkpoint = tmp_path / "cut/checkpoint"
-    while not checkpoint.exists() and killed.poll() is None:
-        time.sleep(0.01)
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
+    kill_when(killed, checkpoint.exists)
     assert 0 < reached_step(checkpoint) < config.steps
     resumed = distill(cut, progress=False)
     expected, found = load_file(whole.weights), load_file(resumed.weights)

@@ -50,7 +50,10 @@ def test_captions_file(tmp_path):
     path.write_text('image,caption\na.jpg,"A dog, running ."\na.jpg,Two\n')
     assert objective.read_captions(path) == {"a.jpg": ["A dog, running .", "Two"]}
     path.write_text("file,text\na,b\n")
-    with pytest.raises(InputError, match="no column 'image'"):
+    with pytest.raises(InputError, match=r"captions\.txt line 2 has no 'image'"):
+        objective.read_captions(path)
+    path.write_bytes(b"image,caption\na.jpg,\xff\n")
+    with pytest.raises(InputError, match=r"captions\.txt: byte 20 is not UTF-8"):
         objective.read_captions(path)
 
 

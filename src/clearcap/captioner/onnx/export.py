@@ -20,6 +20,7 @@ from clearcap.captioner.model import Captioner, load_captioner
 from clearcap.captioner.onnx import FORMAT, graph_file
 from clearcap.captioner.onnx.weights import LEAST, opened, point_to_weights
 from clearcap.errors import InputError
+from clearcap.writing import whole_file, whole_folder
 
 OPSET = 20  # the first with Gelu as one operator
 
@@ -70,16 +71,16 @@ def export_graphs(source: str, out: Path, *, int8: bool = False) -> None:
     require_onnx()
     captioner, tokenizer = load_captioner(source)
     captioner.vision = captioner.vision.folded()
-    out.mkdir(parents=True, exist_ok=True)
-    captioner.config.save_pretrained(out)
-    tokenizer.save_pretrained(out)
-    if frequency := load_frequency(source):
-        frequency.save(out / FREQUENCY)
     stamp = digest(captioner)  # the same in all graphs of one captioner, so that no two are mixed
-    for graph in graphs_of(captioner):
-        write_graph(graph, graph_file(out, graph.name), stamp, captioner)
-    if int8:
-        quantize_graphs(out, out)
+    with whole_folder(out) as fresh:
+        captioner.config.save_pretrained(fresh)
+        tokenizer.save_pretrained(fresh)
+        if frequency := load_frequency(source):
+            frequency.save(fresh / FREQUENCY)
+        for graph in graphs_of(captioner):
+            write_graph(graph, graph_file(fresh, graph.name), stamp, captioner)
+        if int8:
+            quantize_graphs(fresh, fresh)
 
 
 def add_graphs(folder: Path) -> None:
@@ -96,7 +97,8 @@ def add_graphs(folder: Path) -> None:
     files = named_weights(folder)
     _, stamp = opened(files)
     for graph in graphs_of(captioner):
-        write_graph(graph, graph_file(folder, graph.name), stamp, captioner, files)
+        with whole_file(graph_file(folder, graph.name)) as fresh:
+            write_graph(graph, fresh, stamp, captioner, files)
 
 
 def quantize_graphs(folder: Path, out: Path) -> None:

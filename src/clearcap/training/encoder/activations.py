@@ -19,7 +19,7 @@ from clearcap.data.ahead import ahead
 from clearcap.data.features import square_view
 from clearcap.data.images import to_square
 from clearcap.errors import InputError
-from clearcap.training.checkpoint import write_json
+from clearcap.writing import new_array, whole_file, write_json
 
 Compute = Callable[[Float[Tensor, "batch 3 size size"]], tuple[Tensor, Tensor]]
 """Photos in 0..1 -> activations [batch, channels, h, w] and class logits [batch, classes]."""
@@ -131,13 +131,12 @@ def _make_view(
         made = grid.permute(0, 2, 3, 1).to(torch.float16).cpu().numpy()
         if grids is None:
             shape = (len(photos), *made.shape[1:])
-            grids = np.lib.format.open_memmap(folder / f"grid{view}.npy", "w+", np.float16, shape)
+            grids = new_array(folder / f"grid{view}.npy", np.float16, shape)
         grids[start : start + len(made)] = made
         logits.append(classes.to(torch.float16).cpu().numpy())
         advance(len(made))
     if grids is not None:
         grids.flush()
     # Written last and at once: its presence says that the view is whole.
-    fresh = folder / f"logits{view}.new.npy"
-    np.save(fresh, np.concatenate(logits))
-    fresh.rename(folder / f"logits{view}.npy")
+    with whole_file(folder / f"logits{view}.npy") as fresh:
+        np.save(fresh, np.concatenate(logits))

@@ -36,6 +36,7 @@ from clearcap.training.run import (
 )
 from clearcap.vision.compact import CompactEncoder
 from clearcap.vision.efficientnet import EfficientNetEncoder, load_imagenet, read_port
+from clearcap.writing import whole_file
 
 COMPONENTS = 512
 """Principal components of the second encoder's last grid that the map is of; Lite2's hold 82% of its variance."""
@@ -191,7 +192,8 @@ def principal_components(
     components = components / (x @ components).std()
     basis = Basis(mean.float(), components.float().contiguous())
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(basis._asdict(), file)
+    with whole_file(file) as fresh:
+        save_file(basis._asdict(), fresh)
     return basis
 
 

@@ -23,14 +23,16 @@ from clearcap.training.encoder.live import LiveData
 from clearcap.training.encoder.settings import DistillConfig
 from clearcap.training.encoder.starting import load_like, start_from, turn_to
 from clearcap.training.encoder.targets import build_targets, list_photos
-from clearcap.training.log import progress_bar
+from clearcap.training.log import keep_until, progress_bar
 from clearcap.training.loop import Averaged, descend, set_learning_rates
 from clearcap.training.optimizers import split_optimizers
 from clearcap.training.schedules import learning_rate_by_progress, planned_rate
 from clearcap.vision.compact import CompactEncoder
+from clearcap.writing import whole_file, write_json
 
 REPLAN_STEPS = 50  # steps between two looks at the clock
 LOG_STEPS = 50
+METRICS = "metrics.jsonl"
 FREE = (  # may change when a run resumes
     "out",
     "cache",
@@ -196,6 +198,7 @@ def distill(config: DistillConfig, progress: bool = True) -> DistillResult:
         checkpoint = out / "checkpoint"
         if not run.load(checkpoint) and config.init:
             _begin_from(config.init, run, data)
+        keep_until(out / METRICS, run.step)
         shown = bar.add_task("distilling", total=100)
         with torch.backends.cudnn.flags(benchmark=True):  # every step has the same shapes
             metrics = _train(
@@ -299,7 +302,7 @@ def validate(model: nn.ModuleDict, data: Data | LiveData, batch: int) -> dict[st
 
 
 def _log(folder: Path, record: Mapping[str, float | int]) -> None:
-    with (folder / "metrics.jsonl").open("a") as file:
+    with (folder / METRICS).open("a") as file:
         file.write(json.dumps({k: round(v, 5) for k, v in record.items()}) + "\n")
 
 
@@ -315,7 +318,8 @@ def _export(run: Run, data: Data | LiveData, folder: Path, metrics: dict[str, fl
     encoder.cpu()
     if run.config.init and isinstance(data, Data):
         turn_to(run.config.init, encoder, data.store, data.split.rows)
-    save_file({k: v.contiguous() for k, v in encoder.state_dict().items()}, weights)
+    with whole_file(weights) as fresh:
+        save_file({k: v.contiguous() for k, v in encoder.state_dict().items()}, fresh)
     record = {
         "encoder": _encoder(run.model).settings(),
         "metrics": metrics,
@@ -323,5 +327,5 @@ def _export(run: Run, data: Data | LiveData, folder: Path, metrics: dict[str, fl
         "seconds": run.seconds,
         "config": asdict(run.config),
     }
-    settings.write_text(json.dumps(record, indent=2) + "\n")
+    write_json(settings, record)
     return DistillResult(weights, settings, metrics)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -14,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clearcap.errors import InputError
+from clearcap.data.reading import member, read_table
 
 
 class AuxiliaryHeads(nn.Module):
@@ -72,17 +71,11 @@ def read_captions(path: str | Path) -> dict[str, list[str]]:
     """Captions by photo name, from a CSV file with the columns `image,caption`.
 
     Raises:
-        InputError: the file is absent or has other columns.
+        InputError: the file is absent, is no CSV or has other columns.
     """
-    try:
-        with Path(path).open(newline="", encoding="utf-8") as file:
-            captions: dict[str, list[str]] = {}
-            for row in csv.DictReader(file):
-                captions.setdefault(row["image"], []).append(row["caption"])
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such captions file; pass a CSV file with image,caption") from error
-    except KeyError as error:
-        raise InputError(f"{path}: no column {error}; pass a CSV file with image,caption") from error
+    captions: dict[str, list[str]] = {}
+    for where, row in read_table(Path(path), "pass a CSV file with image,caption"):
+        captions.setdefault(member(row, "image", str, where), []).append(member(row, "caption", str, where))
     return captions
 
 

@@ -20,7 +20,6 @@ from clearcap.config import TextConfig, TrainConfig, check_choices, knob, requir
 from clearcap.data.features import open_features
 from clearcap.data.records import CaptionedPhoto
 from clearcap.errors import InputError
-from clearcap.training.checkpoint import write_json
 from clearcap.training.encoder.activations import Activations, make_activations, open_activations, squared
 from clearcap.training.encoder.finetune import (
     FinetuneConfig,
@@ -39,6 +38,7 @@ from clearcap.training.run import check_photos
 from clearcap.training.twin.network import TwinConfig, build_twin
 from clearcap.training.twin.writing import write_teacher_captions
 from clearcap.vision.efficientnet import EfficientNetEncoder, load_imagenet, read_port
+from clearcap.writing import new_array, whole_file, write_json
 
 RIDGE = 1e4  # penalty with which the projection is fitted to another encoder's tokens (LOG.md)
 PLACES = (
@@ -284,7 +284,8 @@ def save_parts(objective: FinetuneObjective, out: Path) -> None:
     from safetensors.torch import save_file
 
     for name, part in (("encoder", objective.encoder), ("twin", objective.twin)):
-        save_file({k: v.contiguous() for k, v in part.state_dict().items()}, out / f"{name}.safetensors")
+        with whole_file(out / f"{name}.safetensors") as fresh:
+            save_file({k: v.contiguous() for k, v in part.state_dict().items()}, fresh)
     write_json(out / "encoder.json", {"encoder": objective.encoder.settings()})
 
 
@@ -297,7 +298,7 @@ def cache_tokens(
     folder.mkdir(parents=True, exist_ok=True)
     views, photos = len(cache.grids), len(cache.names)
     shape = (views, photos, encoder.tokens, encoder.dim)
-    tokens = np.lib.format.open_memmap(folder / "tokens.npy", "w+", np.float16, shape)
+    tokens = new_array(folder / "tokens.npy", np.float16, shape)
     task = progress.add_task("tokens", total=views * photos)
     for view, grids in enumerate(cache.grids):
         for i in range(0, photos, batch):

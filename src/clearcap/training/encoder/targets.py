@@ -16,6 +16,7 @@ from PIL import Image, ImageEnhance
 
 from clearcap.errors import InputError
 from clearcap.training.encoder.teacher import Teacher, load_teacher
+from clearcap.writing import new_array, write_json
 
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 CHUNK = 256  # photos a worker takes at a time; what an interruption can cost
@@ -145,7 +146,7 @@ class TargetStore:
         views: int,
         seed: int,
     ) -> TargetStore:
-        """Lay out an empty store (sparse files, so nothing is written yet)."""
+        """Lay out an empty store."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         lead, size, dim = (views, len(photos)), teacher.image_size, basis.components.shape[1]
@@ -159,7 +160,7 @@ class TargetStore:
             if 0 in shape:
                 np.save(folder / f"{name}.npy", np.empty(shape, dtype))
             else:
-                np.lib.format.open_memmap(folder / f"{name}.npy", "w+", dtype, shape)
+                new_array(folder / f"{name}.npy", dtype, shape)
         np.save(folder / "mean.npy", basis.mean)
         np.save(folder / "components.npy", basis.components)
         meta = {
@@ -170,7 +171,7 @@ class TargetStore:
             "dim": dim,
             "seed": seed,
         }
-        (folder / "index.json").write_text(json.dumps(meta))
+        write_json(folder / "index.json", meta)
         return TargetStore(folder)
 
 

@@ -8,13 +8,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from clearcap.captioner.generating import CaptionRequest
 from clearcap.captioner.model import Captioner
 from clearcap.config import SamplingConfig
 from clearcap.diffusion.ladic import caption_loss, latent_distance
-from clearcap.sampling.guidance import conditioned, self_conditioned, shifted, without_self_conditioning
-from clearcap.sampling.solvers import solver, times_of
 from clearcap.training.objectives import Objective
+from clearcap.training.step_distillation.rollout import Rollout, lengths_of
 
 
 class StepDistillationObjective(Objective):
@@ -41,19 +39,13 @@ class StepDistillationObjective(Objective):
         self.caption_weight = caption_weight
         self.denoiser = captioner.denoiser
         self.text = captioner.text
-        self.noise = captioner.noise(sampling.noise_factor)
-        self.solve = solver(sampling.solver, sampling.eta)
-        self.times = times_of(sampling.spacing, self.noise.steps, sampling.steps)
-        self.start = sampling.start
-        self.remembers = sampling.self_condition
-        self.time_offset = sampling.time_offset
-        self.told, self.tells = captioner.fixed_lengths, sampling.length > 0
+        self.rollout = Rollout(captioner, sampling)
         self.special = torch.tensor(captioner.text.special_ids)
 
     @property
     def calls(self) -> int:
         """Calls of the denoiser, each of which draws noise once at most."""
-        return len(self.times) - 1
+        return self.rollout.calls
 
     def forward(
         self,
@@ -70,28 +62,7 @@ class StepDistillationObjective(Objective):
             ids: its tokens; where the student will be told lengths, it is told theirs.
             noise: standard normal draws, the first one that of the start.
         """
-        denoise = conditioned(self.denoiser, self.noise, self.denoiser.image_context(image))
-        if not self.remembers:
-            denoise = without_self_conditioning(denoise)
-        if self.tells and (
-            known := self.told([CaptionRequest(0, length=n) for n in self.lengths(ids).tolist()])
-        ):
-            denoise = known.wrap(denoise)
-        predictions: list[Tensor] = []
-
-        def call(x_t: Tensor, x_self: Tensor, t: Tensor) -> Tensor:
-            predictions.append(denoise(x_t, x_self, t))
-            return predictions[-1].detach()  # a call answers for its own prediction alone
-
-        draws = iter(noise)
-        start = self.start * next(draws)
-        step = self_conditioned(shifted(call, self.time_offset, self.noise.steps - 1))
-        self.solve(step, start, self.times, self.noise, lambda: next(draws))
-        said, calls = torch.cat(predictions), len(predictions)
+        said = torch.cat(self.rollout(image, lengths_of(ids, self.special), noise))
+        calls = len(said) // len(x0)
         latent = latent_distance(said, x0.repeat(calls, 1, 1))
         return latent, caption_loss(self.text.decode(said), self.text.targets(ids).repeat(calls, 1))
-
-    def lengths(self, ids: Int[Tensor, "batch length"]) -> Int[Tensor, " batch"]:
-        """How many words captions have: what stands before the first special token behind [CLS], one at least."""
-        ended = torch.isin(ids[:, 1:-1], self.special.to(ids.device))
-        return torch.where(ended.any(1), ended.int().argmax(1), ids.shape[1] - 2).clamp(min=1)

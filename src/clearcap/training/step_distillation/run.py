@@ -18,7 +18,6 @@ from clearcap.data.images import PhotoFile
 from clearcap.data.records import CaptionedPhoto
 from clearcap.errors import InputError
 from clearcap.sampling.selection import UTILITIES
-from clearcap.training.checkpoint import write_json
 from clearcap.training.encoder.targets import list_photos
 from clearcap.training.log import RunLog, Scored, progress_bar, shown, tracked_accelerator
 from clearcap.training.loop import fit
@@ -33,6 +32,7 @@ from clearcap.training.step_distillation.teacher_samples import (
     sample_teacher,
     take_targets,
 )
+from clearcap.writing import write_json
 
 UNUSED = ("null_image", "text.weight", "text.bias")  # of a denoiser, without guidance
 PLACES = ("features", "samples", "views", "watch_photos")  # settings that the weights do not depend on

@@ -23,9 +23,10 @@ from clearcap.errors import InputError
 from clearcap.sampling.randomness import randn_rows
 from clearcap.sampling.selection import choose
 from clearcap.text.tokenizer import decode_caption
-from clearcap.training.checkpoint import check_settings, write_json
+from clearcap.training.checkpoint import check_settings
 from clearcap.training.examples import SIDED, photos_of_step
 from clearcap.training.schedules import generator_at
+from clearcap.writing import new_array, write_json
 
 BATCH = 32  # photos of one chunk, the unit in which sampling resumes
 TARGETS = ("draw", "mbr", "mbr-photo")
@@ -251,7 +252,7 @@ def _done(folder: Path, settings: dict[str, Any]) -> int:
 
 def _open(file: Path, dtype: type, shape: tuple[int, ...], *, new: bool) -> np.memmap:
     if new:
-        return np.lib.format.open_memmap(file, "w+", dtype, shape)
+        return new_array(file, dtype, shape)
     try:
         stored = np.lib.format.open_memmap(file, "r+")
     except (OSError, ValueError) as fault:

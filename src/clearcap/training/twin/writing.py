@@ -15,6 +15,7 @@ from clearcap.data.features import Features
 from clearcap.text.tokenizer import decode_caption
 from clearcap.training.twin.decoding import beam_search
 from clearcap.training.twin.network import Twin
+from clearcap.writing import whole_file
 
 
 def write(
@@ -98,5 +99,6 @@ def _whole_lines(file: Path) -> int:
     lines = file.read_bytes().splitlines(keepends=True)
     whole = [line for line in lines if line.endswith(b"\n")]
     if len(whole) < len(lines):
-        file.write_bytes(b"".join(whole))
+        with whole_file(file) as fresh:
+            fresh.write_bytes(b"".join(whole))
     return len(whole)

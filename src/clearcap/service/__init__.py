@@ -1,0 +1,1 @@
+"""The HTTP service: captions over the network, in batches of those that arrive together."""

@@ -1,0 +1,198 @@
+"""Fine-tuning of a captioner, encoder and all, on captioned photos: from corpora to a model on disk."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from clearcap.captioner.model import Captioner
+from clearcap.captioner.towers import tokenize_for
+from clearcap.config import SamplingConfig, TextConfig, TrainConfig, knob, make, require
+from clearcap.data.records import CaptionedPhoto
+from clearcap.errors import InputError
+from clearcap.training.examples import Examples, photos_of_step, prepare_examples
+from clearcap.training.joint.objective import JointObjective
+from clearcap.training.joint.seeing import ReadPhotos, joint_optimizers, views_of_step
+from clearcap.training.log import RunLog, progress_bar, tracked_accelerator
+from clearcap.training.loop import fit
+from clearcap.training.neighbours import with_neighbours
+from clearcap.training.run import Run, check_photos, save_frequency
+from clearcap.training.schedules import generator_at
+
+
+@dataclass(frozen=True)
+class JointConfig:
+    """How a captioner is fine-tuned; start from ``settings_for``."""
+
+    student: SamplingConfig = field(default_factory=SamplingConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    block: int = knob(8, "first block of the EfficientNet that is trained; those before it stay as they are")
+    encoder_lr: float = knob(1.5e-4, "peak learning rate of the encoder")
+    few: float = knob(
+        0.5, "share of a step's photos that the few steps learn from; LaDiC's losses get the others"
+    )
+    watch_photos: int = knob(200, "photos of the periodic evaluation")
+
+    def __post_init__(self) -> None:
+        require(self.encoder_lr > 0, f"encoder_lr={self.encoder_lr} must be positive")
+        require(
+            0 < round(self.few * self.train.photos) < self.train.photos,
+            f"few={self.few} of train.photos={self.train.photos} leaves one of the losses no photo",
+        )
+        require(
+            self.student.guidance == 0,
+            f"student.guidance={self.student.guidance} would cost a second branch; leave it at 0",
+        )
+        require(not self.train.init, "train.init has no meaning here; the model given is what is trained")
+
+
+def settings_for(sampling: SamplingConfig) -> JointConfig:
+    """The usual settings for a captioner that samples in the given way."""
+    student = dataclasses.replace(
+        sampling, steps=2, spacing="uniform", guidance=0.0, early_exit=0, refine=0, candidates=1
+    )
+    train = TrainConfig(
+        steps=1500,
+        photos=48,
+        copies=4,
+        text_only=1 / 12,
+        optimizer="muon",
+        lr=5e-4,
+        muon_lr=5e-4,
+        weight_decay=0.1,
+        decay="cosine",
+        warmup=40,
+        ema=0.99,
+        neighbour_captions=5,
+        agreement=1.0,
+        log_every=10,
+        save_every=100,
+        sample_every=300,
+    )
+    return JointConfig(student=student, train=train)
+
+
+def finetune(
+    captioner: Captioner,
+    tokenizer: Any,
+    photos: Sequence[CaptionedPhoto],
+    text: Sequence[str],
+    watched: Sequence[CaptionedPhoto],
+    config: JointConfig,
+    out: Path,
+    console: Console | None = None,
+) -> Captioner:
+    """Train a captioner's encoder, denoiser and LM head together, or go on where a killed run stopped.
+
+    Writes ``out/checkpoint``, ``out/curves.jsonl``, ``out/samples.jsonl`` and ``out/model``.
+
+    Args:
+        captioner: trained in place.
+        tokenizer: its.
+        photos: captioned, learned from.
+        text: captions without photos; may be empty.
+        watched: captioned photos, none of the others, that it is scored on; may be empty.
+        config: all settings.
+        out: the run's folder.
+        console: where progress is shown; standard error by default.
+
+    Returns:
+        The captioner.
+
+    Raises:
+        InputError: no photos, one twice, also watched or unreadable, another encoder than an EfficientNet, or ``out``
+            holds a run of other settings.
+    """
+    console, train = console or Console(stderr=True), config.train
+    watched = watched[: config.watch_photos]
+    if not photos:
+        raise InputError("no photos to learn from; pass --data NAME:ROOT:SPLIT")
+    check_photos(photos, watched)
+    out.mkdir(parents=True, exist_ok=True)
+    accelerator = tracked_accelerator(train.tracker, out)
+    captioner.to(accelerator.device)
+    with progress_bar(console, accelerator.is_main_process) as progress:
+        examples = prepare_examples(
+            captioner,
+            tokenize_for(make(TextConfig, captioner.config.text, "text"), tokenizer),
+            with_neighbours([photo.captions for photo in photos], train.neighbour_captions),
+            torch.arange(len(photos)),
+            text,
+            agreement=train.agreement,
+        )
+        objective = JointObjective(captioner, config.student, config.block).to(accelerator.device)
+        log = RunLog(out, console, progress, accelerator)
+        run = Run(captioner, tokenizer, ReadPhotos(captioner, watched), watched, log)
+
+        def evaluate(step: int) -> None:
+            if run.watched:
+                run.evaluate(step, run.sample())
+
+        if not log.begin(train.steps) and accelerator.is_main_process:
+            evaluate(0)  # what it says before
+        settings = dataclasses.asdict(config)
+        settings.pop("watch_photos")
+        fit(
+            captioner,
+            objective,
+            joint_optimizers(objective, objective.seeing, train, config.encoder_lr),
+            batches(examples, photos, config, objective),
+            train,
+            out,
+            settings=settings,
+            report=log.report,
+            evaluate=evaluate,
+            accelerator=accelerator,
+        )
+    if accelerator.is_main_process:
+        run.save()
+        save_frequency(photos, out)
+    accelerator.end_training()
+    return captioner
+
+
+def batches(
+    examples: Examples, photos: Sequence[CaptionedPhoto], config: JointConfig, objective: JointObjective
+) -> Callable[[int, int, int], tuple[Any, ...]]:
+    """The objective's arguments at a step: a pure function of seed, step and rank; every photo once per epoch."""
+    train, size = config.train, objective.seeing.vision.image_size
+    length, dim = examples.x0.shape[1:]
+    few = round(config.few * train.photos)
+    shown = train.photos - few
+    texts = len(examples.ids) - examples.text_first
+    alone = round(train.text_only * train.photos) if texts else 0
+
+    def batch_at(step: int, rank: int, world: int) -> tuple[Any, ...]:
+        chosen = photos_of_step(len(photos), train.photos, train.seed, step, rank, world)
+        generator = generator_at(train.seed, 5, step, rank)
+        pixels = views_of_step(photos, examples, chosen, size, (train.seed, step), generator)
+        captions = examples.draw(chosen, train.copies, generator)
+        first = captions[: shown * train.copies]
+        if alone:
+            extra = torch.randint(texts, (alone * train.copies,), generator=generator)
+            first = torch.cat((first, examples.text_first + extra))
+        last = captions[shown * train.copies :]
+        sizes = {"copies": train.copies, "length": length, "dim": dim}
+        draws = objective.ladic.sample(
+            photos=shown + alone, generator=generator_at(train.seed, 2, step, rank), **sizes
+        )
+        noise = torch.randn(objective.few.calls, len(last), length, dim, generator=generator)
+        return (
+            pixels,
+            generator.initial_seed(),
+            torch.arange(shown + alone) < shown,
+            examples.x0[first].float(),
+            examples.ids[first],
+            draws,
+            examples.x0[last].float(),
+            examples.ids[last],
+            noise,
+        )
+
+    return batch_at
