@@ -15,8 +15,8 @@ from benchmarks.chart import save_chart
 from benchmarks.comparison import Comparison, compare
 from benchmarks.evaluations import read_quality
 from benchmarks.tables import ratios_table, settings_table, times_table
+from clearcap.data.writing import write_json
 from clearcap.errors import InputError
-from clearcap.writing import write_json
 
 
 def rivals(

@@ -15,8 +15,8 @@ import pytest
 from commands import clearcap
 from tiny_captioner import save_tiny_captioner
 
+from clearcap.data.writing import new_array, whole_file, whole_folder, write_json, write_text
 from clearcap.errors import InputError
-from clearcap.writing import new_array, whole_file, whole_folder, write_json, write_text
 
 
 @contextmanager

@@ -255,8 +255,12 @@ class SamplingConfig:
     def length_of(self, candidate: int) -> int:
         """Words of a candidate: the first one has ``length``, the others every length in turn; 0 is any."""
         low, high = self._shortest_and_longest
-        lengths = [self.length, *(length for length in range(low, high + 1) if length != self.length)]
-        return lengths[candidate % len(lengths)]
+        others = high - low + 1 - (low <= self.length <= high)
+        turn = candidate % (1 + others)
+        if turn == 0:
+            return self.length
+        length = low + turn - 1
+        return length + (low <= self.length <= length)
 
 
 def sampling_with(defaults: SamplingConfig, how: Mapping[str, Any]) -> SamplingConfig:

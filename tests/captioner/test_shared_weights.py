@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import load_file
 from tiny_captioner import photos, tiny_captioner
 
-from clearcap.captioner.folder import bundled_model, training_curves
+from clearcap.captioner.folder import training_curves
 from clearcap.captioner.hub import export
 from clearcap.captioner.loading import load_network
 from clearcap.captioner.model import load_captioner
-from clearcap.errors import InputError
+from clearcap.errors import InputError, RenamedWarning
 from clearcap.evaluation.session import weights_digest
 from clearcap.pipeline import CaptionPipeline
 
@@ -76,11 +76,9 @@ def test_its_digest_depends_on_the_weights_it_shares(pair: Path) -> None:
     assert weights_digest(pair / "out/beside") != before
 
 
-def test_few_steps_ships_and_needs_no_guidance() -> None:
-    student, teacher = (CaptionPipeline.from_pretrained(name) for name in ("few-steps", "default"))
-    assert (student.captioner.defaults.steps, student.captioner.defaults.guidance) == (2, 0.0)
-    assert bundled_model("few-steps").parent == bundled_model()
-    theirs = (
-        teacher.captioner.vision.compact.state_dict()
-    )  # it sees with the first of the teacher's two encoders
-    assert all(torch.equal(t, theirs[k]) for k, t in student.captioner.vision.state_dict().items())
+def test_the_model_that_ships_needs_no_guidance_and_has_the_name_of_the_student_it_replaced() -> None:
+    with pytest.warns(RenamedWarning, match="the model 'few-steps' is part of 'default' now"):
+        named = CaptionPipeline.from_pretrained("few-steps", backend="torch")
+    assert (named.captioner.defaults.steps, named.captioner.defaults.guidance) == (2, 0.0)
+    whole = CaptionPipeline.from_pretrained(backend="torch").captioner.state_dict()
+    assert all(torch.equal(tensor, whole[name]) for name, tensor in named.captioner.state_dict().items())

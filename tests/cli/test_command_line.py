@@ -162,7 +162,7 @@ def test_models_at_hand(model: Path, tmp_path: Path) -> None:
         (refs / "main").write_text(commit * 40)
     done = run("models", model.parent, "--json", HF_HUB_CACHE=str(tmp_path / "hub"))
     found = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [one["model"] for one in found if one["found"] == "ships"] == ["default", "few-steps"]
+    assert [one["model"] for one in found if one["found"] == "ships"] == ["default"]
     assert [one for one in found if one["found"] == "hub cache"] == [
         {"model": "someone/tiny", "found": "hub cache", "folder": str(snapshot)}
     ]

@@ -28,8 +28,8 @@ from clearcap.pipeline.infilling import (
     layouts_of,
     length_template,
     parse_template,
-    word_ids,
 )
+from clearcap.text.tokenizer import word_ids
 
 WORDS = sorted({word for caption in CAPTIONS for word in re.findall(r"\w+", caption)})
 parts = st.lists(

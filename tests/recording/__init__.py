@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-MODELS = ("default", "few-steps")
+MODELS = ("default",)
 WAYS: dict[str, dict[str, Any]] = {
     "default": {},
     "mbr": {"candidates": 10},

@@ -20,14 +20,14 @@ def service() -> Iterator[Service]:
     urls = ("--allow-urls", "--allow-network", "127.0.0.2/32")
     limits = ("--max-bytes", 2_000_000, "--max-pixels", 4_000_000, "--max-images", 8, "--queue", 256)
     times = ("--upload-timeout", 5, "--timeout", 300)
-    with running_service("--model", "few-steps", *urls, *limits, *times) as started:
+    with running_service("--model", "default", *urls, *limits, *times) as started:
         yield started
 
 
 @pytest.fixture(scope="session")
 def pipeline() -> CaptionPipeline:
     """What the service is to say, said in Python."""
-    return CaptionPipeline.from_pretrained("few-steps", backend="fast")
+    return CaptionPipeline.from_pretrained("default", backend="fast")
 
 
 @pytest.fixture

@@ -36,12 +36,12 @@ def captions(client: Client, photos: list[bytes], **how: Any) -> list[str]:
 def test_a_photo_is_captioned(chat: Any, client: Client, photos: list[bytes]) -> None:
     system = {"role": "system", "content": "You caption photos."}
     told = chat.chat.completions.create(
-        model="few-steps", messages=[system, message(photos[0])], max_tokens=50, temperature=0.7
+        model="default", messages=[system, message(photos[0])], max_tokens=50, temperature=0.7
     )
     (expected,) = captions(client, photos[:1])
     assert told.choices[0].message.content == expected
     assert told.choices[0].finish_reason == "stop"
-    assert told.model == "few-steps"
+    assert told.model == "default"
     assert told.usage.completion_tokens == len(expected.split())
 
 
@@ -54,20 +54,20 @@ def test_several_photos_are_lines_and_the_last_message_with_any_counts(
         message(*photos[:2]),
         {"role": "user", "content": "And?"},
     ]
-    told = chat.chat.completions.create(model="few-steps", messages=talk)
+    told = chat.chat.completions.create(model="default", messages=talk)
     assert told.choices[0].message.content.splitlines() == captions(client, photos[:2])
 
 
 def test_seed_and_sampling_settings(chat: Any, client: Client, photos: list[bytes]) -> None:
     told = chat.chat.completions.create(
-        model="few-steps", messages=[message(photos[3])], seed=4, extra_body={"sampling": {"length": 5}}
+        model="default", messages=[message(photos[3])], seed=4, extra_body={"sampling": {"length": 5}}
     )
     assert told.choices[0].message.content == captions(client, [photos[3]], seed=4, length=5)[0]
 
 
 def test_streaming(chat: Any, client: Client, photos: list[bytes]) -> None:
     stream = chat.chat.completions.create(
-        model="few-steps",
+        model="default",
         messages=[message(photos[2], text="")],
         stream=True,
         stream_options={"include_usage": True},
@@ -80,7 +80,7 @@ def test_streaming(chat: Any, client: Client, photos: list[bytes]) -> None:
 
 
 def test_models(chat: Any) -> None:
-    assert [model.id for model in chat.models.list()] == ["few-steps"]
+    assert [model.id for model in chat.models.list()] == ["default"]
 
 
 @pytest.mark.parametrize(
@@ -110,4 +110,4 @@ def test_refusals_are_the_clients_own_errors(
     chat: Any, messages: Any, more: dict[str, Any], kind: type[openai.APIStatusError], message_says: str
 ) -> None:
     with pytest.raises(kind, match=message_says):
-        chat.chat.completions.create(**{"model": "few-steps", "messages": messages, **more})
+        chat.chat.completions.create(**{"model": "default", "messages": messages, **more})

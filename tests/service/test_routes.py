@@ -38,7 +38,7 @@ def test_a_form_a_data_uri_and_base64_have_the_caption_of_python(
     for given in (uri(photos[0]), base64.b64encode(photos[0]).decode()):
         answer = client.post("/v1/captions", {"image": given})
         assert answer.json["captions"] == [{**shown, "image": "image 1"}]
-    assert form.json["model"] == "few-steps"
+    assert form.json["model"] == "default"
 
 
 def test_settings_are_those_of_python(client: Client, pipeline: CaptionPipeline, photos: list[bytes]) -> None:
@@ -190,7 +190,7 @@ def test_the_same_captions_as_the_command_line_for_200_photos_under_32_clients(
 ) -> None:
     names = tmp_path / "names.txt"
     names.write_text("\n".join(map(str, real_photos)))
-    done = clearcap("caption", f"@{names}", "--model", "few-steps", "--json")
+    done = clearcap("caption", f"@{names}", "--model", "default", "--json")
     assert done.returncode == 0, done.stderr
     expected = [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -212,7 +212,7 @@ def test_what_else_it_says(client: Client) -> None:
     assert client.get("/health").json == {"status": "ok"}
     assert client.get("/ready").json == {"status": "ready"}
     (model,) = client.get("/v1/models").json["data"]
-    assert model["id"] == "few-steps"
+    assert model["id"] == "default"
     assert model["sampling"]["steps"] == 2
     missing = client.get("/v2/captions")
     assert missing.status == 404
@@ -220,7 +220,7 @@ def test_what_else_it_says(client: Client) -> None:
     assert client.get("/v1/captions").status == 405
     wrong = client.post("/v1/captions", {"image": "aaaa", "model": "gpt-9"})
     assert wrong.status == 404
-    assert wrong.fault == "there is no model 'gpt-9' here; choose few-steps"
+    assert wrong.fault == "there is no model 'gpt-9' here; choose default"
 
 
 def test_the_examples_of_the_description_run(client: Client) -> None:

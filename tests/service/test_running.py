@@ -28,7 +28,7 @@ def workers() -> Iterator[Service]:
     """Two workers with short queues, behind a token."""
     options = ("--workers", 2, "--queue", 4, "--max-images", 4, "--batch-size", 2, "--timeout", 300)
     environment = {"CLEARCAP_TOKEN": "tell-nobody"}
-    with running_service("--model", "few-steps", *options, environment=environment) as started:
+    with running_service("--model", "default", *options, environment=environment) as started:
         yield started
 
 
@@ -106,7 +106,7 @@ def test_workers_stop_when_told(workers: Service) -> None:
 
 
 def test_an_end_under_load_answers_all_that_was_accepted(photos: list[bytes]) -> None:
-    with running_service("--model", "few-steps", "--batch-size", 2, "--timeout", 300) as service:
+    with running_service("--model", "default", "--batch-size", 2, "--timeout", 300) as service:
 
         def ask(photo: bytes) -> Answer:
             return service.client().post_form("/v1/captions", [photo], candidates=40)
@@ -125,7 +125,7 @@ def test_an_end_under_load_answers_all_that_was_accepted(photos: list[bytes]) ->
 
 
 def test_urls_are_refused_unless_they_are_allowed(photos: list[bytes]) -> None:
-    with running_service("--model", "few-steps", "--name", "captions", "--name", "gpt-4o") as service:
+    with running_service("--model", "default", "--name", "captions", "--name", "gpt-4o") as service:
         client = service.client()
         answer = client.post("/v1/captions", {"image": "http://127.0.0.1/photo.jpg"})
         assert answer.status == 400
@@ -135,7 +135,7 @@ def test_urls_are_refused_unless_they_are_allowed(photos: list[bytes]) -> None:
             client.post("/v1/captions", {"image": photo, "model": name}) for name in ("captions", "gpt-4o")
         ]
         assert [one.json["model"] for one in named] == ["captions", "gpt-4o"]
-        assert client.post("/v1/captions", {"image": photo, "model": "few-steps"}).status == 404
+        assert client.post("/v1/captions", {"image": photo, "model": "default"}).status == 404
 
 
 @pytest.mark.parametrize(

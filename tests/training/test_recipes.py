@@ -53,7 +53,7 @@ def data(shared: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.shared
-def test_both_models_are_made_from_start_to_end(data: Path, tmp_path: Path) -> None:
+def test_the_model_that_ships_is_made_from_start_to_end(data: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     sizes = {"hidden_size": 256, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     teacher, out = tmp_path / "teacher", tmp_path / "out"
@@ -72,10 +72,8 @@ def test_both_models_are_made_from_start_to_end(data: Path, tmp_path: Path) -> N
         return done.stderr
 
     recipe("default.sh", data, teacher, out)
-    recipe("few-steps.sh", data, out)
     photo = next((data / "coco" / "unlabelled").iterdir())
-    for model in (out / "model", out / "model" / "few-steps"):
-        assert isinstance(CaptionPipeline.from_pretrained(model)(str(photo)).caption, str)
+    assert isinstance(CaptionPipeline.from_pretrained(out / "model")(str(photo)).caption, str)
     settings_of_last = json.loads((out / "captioner7" / "preset.json").read_text())["train"]
     assert (settings_of_last["agreement"], settings_of_last["neighbour_captions"]) == (1.5, 5)
     assert "==" not in recipe("default.sh", data, teacher, out)  # all is done

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from clearcap.captioner.network import Generated
 from clearcap.captioner.onnx.export import export_graphs, quantize_graphs
 from clearcap.data.images import open_image, to_square
 from clearcap.data.records import CaptionedPhoto
@@ -19,7 +20,6 @@ from clearcap.evaluation.scores import score_captions
 from clearcap.metrics.scoring import Scores
 from clearcap.metrics.significance import compare
 from clearcap.pipeline import CaptionPipeline
-from clearcap.text.tokenizer import decode_caption
 
 FIRST = "torch float32"  # what the others are compared with
 
@@ -155,7 +155,8 @@ def compare_backends(
 
 def read(pipeline: CaptionPipeline, ids: np.ndarray) -> str:
     """The caption that token ids stand for."""
-    return decode_caption(pipeline.tokenizer, ids.tolist(), pipeline.captioner.text.special_ids).text
+    ((caption,),) = pipeline.decode(Generated(ids[None, None], torch.ones(1, 1, len(ids))))
+    return caption.text
 
 
 def _in_turn(backends: Mapping[str, Backend], round_: int) -> list[Backend]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import warnings
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any, get_type_hints
 
 from clearcap.captioner.building import Settings
 from clearcap.config import Preset, renamed
-from clearcap.errors import InputError
+from clearcap.errors import InputError, RenamedWarning
 from clearcap.metrics.cider import DocumentFrequency
 
 MODEL_TYPE = "clearcap"
@@ -20,10 +21,8 @@ FREQUENCY = "document_frequency.json.gz"  # beside the weights, where the traini
 CURVES, SAMPLES = "curves.jsonl", "samples.jsonl"  # of a training run, beside its model
 TOKENIZER = "tokenizer.json"
 SHARES = "shares"  # in config.json: folder, from this one, whose weights stand for those not here
-BUNDLED = {
-    "default": "model",
-    "few-steps": "model/few-steps",
-}  # names of the models that ship -> their folders
+BUNDLED = {"default": "model"}  # names of the models that ship -> their folders
+JOINED = {"few-steps": "default"}  # models that shipped -> the one that does what they did
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 SETTLED: dict[
     str, tuple[Any, ...]
@@ -210,6 +209,9 @@ def local_folder(source: str) -> Path:
     Raises:
         InputError: a model that ships was not installed.
     """
+    if source in JOINED and not Path(source).is_dir():
+        warnings.warn(f"the model {source!r} is part of {JOINED[source]!r} now", RenamedWarning, stacklevel=2)
+        source = JOINED[source]
     return bundled_model(source) if source in BUNDLED else Path(source)
 
 

@@ -38,10 +38,10 @@ from clearcap.captioner.model import (
 )
 from clearcap.config import SamplingConfig, sampling_with
 from clearcap.data.images import each_photo, open_image, to_square
+from clearcap.data.writing import whole_folder, write_text
 from clearcap.errors import InputError
 from clearcap.sampling.selection import choose
 from clearcap.text.tokenizer import WordPieces, clean_caption, decode_caption, encode_captions
-from clearcap.writing import whole_folder, write_text
 
 TASK = "image-captioning"
 

@@ -73,7 +73,7 @@ def building(folder: Path) -> Iterator[None]:
     Raises:
         InputError: whatever the settings make building raise, or more weights than the folder has.
     """
-    most = 2.0 * sum(file.stat().st_size for file in weight_files(folder) if file.is_file()) + ROOM
+    most = 2 * sum(file.stat().st_size for file in weight_files(folder) if file.is_file()) + ROOM
     try:
         with Unfilled(most):
             yield
@@ -93,7 +93,7 @@ class Unfilled(TorchFunctionMode):
         most: numbers that room may be made for.
     """
 
-    def __init__(self, most: float = math.inf) -> None:
+    def __init__(self, most: int | float = math.inf) -> None:
         super().__init__()
         self.left = most
 

@@ -23,8 +23,8 @@ from clearcap.config import (
     make,
     renamed,
 )
+from clearcap.data.writing import whole_folder
 from clearcap.errors import InputError
-from clearcap.writing import whole_folder
 
 PROCESSOR_FILE = "processor_config.json"
 

@@ -12,8 +12,8 @@ from typing import Annotated
 import typer
 
 from clearcap import __version__
+from clearcap.data.writing import full, is_full
 from clearcap.errors import InputError, RenamedWarning, needed
-from clearcap.writing import full, is_full
 
 app = typer.Typer(
     name="clearcap",

@@ -8,8 +8,8 @@ from typing import Any
 from clearcap.captioner.model import Captioner
 from clearcap.config import Preset
 from clearcap.convert.renaming import ConversionReport, Renaming
+from clearcap.data.writing import whole_folder
 from clearcap.errors import InputError
-from clearcap.writing import whole_folder
 
 
 def load_tokenizer(source: str | Path) -> Any:

@@ -17,8 +17,8 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from clearcap.data.images import to_square
+from clearcap.data.writing import new_array, write_json
 from clearcap.errors import InputError
-from clearcap.writing import new_array, write_json
 
 
 @dataclass(frozen=True)

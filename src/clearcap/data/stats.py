@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clearcap.data.records import Corpus
+from clearcap.data.writing import whole_file
 from clearcap.errors import InputError
-from clearcap.writing import whole_file
 
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")  # don't and t-shirt are one word, punctuation is none
 

@@ -9,8 +9,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from clearcap.data.images import to_square
 from clearcap.data.records import Corpus
+from clearcap.data.writing import whole_file
 from clearcap.evaluation.run import Evaluation
-from clearcap.writing import whole_file
 
 COLUMNS, ROWS = 6, 2  # of each half
 SIDE, GAP, TEXT = 264, 20, 96  # pixels: a photo's side, between photos, below photos

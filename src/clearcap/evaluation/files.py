@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 from clearcap.data.paths import IMAGE_SUFFIXES
 from clearcap.data.reading import as_kind, member, read_json, read_jsonl, read_table
 from clearcap.data.records import several
+from clearcap.data.writing import write_json
 from clearcap.errors import InputError
-from clearcap.writing import write_json
 
 Held = TypeVar("Held")
 _COCO_NUMBER = re.compile(r"(?:COCO_\w+_)?(\d+)", re.ASCII)  # COCO_val2014_000000391895 and 000000391895

@@ -30,9 +30,9 @@ from clearcap.pipeline.infilling import (
     layout_arrays,
     layouts_of,
     read_infilled,
-    word_ids,
 )
 from clearcap.text.split_bert import SplitBertSpace
+from clearcap.text.tokenizer import word_ids
 
 PHOTO, BLIND, MASKED = "photo", "no photo", "masked LM"
 SYSTEMS = (PHOTO, BLIND, MASKED)

@@ -15,13 +15,13 @@ import numpy as np
 from jaxtyping import Float
 
 from clearcap.data.records import Corpus
+from clearcap.data.writing import write_text
 from clearcap.errors import InputError
 from clearcap.evaluation.charts import Point, Row, curve, forest, histogram
 from clearcap.evaluation.contact_sheet import write_contact_sheet
 from clearcap.evaluation.run import Evaluation
 from clearcap.evaluation.training import plot_training
 from clearcap.metrics import tokenize
-from clearcap.writing import write_text
 
 SHOWN = 12  # photos in each group
 SIDE = 300  # pixels of a photo's longer side in the page

@@ -11,6 +11,7 @@ from typing import Any
 
 from clearcap.data.reading import as_kind, member, read_json
 from clearcap.data.records import Corpus
+from clearcap.data.writing import write_json
 from clearcap.errors import InputError
 from clearcap.evaluation.files import (
     match,
@@ -23,7 +24,6 @@ from clearcap.evaluation.journal import Captioned, Journal, read_journal
 from clearcap.evaluation.scores import Scored, conventions, metrics_of, score_captions, shuffled_scores
 from clearcap.evaluation.session import Session
 from clearcap.metrics.scoring import NAMES
-from clearcap.writing import write_json
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,10 @@ from clearcap.captioner.onnx import GRAPHS, graph_file, is_exported
 from clearcap.captioner.onnx.runtime import set_threads, threads
 from clearcap.data.reading import member, read_json
 from clearcap.data.records import Corpus
+from clearcap.data.writing import whole_file, write_json
 from clearcap.errors import InputError
 from clearcap.evaluation.journal import Journal, Kind
 from clearcap.pipeline import CaptionPipeline
-from clearcap.writing import whole_file, write_json
 
 Progress = Callable[[int, int, str], None]
 """(work done, work in all, what is going on)."""

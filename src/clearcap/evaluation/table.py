@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from clearcap.config import SamplingConfig
 from clearcap.data.records import Corpus
+from clearcap.data.writing import whole_file
 from clearcap.errors import InputError
 from clearcap.evaluation.samples import Batch, calls_of, median_ms, sample_all
 from clearcap.evaluation.scores import Scored, conventions, score_captions
 from clearcap.evaluation.session import Progress, Session, Tally
 from clearcap.metrics.scoring import NAMES
 from clearcap.metrics.significance import Comparison, compare
-from clearcap.writing import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -10,9 +10,9 @@ from typing import Any
 
 from clearcap.captioner.folder import SAMPLES
 from clearcap.data.reading import member, read_jsonl
+from clearcap.data.writing import whole_file
 from clearcap.errors import InputError
 from clearcap.evaluation.files import number
-from clearcap.writing import whole_file
 
 INK, SOFT, GRID = "#1a1a19", "#6b6a65", "#e3e2dd"
 BLUE, ORANGE, GREEN = "#2a78d6", "#d1650a", "#1b8a5a"

@@ -11,10 +11,10 @@ from itertools import chain
 from pathlib import Path
 
 from clearcap.config import texts
+from clearcap.data.writing import whole_file
 from clearcap.errors import InputError
 from clearcap.metrics.ngrams import ORDERS, split_tokens
 from clearcap.metrics.tokenizer import tokenize
-from clearcap.writing import whole_file
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from clearcap.config import text as checked_text
 from clearcap.errors import InputError
 from clearcap.sampling.guidance import FixedLatents
 from clearcap.sampling.selection import mean_confidences
-from clearcap.text.tokenizer import clean_caption, join_words
+from clearcap.text.tokenizer import clean_caption, join_words, word_ids
 
 _BLANK = re.compile(r"_{3,}(?:\{(\d*)(,?)(\d*)\})?")
 MOST_WORDS = 1000  # of a caption that is asked for
@@ -303,16 +303,6 @@ def fixed_words(captioner: CaptionModel, layouts: Sequence[Layout]) -> FixedLate
     ids, mask, fixed = map(captioner.asarray, arrays)
     latent = captioner.text.encode(ids, mask)
     return FixedLatents(cast(latent, namespace(latent).float32), fixed)
-
-
-def word_ids(tokenizer: Any, special_ids: Sequence[int], vocab: int) -> Bool[np.ndarray, " vocab"]:
-    """Which of ``vocab`` tokens may fill a blank of one word: whole words of letters or digits."""
-    allowed = np.zeros(vocab, dtype=bool)
-    banned = {*special_ids, *tokenizer.all_special_ids}
-    for piece, i in tokenizer.get_vocab().items():
-        whole = not piece.startswith(("##", "[")) and any(letter.isalnum() for letter in piece)
-        allowed[i] = whole and i not in banned
-    return allowed
 
 
 def gives_most(given: str | Template | Sequence[Template]) -> bool:

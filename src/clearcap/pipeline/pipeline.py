@@ -27,10 +27,10 @@ from clearcap.data.images import PhotoSource, each_photo, is_many, open_image, t
 from clearcap.errors import InputError, RenamedWarning, needed
 from clearcap.metrics.cider import DocumentFrequency
 from clearcap.metrics.learned import ClipScorer
-from clearcap.pipeline.infilling import Infilled, Template, gives_most, infill_captions, word_ids
+from clearcap.pipeline.infilling import Infilled, Template, gives_most, infill_captions
 from clearcap.pipeline.trajectory import Frame, trajectory
 from clearcap.sampling.selection import choose, diverse
-from clearcap.text.tokenizer import DecodedCaption, decode_caption
+from clearcap.text.tokenizer import DecodedCaption, decode_caption, word_ids
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class CaptionPipeline:
         """Load a captioner, for inference: a ``Network``, not the transformers model (``Captioner``).
 
         Args:
-            model: a folder, hub name, or one of those that ship: "default" (also None), "few-steps".
+            model: a folder, hub name, or "default" (also None), which ships.
             device: where it runs; None is a GPU if there is one, else the CPU.
             dtype: of weights and activations, or its name; default float32, "auto" is what was saved.
             backend: "torch"; "prepacked", torch with weights laid out for the CPU's matrix products

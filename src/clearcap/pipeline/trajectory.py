@@ -15,9 +15,9 @@ from jaxtyping import Float
 from clearcap.arrays import Array, namespace, softmax
 from clearcap.captioner.generating import CaptionModel
 from clearcap.config import SamplingConfig
+from clearcap.data.writing import whole_file
 from clearcap.errors import InputError
 from clearcap.text.tokenizer import decode_caption
-from clearcap.writing import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -14,7 +14,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
 
-from clearcap import __version__
 from clearcap.errors import InputError
 from clearcap.pipeline import CaptionPipeline
 from clearcap.service import openapi
@@ -42,7 +41,7 @@ def build_app(pipeline: CaptionPipeline, settings: ServiceSettings) -> ASGIApp:
 
     app = FastAPI(
         title="clearcap",
-        version=__version__,
+        version="1",  # of the routes, not of the package
         description=ABOUT,
         docs_url=None,  # the pages would load scripts of somebody else's
         redoc_url=None,

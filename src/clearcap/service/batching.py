@@ -109,10 +109,17 @@ class Batcher:
     def _loop(self) -> None:
         while batch := self._next_batch():
             began = time.perf_counter()
-            _run(batch)
+            outcomes = _outcomes(batch)
             seconds = time.perf_counter() - began
             self._seconds_a_photo += 0.2 * (seconds / len(batch) - self._seconds_a_photo)
-            self._observe(len(batch), seconds)
+            self._observe(
+                len(batch), seconds
+            )  # before the answers go, so that whoever has one finds it counted
+            for job, outcome in zip(batch, outcomes, strict=True):
+                if isinstance(outcome, Exception):
+                    job.done.set_exception(outcome)
+                else:
+                    job.done.set_result(outcome)
 
     def _next_batch(self) -> list[Job]:
         """The next photos of one key; none once the queue is closed and empty."""
@@ -154,19 +161,11 @@ class Batcher:
         return batch
 
 
-def _run(batch: Sequence[Job]) -> None:
-    """Do a batch; should it fail for a reason that is not the request's, each photo is tried by itself."""
+def _outcomes(batch: Sequence[Job]) -> list[Any]:
+    """Results or faults of a batch; failing for a reason that is not the request's, each photo is tried by itself."""
     try:
-        results = batch[0].run(batch)
+        return list(batch[0].run(batch))
     except InputError as fault:  # of the settings, which are the same for all
-        for job in batch:
-            job.done.set_exception(fault)
+        return [fault] * len(batch)
     except Exception as fault:
-        if len(batch) == 1:
-            batch[0].done.set_exception(fault)
-        else:
-            for job in batch:
-                _run([job])
-    else:
-        for job, result in zip(batch, results, strict=True):
-            job.done.set_result(result)
+        return [fault] if len(batch) == 1 else [outcome for job in batch for outcome in _outcomes([job])]

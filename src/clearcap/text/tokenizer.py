@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from jaxtyping import Bool
+
 from clearcap.arrays import TokenIds
 from clearcap.config import number
 from clearcap.errors import InputError
@@ -184,6 +187,16 @@ class DecodedCaption:
     def text(self) -> str:
         """The words as a sentence."""
         return join_words(self.words)
+
+
+def word_ids(tokenizer: Any, special_ids: Sequence[int], vocab: int) -> Bool[np.ndarray, " vocab"]:
+    """Which of ``vocab`` tokens may fill a blank of one word: whole words of letters or digits."""
+    allowed = np.zeros(vocab, dtype=bool)
+    banned = {*special_ids, *tokenizer.all_special_ids}
+    for piece, i in tokenizer.get_vocab().items():
+        whole = not piece.startswith(("##", "[")) and any(letter.isalnum() for letter in piece)
+        allowed[i] = whole and i not in banned
+    return allowed
 
 
 def decode_caption(

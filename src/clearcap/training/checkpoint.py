@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from clearcap.data.writing import whole_folder, write_json
 from clearcap.errors import InputError
-from clearcap.writing import whole_folder, write_json
 
 
 @dataclass(frozen=True)

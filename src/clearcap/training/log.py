@@ -15,11 +15,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from clearcap.captioner.folder import CURVES, SAMPLES
+from clearcap.data.writing import write_text
 from clearcap.errors import InputError
 from clearcap.metrics import score
 from clearcap.training.checkpoint import reached_step
 from clearcap.training.loop import StepReport, make_accelerator
-from clearcap.writing import write_text
 
 SHOWN = 8  # watched photos whose captions are printed and kept
 Captions = dict[str | int, str]

@@ -23,6 +23,7 @@ from clearcap.config import DataConfig, Preset, SamplingConfig, TrainConfig
 from clearcap.data.corpus import open_spec
 from clearcap.data.features import Features, make_features, open_features
 from clearcap.data.records import CaptionedPhoto, Corpus, Expected, several
+from clearcap.data.writing import whole_folder, write_json
 from clearcap.errors import InputError
 from clearcap.metrics import DocumentFrequency
 from clearcap.registry import find
@@ -32,7 +33,6 @@ from clearcap.training.log import RunLog, Scored, progress_bar, scored, tracked_
 from clearcap.training.loop import StepReport, fit, make_accelerator
 from clearcap.training.neighbours import neighbour_captions
 from clearcap.training.optimizers import make_optimizers
-from clearcap.writing import whole_folder, write_json
 
 BATCH = 100  # watched photos captioned at once
 

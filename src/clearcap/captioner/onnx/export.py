@@ -19,8 +19,8 @@ from clearcap.captioner.folder import FREQUENCY, load_frequency, named_weights
 from clearcap.captioner.model import Captioner, load_captioner
 from clearcap.captioner.onnx import FORMAT, graph_file
 from clearcap.captioner.onnx.weights import LEAST, opened, point_to_weights
+from clearcap.data.writing import whole_file, whole_folder
 from clearcap.errors import InputError
-from clearcap.writing import whole_file, whole_folder
 
 OPSET = 20  # the first with Gelu as one operator
 

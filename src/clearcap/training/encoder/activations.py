@@ -18,8 +18,8 @@ from torch import Tensor
 from clearcap.data.ahead import ahead
 from clearcap.data.features import square_view
 from clearcap.data.images import to_square
+from clearcap.data.writing import new_array, whole_file, write_json
 from clearcap.errors import InputError
-from clearcap.writing import new_array, whole_file, write_json
 
 Compute = Callable[[Float[Tensor, "batch 3 size size"]], tuple[Tensor, Tensor]]
 """Photos in 0..1 -> activations [batch, channels, h, w] and class logits [batch, classes]."""

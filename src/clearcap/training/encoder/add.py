@@ -18,6 +18,7 @@ from clearcap.captioner.towers import continue_captioner
 from clearcap.config import DataConfig, Preset
 from clearcap.data.features import Features
 from clearcap.data.records import CaptionedPhoto
+from clearcap.data.writing import whole_file
 from clearcap.errors import InputError
 from clearcap.training.encoder.activations import squared
 from clearcap.training.encoder.pairing import Basis, PairedObjective, paired
@@ -36,7 +37,6 @@ from clearcap.training.run import (
 )
 from clearcap.vision.compact import CompactEncoder
 from clearcap.vision.efficientnet import EfficientNetEncoder, load_imagenet, read_port
-from clearcap.writing import whole_file
 
 COMPONENTS = 512
 """Principal components of the second encoder's last grid that the map is of; Lite2's hold 82% of its variance."""

@@ -15,6 +15,7 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
+from clearcap.data.writing import whole_file, write_json
 from clearcap.errors import InputError
 from clearcap.training.checkpoint import RunState
 from clearcap.training.encoder import objective
@@ -28,7 +29,6 @@ from clearcap.training.loop import Averaged, descend, set_learning_rates
 from clearcap.training.optimizers import split_optimizers
 from clearcap.training.schedules import learning_rate_by_progress, planned_rate
 from clearcap.vision.compact import CompactEncoder
-from clearcap.writing import whole_file, write_json
 
 REPLAN_STEPS = 50  # steps between two looks at the clock
 LOG_STEPS = 50

@@ -19,6 +19,7 @@ from clearcap.captioner.towers import tokenize_for
 from clearcap.config import TextConfig, TrainConfig, check_choices, knob, require
 from clearcap.data.features import open_features
 from clearcap.data.records import CaptionedPhoto
+from clearcap.data.writing import new_array, whole_file, write_json
 from clearcap.errors import InputError
 from clearcap.training.encoder.activations import Activations, make_activations, open_activations, squared
 from clearcap.training.encoder.finetune import (
@@ -38,7 +39,6 @@ from clearcap.training.run import check_photos
 from clearcap.training.twin.network import TwinConfig, build_twin
 from clearcap.training.twin.writing import write_teacher_captions
 from clearcap.vision.efficientnet import EfficientNetEncoder, load_imagenet, read_port
-from clearcap.writing import new_array, whole_file, write_json
 
 RIDGE = 1e4  # penalty with which the projection is fitted to another encoder's tokens (LOG.md)
 PLACES = (

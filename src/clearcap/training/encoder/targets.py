@@ -14,9 +14,9 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageEnhance
 
+from clearcap.data.writing import new_array, write_json
 from clearcap.errors import InputError
 from clearcap.training.encoder.teacher import Teacher, load_teacher
-from clearcap.writing import new_array, write_json
 
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 CHUNK = 256  # photos a worker takes at a time; what an interruption can cost

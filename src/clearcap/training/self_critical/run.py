@@ -20,7 +20,7 @@ from clearcap.data.features import Features, flip
 from clearcap.data.records import CaptionedPhoto
 from clearcap.errors import InputError
 from clearcap.metrics.tokenizer import tokenize
-from clearcap.pipeline.infilling import word_ids
+from clearcap.text.tokenizer import word_ids
 from clearcap.training.examples import Examples, photos_of_step, prepare_examples
 from clearcap.training.joint.seeing import ReadPhotos, joint_optimizers, views_of_step
 from clearcap.training.log import RunLog, progress_bar, tracked_accelerator

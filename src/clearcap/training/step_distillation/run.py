@@ -16,6 +16,7 @@ from clearcap.config import SamplingConfig, TrainConfig, check_choices, knob, re
 from clearcap.data.features import Features
 from clearcap.data.images import PhotoFile
 from clearcap.data.records import CaptionedPhoto
+from clearcap.data.writing import write_json
 from clearcap.errors import InputError
 from clearcap.sampling.selection import UTILITIES
 from clearcap.training.encoder.targets import list_photos
@@ -32,7 +33,6 @@ from clearcap.training.step_distillation.teacher_samples import (
     sample_teacher,
     take_targets,
 )
-from clearcap.writing import write_json
 
 UNUSED = ("null_image", "text.weight", "text.bias")  # of a denoiser, without guidance
 PLACES = ("features", "samples", "views", "watch_photos")  # settings that the weights do not depend on

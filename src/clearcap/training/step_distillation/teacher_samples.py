@@ -19,6 +19,7 @@ from clearcap.captioner.generating import CaptionRequest
 from clearcap.captioner.model import Captioner
 from clearcap.config import SamplingConfig, TrainConfig
 from clearcap.data.features import Features, flip
+from clearcap.data.writing import new_array, write_json
 from clearcap.errors import InputError
 from clearcap.sampling.randomness import randn_rows
 from clearcap.sampling.selection import choose
@@ -26,7 +27,6 @@ from clearcap.text.tokenizer import decode_caption
 from clearcap.training.checkpoint import check_settings
 from clearcap.training.examples import SIDED, photos_of_step
 from clearcap.training.schedules import generator_at
-from clearcap.writing import new_array, write_json
 
 BATCH = 32  # photos of one chunk, the unit in which sampling resumes
 TARGETS = ("draw", "mbr", "mbr-photo")

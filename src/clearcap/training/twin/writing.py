@@ -12,10 +12,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from clearcap.data.features import Features
+from clearcap.data.writing import whole_file
 from clearcap.text.tokenizer import decode_caption
 from clearcap.training.twin.decoding import beam_search
 from clearcap.training.twin.network import Twin
-from clearcap.writing import whole_file
 
 
 def write(
