@@ -98,7 +98,7 @@ class Sampling:
         seed: same seed, same captions.
         batch_size: photos at once; None is chosen for the device.
         workers: threads that decode photos; None is one a core.
-        at_once: batches captioned at the same time; None is one a core on a CPU, where each then uses one.
+        at_once: batches captioned at the same time; None is one a core on a CPU, where each then uses one; two of graphs.
     """
 
     how: dict[str, Any] = field(default_factory=dict)
@@ -158,7 +158,8 @@ class Run:
         graphs = type(pipeline.captioner).__module__.startswith("clearcap.captioner.onnx")
         cores = os.cpu_count() or 1
         self.workers = self.sampling.workers or min(16, max(4, cores))
-        self.at_once = self.sampling.at_once or (threads() if on_cpu and not graphs else 1)
+        lanes = min(2, threads()) if graphs else threads()  # graphs share one pool of threads
+        self.at_once = self.sampling.at_once or (lanes if on_cpu else 1)
         self.batch_size = self.sampling.batch_size or self._recorded_batch() or self._best_batch()
         self.sidecars = Sidecars(output.sidecars, output.overwrite)
         run = {
