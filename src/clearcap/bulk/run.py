@@ -98,7 +98,7 @@ class Sampling:
         seed: same seed, same captions.
         batch_size: photos at once; None is chosen for the device.
         workers: threads that decode photos; None is one a core.
-        at_once: batches captioned at the same time; None is one a core on a CPU, where each then uses one; two of graphs.
+        at_once: batches captioned at the same time; None is one a core on a CPU (two, of graphs).
     """
 
     how: dict[str, Any] = field(default_factory=dict)
