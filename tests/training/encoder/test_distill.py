@@ -23,12 +23,12 @@ from clearcap.training.encoder.targets import build_targets, list_photos
 from clearcap.training.optimizers import KernelMuon
 from clearcap.training.schedules import planned_rate
 from clearcap.vision.compact import load_compact
+from tests.commands import kill_when
 
 SCRIPT = """
 import json, sys, torch
 from clearcap.training.encoder.distill import distill
 from clearcap.training.encoder.settings import DistillConfig
-from tests.commands import kill_when
 torch.set_num_threads(1)
 distill(DistillConfig(**json.loads(sys.argv[1])), progress=False)
 """
