@@ -256,7 +256,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
     file = folder / "config.json"
     try:
         settings = json.loads(file.read_text())
-    except (OSError, ValueError) as fault:
+    except (OSError, ValueError, RecursionError) as fault:
         raise InputError(f"{file}: cannot be read ({fault}); pass the folder of a saved captioner") from fault
     kind = settings.get("model_type") if isinstance(settings, dict) else None
     if kind != MODEL_TYPE:
