@@ -128,8 +128,11 @@ def load_evaluation(folder: str | Path) -> Evaluation:
         names=(f"{folder}/captions.jsonl", "its split"),
     )
     seconds = Stopwatch(folder / "timing.json").seconds
-    names = metrics_of(manifest["metrics"])
-    found = _assess(manifest, captions, references, int(manifest["seed"]), names, False, seconds)
+    where = str(folder / "evaluation.json")
+    names = metrics_of(member(manifest, "metrics", dict, where))
+    found = _assess(
+        manifest, captions, references, member(manifest, "seed", int, where), names, False, seconds
+    )
     return dataclasses.replace(found, shuffled=content.get("shuffled"))
 
 
