@@ -7,8 +7,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
+
+from clearcap.training.log import RunLog
+from clearcap.training.loop import StepReport
 
 
 def clearcap(*arguments: object, timeout: float = 300) -> subprocess.CompletedProcess[str]:
@@ -37,3 +43,18 @@ def kill_when(process: subprocess.Popen[bytes], ready: Callable[[], bool], secon
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.wait()
+
+
+@contextmanager
+def interrupted_after(step: int) -> Iterator[None]:
+    """Meanwhile training in this process is interrupted once it has reported a step; 0 is none."""
+    written = RunLog.report
+
+    def report(log: RunLog, measured: StepReport) -> None:
+        written(log, measured)
+        if measured.step == step:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunLog, "report", report)
+        yield

@@ -19,12 +19,13 @@ from clearcap.captioner.model import load_captioner
 from clearcap.config import override
 from clearcap.data.corpus import open_spec
 from clearcap.errors import InputError
-from clearcap.training.examples import prepare_examples
+from clearcap.text.tokenizer import encode_captions
+from clearcap.training.encoder.live import recoloured, to_unit
+from clearcap.training.examples import photos_of_step, prepare_examples
 from clearcap.training.joint.objective import JointObjective
 from clearcap.training.joint.run import JointConfig, batches, finetune, settings_for
 from clearcap.training.joint.seeing import efficientnet_of, joint_optimizers
-from clearcap.training.log import RunLog
-from clearcap.training.loop import StepReport
+from tests.commands import interrupted_after
 
 TOLD = ["train.photos=4", "train.copies=2", "train.log_every=1", "train.tracker=none", "train.warmup=2"]
 TOLD += ["train.bf16=false", "train.neighbour_captions=1", "block=3"]
@@ -52,8 +53,6 @@ def prepared(root: Path) -> tuple[JointObjective, Any, JointConfig]:
     captioner, tokenizer = load_captioner(str(root / "start"))
     photos = list(open_spec(f"folder:{root}/photos:all", expected=None))
     config = override(settings_for(captioner.defaults), TOLD)
-    from clearcap.text.tokenizer import encode_captions
-
     examples = prepare_examples(
         captioner,
         lambda captions: encode_captions(tokenizer, captions, 10),
@@ -97,8 +96,6 @@ def test_the_losses_are_those_of_both_objectives(workshop: Path) -> None:
     objective.eval()
     pixels, seed, has_image, x0, ids, draws, few_x0, few_ids, noise = batch_at(1, 0, 1)
     assert has_image.tolist() == [True, True]
-    from clearcap.training.encoder.live import recoloured, to_unit
-
     with torch.no_grad():
         shown = recoloured(to_unit(pixels), torch.Generator().manual_seed(seed))
         tokens = objective.seeing.vision(shown)
@@ -119,8 +116,6 @@ def test_a_photo_is_mirrored_unless_a_caption_names_a_side(tmp_path: Path, works
     captioner, tokenizer = load_captioner(str(workshop / "start"))
     photos = list(open_spec(f"folder:{tmp_path}:all", expected=None))
     config = override(settings_for(captioner.defaults), [*TOLD, "train.photos=5", "few=0.4"])
-    from clearcap.text.tokenizer import encode_captions
-
     examples = prepare_examples(
         captioner,
         lambda captions: encode_captions(tokenizer, captions, 10),
@@ -132,8 +127,6 @@ def test_a_photo_is_mirrored_unless_a_caption_names_a_side(tmp_path: Path, works
     assert examples.mirrored.tolist() == [True, True, True, True, False]
     mirrored = {True: 0, False: 0}
     for step in range(30):
-        from clearcap.training.examples import photos_of_step
-
         chosen = photos_of_step(5, 5, config.train.seed, step, 0, 1)
         for row, pixels in zip(chosen.tolist(), batch_at(step, 0, 1)[0].float(), strict=True):
             left, right = pixels[:, :, :20].mean(), pixels[:, :, -20:].mean()
@@ -159,15 +152,7 @@ def run(root: Path, out: str, *more: str, stop_at: int = 0) -> None:
     captioner, tokenizer = load_captioner(str(root / "start"))
     config = override(settings_for(captioner.defaults), [*TOLD, *more])
     photos = list(open_spec(f"folder:{root}/photos:all", expected=None))
-    written = RunLog.report
-
-    def report(log: RunLog, measured: StepReport) -> None:
-        written(log, measured)
-        if measured.step == stop_at:
-            raise KeyboardInterrupt
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RunLog, "report", report)
+    with interrupted_after(stop_at):
         finetune(captioner, tokenizer, photos, ["a red dress"], [], config, root / out)
 
 

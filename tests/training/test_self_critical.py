@@ -18,15 +18,16 @@ from tiny_captioner import CAPTIONS, save_tiny_captioner, seeing_captioner, tiny
 from tiny_captioner import photos as random_photos
 
 from clearcap.captioner.model import load_captioner
+from clearcap.captioner.network import CaptionRequest
 from clearcap.config import SamplingConfig, override
 from clearcap.data.corpus import open_spec
 from clearcap.errors import InputError
 from clearcap.metrics.scoring import score
-from clearcap.training.log import RunLog
-from clearcap.training.loop import StepReport
+from clearcap.pipeline import CaptionPipeline
 from clearcap.training.self_critical.objective import SelfCriticalObjective
 from clearcap.training.self_critical.reward import CiderReward
 from clearcap.training.self_critical.run import self_critical, settings_for
+from tests.commands import interrupted_after
 
 WORDS = ["a", "dog", "runs", "red", "cat", "sits", "on", "grass", "end"]
 
@@ -121,8 +122,6 @@ def test_what_is_drawn_is_what_the_sampler_predicts() -> None:
         seen.append(held["latents"])
         return {}
 
-    from clearcap.captioner.network import CaptionRequest
-
     requests = [CaptionRequest(i, 0, int(n)) for i, n in enumerate(lengths)]
     sampling = dataclasses.replace(
         SamplingConfig(), solver="renoise", steps=2, guidance=0.0, noise_factor=1.0, start=1.0
@@ -165,15 +164,7 @@ def run(root: Path, out: str, *more: str, start: str = "start", stop_at: int = 0
     told += ["student.length=8"]
     config = override(settings_for(captioner.defaults), [*told, *more])
     photos = list(open_spec(f"folder:{root}/photos:all", expected=None))
-    written = RunLog.report
-
-    def report(log: RunLog, measured: StepReport) -> None:
-        written(log, measured)
-        if measured.step == stop_at:
-            raise KeyboardInterrupt
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RunLog, "report", report)
+    with interrupted_after(stop_at):
         self_critical(captioner, tokenizer, photos, [], config, root / out)
 
 
@@ -191,8 +182,6 @@ def test_a_run_earns_more_reward_than_its_start(workshop: Path) -> None:
     references = {photo.id: photo.captions for photo in photos}
 
     def earned(model: Path) -> float:
-        from clearcap.pipeline import CaptionPipeline
-
         pipe = CaptionPipeline.from_pretrained(model)
         found = pipe(
             [str(workshop / "photos" / str(photo.id)) for photo in photos], steps=2, guidance=0.0, length=8

@@ -10,9 +10,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from clearcap.bulk.formats import Row, digest, format_of, json_line, part_of, sync, write_atomically
+from clearcap.bulk.formats import Row, digest, format_of, json_line, part_of, write_atomically
 from clearcap.bulk.journal import Journal, difference
 from clearcap.bulk.sources import Item
+from clearcap.data.writing import sync
 from clearcap.errors import InputError
 
 Caption: TypeAlias = Callable[[Iterable[Item]], Iterator[Row | InputError]]

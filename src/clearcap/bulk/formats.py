@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from clearcap.bulk.tables import pyarrow
+from clearcap.data.writing import sync
 from clearcap.errors import InputError
 
 Row: TypeAlias = dict[str, Any]
@@ -60,12 +61,6 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 def part_of(path: Path) -> Path:
     """Where a file is written before it is moved to its place."""
     return path.with_name(f".{path.name}.part")
-
-
-def sync(path: Path) -> None:
-    """Wait until a file is on the disk."""
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
 
 
 def digest(path: Path) -> str:

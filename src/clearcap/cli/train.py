@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,13 +12,30 @@ from clearcap.cli import options
 from clearcap.config import Preset, changes, load_preset, override
 from clearcap.errors import InputError
 
+if TYPE_CHECKING:
+    from clearcap.data.records import CaptionedPhoto
+
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="settings to change: section.key=value", show_default=False)
 ]
 ShowSettings = Annotated[
     bool, typer.Option("--settings", help="print every setting and its default, then stop")
 ]
+Start = Annotated[str, typer.Argument(help="folder or hub name of a captioner; 'default' is the bundled one")]
+Learned = Annotated[
+    list[str] | None, typer.Option(help="corpus NAME:ROOT:SPLIT to learn from; several allowed")
+]
+Watched = Annotated[
+    str, typer.Option(help="corpus NAME:ROOT:SPLIT that the captioner is scored on meanwhile")
+]
 RunFolder = Annotated[Path, typer.Option(help="folder of the run; a killed run goes on from here")]
+
+
+def photos_of(specs: list[str] | None) -> list[CaptionedPhoto]:
+    """The photos of all corpora, whatever their number."""
+    from clearcap.data.corpus import open_spec
+
+    return [photo for spec in specs or [] for photo in open_spec(spec, expected=None)]
 
 
 def knobs_help(config: Any, prefix: str = "") -> str:
@@ -88,7 +105,6 @@ def distill_steps(
 ) -> None:
     """Distil a captioner into one that needs one or two steps and no guidance."""
     from clearcap.captioner.model import load_captioner
-    from clearcap.data.corpus import open_spec
     from clearcap.training.step_distillation.run import distill_steps as run
     from clearcap.training.step_distillation.run import photos_in, settings_for
 
@@ -96,21 +112,16 @@ def distill_steps(
     config = settings_for(captioner.defaults)
     if settings:
         show_knobs(config)
-    used = [photo for spec in data or [] for photo in open_spec(spec, expected=None)]
-    watched = list(open_spec(watch, expected=None)) if watch else []
+    used, watched = photos_of(data), photos_of([watch] if watch else None)
     used += photos_in(photos or [], {photo.id for photo in [*used, *watched]})
     run(captioner, tokenizer, used, watched, override(config, overrides or []), out)
 
 
 def finetune(
-    model: Annotated[
-        str, typer.Argument(help="folder or hub name of a captioner; 'default' is the bundled one")
-    ],
+    model: Start,
     overrides: Overrides = None,
     out: RunFolder = Path("runs/finetune"),
-    data: Annotated[
-        list[str] | None, typer.Option(help="corpus NAME:ROOT:SPLIT to learn from; several allowed")
-    ] = None,
+    data: Learned = None,
     text: Annotated[
         list[str] | None,
         typer.Option(help="corpus whose captions are learned without photos; several allowed"),
@@ -118,14 +129,11 @@ def finetune(
     exclude: Annotated[
         list[str] | None, typer.Option(help="corpus whose photos' captions are left out of --text")
     ] = None,
-    watch: Annotated[
-        str, typer.Option(help="corpus NAME:ROOT:SPLIT that the captioner is scored on meanwhile")
-    ] = "",
+    watch: Watched = "",
     settings: ShowSettings = False,
 ) -> None:
     """Fine-tune a captioner, image encoder and all, on captioned photos."""
     from clearcap.captioner.model import load_captioner
-    from clearcap.data.corpus import open_spec
     from clearcap.training.joint.run import finetune as run
     from clearcap.training.joint.run import settings_for
     from clearcap.training.run import captions_of
@@ -134,29 +142,21 @@ def finetune(
     config = settings_for(captioner.defaults)
     if settings:
         show_knobs(config)
-    photos = [photo for spec in data or [] for photo in open_spec(spec, expected=None)]
-    watched = list(open_spec(watch, expected=None)) if watch else []
+    photos, watched = photos_of(data), photos_of([watch] if watch else None)
     alone = captions_of(text or [], exclude or [])
     run(captioner, tokenizer, photos, alone, watched, override(config, overrides or []), out)
 
 
 def self_critical(
-    model: Annotated[
-        str, typer.Argument(help="folder or hub name of a captioner; 'default' is the bundled one")
-    ],
+    model: Start,
     overrides: Overrides = None,
     out: RunFolder = Path("runs/self-critical"),
-    data: Annotated[
-        list[str] | None, typer.Option(help="corpus NAME:ROOT:SPLIT to learn from; several allowed")
-    ] = None,
-    watch: Annotated[
-        str, typer.Option(help="corpus NAME:ROOT:SPLIT that the captioner is scored on meanwhile")
-    ] = "",
+    data: Learned = None,
+    watch: Watched = "",
     settings: ShowSettings = False,
 ) -> None:
     """Train a captioner's few steps by CIDEr-D of the captions it draws."""
     from clearcap.captioner.model import load_captioner
-    from clearcap.data.corpus import open_spec
     from clearcap.training.self_critical.run import self_critical as run
     from clearcap.training.self_critical.run import settings_for
 
@@ -164,17 +164,14 @@ def self_critical(
     config = settings_for(captioner.defaults)
     if settings:
         show_knobs(config)
-    photos = [photo for spec in data or [] for photo in open_spec(spec, expected=None)]
-    watched = list(open_spec(watch, expected=None)) if watch else []
+    photos, watched = photos_of(data), photos_of([watch] if watch else None)
     run(captioner, tokenizer, photos, watched, override(config, overrides or []), out)
 
 
 def finetune_encoder(
     overrides: Overrides = None,
     out: RunFolder = Path("runs/encoder"),
-    data: Annotated[
-        list[str] | None, typer.Option(help="corpus NAME:ROOT:SPLIT to learn from; several allowed")
-    ] = None,
+    data: Learned = None,
     photos: Annotated[
         list[Path] | None, typer.Option(help="folder of photos without captions; several allowed")
     ] = None,
@@ -188,7 +185,6 @@ def finetune_encoder(
 ) -> None:
     """Fine-tune an ImageNet encoder to captions, together with a word-by-word twin that then writes captions."""
     from clearcap.captioner.model import load_captioner
-    from clearcap.data.corpus import open_spec
     from clearcap.training.encoder.run import EncoderConfig
     from clearcap.training.encoder.run import finetune_encoder as run
     from clearcap.training.step_distillation.run import photos_in
@@ -196,9 +192,7 @@ def finetune_encoder(
     if settings:
         show_knobs(EncoderConfig())
     captioner, tokenizer = load_captioner(start)
-    learned, watched = (
-        [photo for spec in specs or [] for photo in open_spec(spec, expected=None)] for specs in (data, watch)
-    )
+    learned, watched = photos_of(data), photos_of(watch)
     rest = photos_in(photos or [], {photo.id for photo in [*learned, *watched]})
     config = override(EncoderConfig(), overrides or [])
     run(learned, rest, watched, captioner.vision, tokenizer, config, out)

@@ -31,7 +31,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     fresh = path.with_name(f".new-{path.name}")  # the suffix stays: by it some libraries choose a format
     try:
         yield fresh
-        _sync(fresh)
+        sync(fresh)
         os.replace(fresh, path)
     except Exception as fault:
         if is_full(fault):
@@ -58,7 +58,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         yield fresh
         files = sorted(path for path in fresh.rglob("*") if path.is_file())
         for file in files:
-            _sync(file)
+            sync(file)
         for file in files:
             place = folder / file.relative_to(fresh)
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -116,6 +116,7 @@ def full(name: str, fault: BaseException) -> InputError:
     return InputError(f"{name} cannot be written ({reason}); make room, then run the same command again")
 
 
-def _sync(file: Path) -> None:
+def sync(file: Path) -> None:
+    """Wait until a file is on the disk."""
     with file.open("rb") as opened:
         os.fsync(opened.fileno())

@@ -45,6 +45,15 @@ class Examples:
     text_first: int
     shares: Float[Tensor, "photos most"]
 
+    def tokens(
+        self, photos: Int[Tensor, " photos"], features: Features, generator: torch.Generator
+    ) -> Float[Tensor, "photos tokens image_dim"]:
+        """Image tokens of a view of each photo, mirrored half the time, unless a caption names a side."""
+        views = torch.randint(len(features.tokens), (len(photos),), generator=generator)
+        image = features.gather(views, self.rows[photos])
+        mirror = self.mirrored[photos] & (torch.rand(len(photos), generator=generator) < 0.5)
+        return torch.where(mirror[:, None, None], flip(image), image)
+
     def draw(
         self, photos: Int[Tensor, " photos"], copies: int, generator: torch.Generator
     ) -> Int[Tensor, " batch"]:
@@ -147,10 +156,7 @@ def take_batch(
     with_photo = config.photos - with_text
     chosen = photos_of_step(len(examples.rows), with_photo, config.seed, step, rank, world)
     generator = generator_at(config.seed, 1, step, rank)
-    views = torch.randint(len(features.tokens), (with_photo,), generator=generator)
-    image = features.gather(views, examples.rows[chosen])
-    mirror = examples.mirrored[chosen] & (torch.rand(with_photo, generator=generator) < 0.5)
-    image = torch.where(mirror[:, None, None], flip(image), image)
+    image = examples.tokens(chosen, features, generator)
     captions = examples.draw(chosen, config.copies, generator)
     if with_text:
         texts = len(examples.ids) - examples.text_first

@@ -182,6 +182,11 @@ class Run:
                 captions[photo.id] = decode_caption(self.tokenizer, ids, special).text
         return scored(captions, {photo.id: photo.captions for photo in self.watched})
 
+    def score(self, step: int) -> None:
+        """Evaluate the model as it is at a step, if there are photos to do so on."""
+        if self.watched:
+            self.evaluate(step, self.sample())
+
     def evaluate(self, step: int, sampled: Scored) -> None:
         """Write down, print and save what the model has come to at a step."""
         self.log.samples(step, sampled)

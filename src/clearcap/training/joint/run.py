@@ -130,12 +130,8 @@ def finetune(
         log = RunLog(out, console, progress, accelerator)
         run = Run(captioner, tokenizer, ReadPhotos(captioner, watched), watched, log)
 
-        def evaluate(step: int) -> None:
-            if run.watched:
-                run.evaluate(step, run.sample())
-
         if not log.begin(train.steps) and accelerator.is_main_process:
-            evaluate(0)  # what it says before
+            run.score(0)  # what it says before
         settings = dataclasses.asdict(config)
         settings.pop("watch_photos")
         fit(
@@ -147,7 +143,7 @@ def finetune(
             out,
             settings=settings,
             report=log.report,
-            evaluate=evaluate,
+            evaluate=run.score,
             accelerator=accelerator,
         )
     if accelerator.is_main_process:

@@ -16,7 +16,7 @@ from torch import Tensor
 from clearcap.captioner.model import Captioner
 from clearcap.captioner.towers import tokenize_for
 from clearcap.config import SamplingConfig, TextConfig, TrainConfig, knob, make, require
-from clearcap.data.features import Features, flip
+from clearcap.data.features import Features
 from clearcap.data.records import CaptionedPhoto
 from clearcap.errors import InputError
 from clearcap.metrics.tokenizer import tokenize
@@ -136,7 +136,7 @@ def self_critical(
     steps by default.
 
     Args:
-        captioner: trained in place; its text space, but for the LM head, and its image encoder are frozen.
+        captioner: trained in place: its denoiser, its LM head and, if asked, its encoder's upper blocks.
         tokenizer: its.
         photos: captioned, learned from.
         watched: captioned photos, none of the others, that it is scored on; may be empty.
@@ -191,12 +191,8 @@ def self_critical(
         seen = features or ReadPhotos(captioner, watched)
         run = Run(captioner, tokenizer, seen, watched, RunLog(out, console, progress, accelerator))
 
-        def evaluate(step: int) -> None:
-            if run.watched:
-                run.evaluate(step, run.sample())
-
         if not run.log.begin(train.steps) and accelerator.is_main_process:
-            evaluate(0)  # what it says before
+            run.score(0)  # what it says before
         settings = dataclasses.asdict(config)
         fit(
             captioner,
@@ -209,7 +205,7 @@ def self_critical(
             out,
             settings={name: value for name, value in settings.items() if name not in PLACES},
             report=run.log.report,
-            evaluate=evaluate,
+            evaluate=run.score,
             accelerator=accelerator,
         )
     if accelerator.is_main_process:
@@ -224,7 +220,7 @@ def references_of(photos: Sequence[CaptionedPhoto], tokenizer: Any) -> Int[Tenso
     most = max(len(photo.captions) for photo in photos)
     ids = torch.full((len(photos), most, REFERENCE_WORDS), -1)
     for row, photo in zip(ids, photos, strict=True):
-        for place, words in zip(row, tokenize(list(photo.captions)), strict=False):
+        for place, words in zip(row[: len(photo.captions)], tokenize(list(photo.captions)), strict=True):
             said = tokenizer.convert_tokens_to_ids(tokenizer.tokenize(" ".join(words)))[:REFERENCE_WORDS]
             place[: len(said)] = torch.tensor(said, dtype=place.dtype)
     return ids
@@ -253,10 +249,7 @@ def batches(
         chosen = photos_of_step(len(examples.rows), train.photos, train.seed, step, rank, world)
         generator = generator_at(train.seed, 4, step, rank)
         if isinstance(photos, Features):
-            views = torch.randint(len(photos.tokens), (train.photos,), generator=generator)
-            image = photos.gather(views, examples.rows[chosen])
-            mirror = examples.mirrored[chosen] & (torch.rand(train.photos, generator=generator) < 0.5)
-            image = torch.where(mirror[:, None, None], flip(image), image)
+            image = examples.tokens(chosen, photos, generator)
         else:
             size = objective.seeing.vision.image_size  # type: ignore[union-attr]
             image = views_of_step(photos, examples, chosen, size, (train.seed, step), generator)
