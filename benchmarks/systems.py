@@ -11,7 +11,7 @@ from torch import Tensor
 
 from benchmarks.paper_size import paper_size_captioner
 from benchmarks.timing import System
-from clearcap.captioner.loading import bundled_model
+from clearcap.captioner.folder import bundled_model
 from clearcap.captioner.model import Captioner, CaptionerConfig
 from clearcap.config import load_preset
 from clearcap.errors import InputError

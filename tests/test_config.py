@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from tiny_captioner import save_tiny_captioner, tiny_captioner
 
-from clearcap.captioner.loading import load_network, read_settings
+from clearcap.captioner.folder import read_settings
+from clearcap.captioner.loading import load_network
 from clearcap.captioner.model import load_captioner
 from clearcap.config import (
     RENAMED,

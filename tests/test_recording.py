@@ -8,22 +8,21 @@ from __future__ import annotations
 
 import json
 import warnings
-from pathlib import Path
 
 import pytest
 import torch
-from recording import MODELS, WAYS, captions, trained
+from recording import COMMITTED, IN_TORCH, MODELS, WAYS, captions, trained
 
 from clearcap.errors import RenamedWarning
 
-RECORDED = json.loads((Path(__file__).parent / "recording" / "recorded.json").read_text())
+RECORDED = json.loads(COMMITTED.read_text())
 SAME_FAMILY = torch.backends.cpu.get_cpu_capability() == RECORDED["processor"]
 
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("backend", ["torch", "packed"])
 def test_captions_and_fillings_are_those_recorded(model: str, backend: str) -> None:
-    ways = WAYS if backend == "packed" else {name: WAYS[name] for name in ("default", "refine", "ddpm")}
+    ways = WAYS if backend == "packed" else {name: WAYS[name] for name in IN_TORCH}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RenamedWarning)  # the recording asks by the names of its time
         found = captions(model, backend, ways)

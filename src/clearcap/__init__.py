@@ -28,5 +28,13 @@ sys.meta_path.append(MovedFinder())
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
+        try:
+            return getattr(import_module(_HOMES[name]), name)
+        except ModuleNotFoundError as fault:
+            from clearcap.errors import needed
+
+            told = needed(fault, f"clearcap.{name}")
+            if told is None:
+                raise
+            raise ImportError(told, name=fault.name) from fault
     raise AttributeError(f"module 'clearcap' has no attribute {name!r}")

@@ -19,6 +19,23 @@ class RenamedWarning(DeprecationWarning):
     """A name that will go with the next minor version, with the one to use instead."""
 
 
+TORCH = {"torch", "transformers", "safetensors", "accelerate"}  # what the extra of that name brings
+
+
+def needed(fault: ModuleNotFoundError, what: str) -> str | None:
+    """What to install for something that failed for want of a package, in one line; None: it is not known.
+
+    Args:
+        fault: the failed import.
+        what: what needs the package.
+    """
+    package = (fault.name or "").partition(".")[0]
+    extra = {"matplotlib": "plots", "onnx": "onnx", "onnxscript": "onnx"} | dict.fromkeys(TORCH, "torch")
+    if package not in extra:
+        return None
+    return f"{what} needs {package}, which is not installed; pip install 'clearcap[{extra[package]}]'"
+
+
 def _one_line(text: str) -> str:
     if not text.isprintable():
         text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

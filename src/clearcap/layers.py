@@ -1,4 +1,4 @@
-"""Attention, feed-forward and time-embedding layers, and the image contexts that attention reads."""
+"""Attention, feed-forward and time-embedding layers in torch."""
 
 from __future__ import annotations
 
@@ -9,20 +9,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Latents = Float[Tensor, "batch length dim"]
-"""Captions as latents, clean or noisy: one vector a position."""
-TokenIds = Int[Tensor, "batch length"]
-"""Captions as token ids, or their attention mask: 1 where a token stands, 0 behind the caption."""
-Logits = Float[Tensor, "batch length vocab"]
-"""Token logits of every position."""
-ImageTokens = Float[Tensor, "photos tokens image_dim"]
-"""Photos as vectors: what an image encoder makes of them."""
+from clearcap.arrays import Context, ImageTokens
+
 Hidden = Float[Tensor, "batch length width"]
 """What flows through a transformer's layers."""
 KeysValues = tuple[Tensor, Tensor]
 """Keys and values of one layer, each [photos, heads, image tokens, head dim]."""
-Context = list[tuple[Tensor, ...]]
-"""An image context: what a denoiser keeps of photos for all its calls. The first axis of every tensor is photos."""
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
@@ -40,22 +32,6 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float)
     ):
         return ((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)).softmax(-1) @ v
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
-
-
-def select_photos(context: Context, photos: Int[Tensor, " rows"]) -> Context:
-    """The context of one caption per row, each about the given photo."""
-    return [tuple(part[photos] for part in layer) for layer in context]
-
-
-def join_contexts(*contexts: Context, photos: int) -> Context:
-    """Contexts stacked along the batch, each expanded to ``photos``: the branches of guidance run as one batch."""
-    return [
-        tuple(
-            torch.cat([part.expand(photos, *part.shape[1:]) for part in parts])
-            for parts in zip(*layers, strict=True)
-        )
-        for layers in zip(*contexts, strict=True)
-    ]
 
 
 def hide_photos(context: Context, null: Context, keep: Bool[Tensor, " photos"]) -> Context:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny_captioner import photos, tiny_captioner
 
-from clearcap.captioner.network import CaptionRequest
+from clearcap.captioner.generating import CaptionRequest
 from clearcap.config import SamplingConfig
 from clearcap.errors import InputError
 

@@ -16,10 +16,14 @@ import torch
 from PIL import Image
 from tiny_captioner import tiny_captioner
 
+from clearcap.captioner.folder import weight_files
+from clearcap.captioner.hub import export
 from clearcap.captioner.model import Captioner, CaptionerConfig, load_captioner
+from clearcap.captioner.network import Network
 from clearcap.captioner.onnx import GRAPHS
 from clearcap.captioner.onnx.int8 import LOSS, WEIGHT_STEPS, quantize, quantize_columns
-from clearcap.captioner.onnx.runtime import denoiser_inputs
+from clearcap.captioner.onnx.runtime import GraphModel, denoiser_inputs
+from clearcap.captioner.onnx.weights import LEAST
 from clearcap.data.images import PhotoFile
 from clearcap.data.records import CaptionedPhoto
 from clearcap.errors import InputError
@@ -83,6 +87,11 @@ def onnx_pipeline(exported: Path) -> CaptionPipeline:
     return CaptionPipeline.from_pretrained(exported)
 
 
+def tensor(x: Any) -> torch.Tensor:
+    """Of whatever array a captioner gives."""
+    return torch.as_tensor(x)
+
+
 @pytest.fixture(scope="module")
 def pixels() -> torch.Tensor:
     return torch.rand(5, 3, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -93,21 +102,25 @@ def test_graphs_compute_what_the_networks_do(
     torch_pipeline: CaptionPipeline, onnx_pipeline: CaptionPipeline, pixels: torch.Tensor
 ) -> None:
     mine, theirs = torch_pipeline.captioner, onnx_pipeline.captioner
-    views = [one.image_context(one.encode_image(pixels)) for one in (mine, theirs)]
+    views = [one.image_context(one.encode_image(one.asarray(pixels))) for one in (mine, theirs)]
     assert len(views[0]) == len(views[1]) == 2
-    for a, b in zip(*views, strict=True):
-        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
-    for a, b in zip(mine.denoiser.null_context(), theirs.denoiser.null_context(), strict=True):
-        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+    nothing = [one.denoiser.null_context() for one in (mine, theirs)]
+    for a, b in zip([*views[0], *nothing[0]], [*views[1], *nothing[1]], strict=True):
+        torch.testing.assert_close(a, tuple(map(tensor, b)), atol=1e-5, rtol=1e-5)
     x, x_self = (torch.randn(10, 10, 24, generator=torch.Generator().manual_seed(i)) for i in (1, 2))
     t = torch.arange(10) * 100
-    outputs = [one.denoiser(x, x_self, t, view) for one, view in zip((mine, theirs), views, strict=True)]
+    outputs = [
+        tensor(one.denoiser(*map(one.asarray, (x, x_self, t)), view))
+        for one, view in zip((mine, theirs), views, strict=True)
+    ]
     torch.testing.assert_close(*outputs, atol=1e-5, rtol=1e-5)
-    logits = [one.logits(x) for one in (mine, theirs)]
+    logits = [tensor(one.logits(one.asarray(x))) for one in (mine, theirs)]
     scale = float(logits[0].abs().max())  # products sum up in another order, which shows in the last digits
     torch.testing.assert_close(*logits, atol=1e-5 * scale, rtol=0)
     ids = torch.tensor([[2, 5, 6, 7, 3, 0, 0, 0, 0, 0], [2, 8, 9, 6, 5, 7, 8, 3, 0, 0]])
-    latents = [one.text.encode(ids, (ids != 0).long()) for one in (mine, theirs)]
+    latents = [
+        tensor(one.text.encode(one.asarray(ids), one.asarray((ids != 0).long()))) for one in (mine, theirs)
+    ]
     torch.testing.assert_close(*latents, atol=1e-5, rtol=1e-5)
 
 
@@ -118,8 +131,10 @@ def test_guidance_runs_both_branches_in_one_batch(
     x = torch.randn(15, 10, 24, generator=torch.Generator().manual_seed(3))
     found = []
     for one in (torch_pipeline.captioner, onnx_pipeline.captioner):
-        denoise = guided(one.denoiser, one.noise(1.0), one.image_context(one.encode_image(pixels)), 1.5)
-        found.append(denoise(x, torch.zeros_like(x), torch.full((15,), 500)))
+        view = one.image_context(one.encode_image(one.asarray(pixels)))
+        denoise = guided(one.denoiser, one.noise(1.0), view, 1.5)
+        shown = map(one.asarray, (x, torch.zeros_like(x), torch.full((15,), 500)))
+        found.append(tensor(denoise(*shown)))
     torch.testing.assert_close(*found, atol=1e-4, rtol=1e-4)
 
 
@@ -136,22 +151,26 @@ def test_guidance_runs_both_branches_in_one_batch(
 def test_same_token_ids(
     torch_pipeline: CaptionPipeline, onnx_pipeline: CaptionPipeline, pixels: torch.Tensor, how: dict[str, Any]
 ) -> None:
-    drawn = [
-        pipeline.captioner.generate(pixels, seed=1, sampling=pipeline.sampling(**how))
-        for pipeline in (torch_pipeline, onnx_pipeline)
-    ]
-    assert len(drawn[0].ids[:, 0].unique(dim=0)) > 1
-    assert torch.equal(drawn[0].ids, drawn[1].ids)
-    torch.testing.assert_close(drawn[0].confidence, drawn[1].confidence, atol=1e-4, rtol=1e-4)
+    said = []
+    for seed in range(4):
+        mine, theirs = (
+            one.captioner.generate(one.captioner.asarray(pixels), seed=seed, sampling=one.sampling(**how))
+            for one in (torch_pipeline, onnx_pipeline)
+        )
+        assert isinstance(theirs.ids, np.ndarray)
+        assert torch.equal(mine.ids, tensor(theirs.ids))
+        torch.testing.assert_close(mine.confidence, tensor(theirs.confidence), atol=1e-4, rtol=1e-4)
+        said.append(mine.ids[:, 0])
+    assert len(torch.cat(said).unique(dim=0)) > 1
 
 
 @pytest.mark.parametrize("kind", ["exported", "int8"])
 def test_batch_of_one_equals_its_row(kind: str, request: pytest.FixtureRequest, pixels: torch.Tensor) -> None:
     captioner = CaptionPipeline.from_pretrained(request.getfixturevalue(kind)).captioner
-    loud = torch.cat((pixels[:1], pixels[1:] * torch.tensor([1e-2, 1.0, 0.5, 0.1]).view(4, 1, 1, 1)))
+    loud = (pixels * torch.tensor([1, 1e-2, 1.0, 0.5, 0.1]).view(5, 1, 1, 1)).numpy()
     together = captioner.generate(loud, seed=1)
     for row in range(5):
-        assert torch.equal(captioner.generate(loud[row : row + 1], seed=1).ids[0], together.ids[row])
+        assert np.array_equal(captioner.generate(loud[row : row + 1], seed=1).ids[0], together.ids[row])
 
 
 def test_fill_keeps_the_fixed_words_of_the_torch_captioner(
@@ -170,10 +189,10 @@ def test_int8_is_close_and_smaller(
     captioner = CaptionPipeline.from_pretrained(int8).captioner
     assert captioner.denoiser.graph.weights == "int8"
     wanted = torch_pipeline.captioner.image_context(torch_pipeline.captioner.encode_image(pixels))
-    found = captioner.image_context(captioner.encode_image(pixels))
+    found = captioner.image_context(captioner.encode_image(pixels.numpy()))
     for a, b in zip(wanted, found, strict=True):
         for one, other in zip(a, b, strict=True):
-            assert 0 < (one - other).norm() / one.norm() < 0.05
+            assert 0 < (one - tensor(other)).norm() / one.norm() < 0.05
     assert (int8 / "denoise.onnx").stat().st_size < (exported / "denoise.onnx").stat().st_size
 
 
@@ -209,12 +228,12 @@ def test_no_sum_of_two_int8_products_can_leave_16_bits(int8: Path) -> None:
 @torch.inference_mode()
 def test_int8_denoiser_is_close(int8: Path, onnx_pipeline: CaptionPipeline, pixels: torch.Tensor) -> None:
     captioner, exact = CaptionPipeline.from_pretrained(int8).captioner, onnx_pipeline.captioner
-    view = exact.image_context(exact.encode_image(pixels))
-    x = torch.randn(5, 10, 24, generator=torch.Generator().manual_seed(4))
+    view = exact.image_context(exact.encode_image(pixels.numpy()))
+    x = np.random.default_rng(4).standard_normal((5, 10, 24), np.float32)
     wanted, found = (
-        one.denoiser(x, torch.zeros_like(x), torch.full((5,), 500), view) for one in (exact, captioner)
+        one.denoiser(x, np.zeros_like(x), np.full((5,), 500), view) for one in (exact, captioner)
     )
-    assert 0 < (found - wanted).norm() / wanted.norm() < 2 * LOSS
+    assert 0 < np.linalg.norm(found - wanted) / np.linalg.norm(wanted) < 2 * LOSS
 
 
 def test_products_stay_float32_where_no_loss_is_allowed(exported: Path, tmp_path: Path) -> None:
@@ -241,12 +260,12 @@ def test_fused_denoiser_and_word_embeddings_are_exported_too(tmp_path: Path) -> 
     trained = save(Captioner(config).eval(), tokenizer, tmp_path / "trained")
     export_graphs(str(trained), tmp_path / "graphs")
     pixels = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    drawn = [
-        CaptionPipeline.from_pretrained(tmp_path / name).captioner.generate(pixels, seed=0)
-        for name in ("trained", "graphs")
+    captioners = [
+        CaptionPipeline.from_pretrained(tmp_path / name).captioner for name in ("trained", "graphs")
     ]
+    drawn = [one.generate(one.asarray(pixels), seed=0) for one in captioners]
     assert len(drawn[0].ids.unique()) > 1
-    assert torch.equal(drawn[0].ids, drawn[1].ids)
+    assert torch.equal(drawn[0].ids, tensor(drawn[1].ids))
 
 
 def test_a_pair_of_encoders_is_exported_too(tmp_path: Path) -> None:
@@ -262,12 +281,88 @@ def test_a_pair_of_encoders_is_exported_too(tmp_path: Path) -> None:
         captioner.vision.efficientnet.project.weight.mul_(200)  # or every photo is told the same
     export_graphs(str(save(captioner, tokenizer, tmp_path / "trained")), tmp_path / "graphs")
     pixels = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    drawn = [
-        CaptionPipeline.from_pretrained(tmp_path / name).captioner.generate(pixels, seed=0)
-        for name in ("trained", "graphs")
+    captioners = [
+        CaptionPipeline.from_pretrained(tmp_path / name).captioner for name in ("trained", "graphs")
     ]
+    drawn = [one.generate(one.asarray(pixels), seed=0) for one in captioners]
     assert len({tuple(row) for row in drawn[0].ids.flatten(0, 1).tolist()}) > 1
-    assert torch.equal(drawn[0].ids, drawn[1].ids)
+    assert torch.equal(drawn[0].ids, tensor(drawn[1].ids))
+
+
+@pytest.fixture(scope="module")
+def shared_weights(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What ``clearcap export`` writes: weights in float16 and graphs that point to them."""
+    folder = tmp_path_factory.mktemp("shared") / "model"
+    export(str(trained), folder)
+    return folder
+
+
+def same_captions(folder: Path, pixels: torch.Tensor, how: dict[str, Any]) -> None:
+    drawn = []
+    for backend in ("torch", "onnx"):
+        pipeline = CaptionPipeline.from_pretrained(folder, backend=backend)
+        captioner, sampling = pipeline.captioner, pipeline.sampling(**how)
+        given = captioner.asarray(pixels)
+        found = [captioner.generate(given, seed=seed, sampling=sampling).ids for seed in range(4)]
+        drawn.append(torch.cat([tensor(ids) for ids in found]))
+    assert len(drawn[0][:, 0].unique(dim=0)) > 1
+    assert torch.equal(*drawn)
+
+
+@pytest.mark.parametrize("how", [{}, {"candidates": 3, "refine": 1, "early_exit": 1}])
+def test_graphs_share_the_weights_beside_them(
+    shared_weights: Path, pixels: torch.Tensor, how: dict[str, Any]
+) -> None:
+    import onnx
+
+    same_captions(shared_weights, pixels, how)
+    for name in GRAPHS:
+        graph = onnx.load(shared_weights / f"{name}.onnx", load_external_data=False).graph
+        own = [one for one in graph.initializer if not one.external_data]
+        assert max((int(np.prod(one.dims)) for one in own), default=0) < LEAST
+        assert any(one.external_data for one in graph.initializer)
+
+
+def test_graphs_find_weights_that_another_model_keeps(
+    shared_weights: Path, pixels: torch.Tensor, tmp_path: Path
+) -> None:
+    root = tmp_path / "model"
+    shutil.copytree(shared_weights, root)
+    captioner, tokenizer = load_captioner(str(root))
+    with torch.no_grad():
+        captioner.denoiser.head.weight.mul_(1.5)
+    export(str(save(captioner, tokenizer, tmp_path / "student")), root / "student", root)
+    assert len(weight_files(root / "student")) == 2
+    same_captions(root / "student", pixels, {})
+
+
+def test_graphs_of_other_weights_are_refused(shared_weights: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(shared_weights, folder)
+    weights = folder / "model.safetensors"
+    changed = bytearray(weights.read_bytes())
+    changed[-1] ^= 1
+    weights.write_bytes(changed)
+    with pytest.raises(InputError, match=r"written for other weights .* clearcap export"):
+        CaptionPipeline.from_pretrained(folder, backend="onnx")
+
+
+def test_graphs_are_chosen_unless_torch_is_asked_for(shared_weights: Path, trained: Path) -> None:
+    load = CaptionPipeline.from_pretrained
+    for chosen in (load(shared_weights), load(shared_weights, backend="fast")):
+        assert isinstance(chosen.captioner, GraphModel)
+    for chosen in (
+        load(shared_weights, device="cpu"),
+        load(shared_weights, dtype="float64"),
+        load(shared_weights, backend="prepacked"),
+        load(trained),
+    ):
+        assert isinstance(chosen.captioner, Network)
+
+
+@pytest.mark.parametrize("name", ["default"])
+def test_graphs_that_ship_belong_to_the_weights_that_ship(name: str) -> None:
+    assert isinstance(CaptionPipeline.from_pretrained(name, backend="onnx").captioner, GraphModel)
 
 
 def test_command_line_captions_with_graphs(int8: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import BertConfig, BertForMaskedLM
 
 from clearcap.captioner.building import Parts, Settings, build_parts
-from clearcap.captioner.loading import bundled_model, settings_of
+from clearcap.captioner.folder import bundled_model, settings_of
 from clearcap.config import load_preset, presets
 
 TOKENS = {"pad": 0, "cls": 101, "sep": 102, "filler": 0, "mask": 103}

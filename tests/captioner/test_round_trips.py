@@ -16,8 +16,8 @@ from tiny_captioner import save_tiny_captioner
 from transformers import AutoConfig, AutoModel, AutoProcessor, pipeline
 
 from clearcap import Captioner, CaptionerConfig, CaptionPipeline
+from clearcap.captioner.folder import BUNDLED, bundled_model
 from clearcap.captioner.hub import CaptionerProcessor, CardFacts, save_for_hub
-from clearcap.captioner.loading import BUNDLED, bundled_model
 from clearcap.errors import InputError
 
 PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8))

@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import load_file
 from tiny_captioner import photos, tiny_captioner
 
+from clearcap.captioner.folder import training_curves
 from clearcap.captioner.hub import export
-from clearcap.captioner.loading import load_network, training_curves
+from clearcap.captioner.loading import load_network
 from clearcap.captioner.model import load_captioner
 from clearcap.errors import InputError, RenamedWarning
 from clearcap.evaluation.session import weights_digest

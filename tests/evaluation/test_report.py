@@ -29,7 +29,7 @@ VOID = {"meta", "link", "img"}
 
 @pytest.fixture(scope="module")
 def found(model: Path, corpus: Corpus) -> Evaluation:
-    return evaluate(model, corpus, batch_size=8, shuffle=True, steps=2)
+    return evaluate(model, corpus, batch_size=8, shuffle=True, steps=2, seed=3)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from tiny_captioner import CAPTIONS
 
-from clearcap.captioner.loading import FREQUENCY
+from clearcap.captioner.folder import FREQUENCY
 from clearcap.data import Corpus
 from clearcap.errors import InputError
 from clearcap.evaluation import evaluate

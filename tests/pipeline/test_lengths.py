@@ -10,7 +10,7 @@ import torch
 from tiny_captioner import save_tiny_captioner, tiny_captioner
 
 from clearcap import CaptionPipeline
-from clearcap.captioner.network import CaptionRequest
+from clearcap.captioner.generating import CaptionRequest
 from clearcap.errors import InputError
 
 PHOTOS = [np.random.default_rng(seed).integers(0, 256, (40, 60, 3), np.uint8) for seed in range(8)]

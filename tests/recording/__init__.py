@@ -1,8 +1,8 @@
 """What the bundled models say, word for word and bit for bit: made once, replayed after every change.
 
 ``python -m tests.recording --out FILE`` records; ``--against FILE`` replays a recording made on the same machine and
-compares every bit. Between machines floats differ in their last digits, so the committed recording holds token ids
-and rounded numbers (``tests/test_recording.py``).
+compares every bit. Between machines floats differ in their last digits, so the committed recording holds captions
+and rounded numbers; ``python -m tests.recording --commit`` writes it, ``tests/test_recording.py`` replays it.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ WAYS: dict[str, dict[str, Any]] = {
     "free-length": {"words": 0, "steps": 4},
     "six-words": {"words": 6},
 }
+IN_TORCH = ("default", "refine", "ddpm")  # what the committed recording holds of torch's plain backend
+COMMITTED = Path(__file__).parent / "recorded.json"
 TEMPLATES = ("a ___ in a ___", "a man ___{1,3} on the ___ .", "two ___{2}")
 
 
@@ -69,6 +71,25 @@ def record(ways: dict[str, dict[str, Any]] = WAYS) -> dict[str, Any]:
         for backend in ("torch", "packed"):
             found |= {f"{model}/{backend}/{k}": v for k, v in captions(model, backend, ways).items()}
     return found | {"train": trained()}
+
+
+def committed() -> dict[str, Any]:
+    """What ``COMMITTED`` holds: captions, rounded confidences, and the losses of a training run."""
+    torch.set_num_threads(1)
+    said = {}
+    for model in MODELS:
+        for backend in ("torch", "packed"):
+            ways = WAYS if backend == "packed" else {name: WAYS[name] for name in IN_TORCH}
+            for name, found in captions(model, backend, ways).items():
+                kept = {"captions": found["captions"]}
+                if "confidence" in found:
+                    kept["confidence"] = [round(value, 4) for value in found["confidence"]]
+                said[f"{model}/{backend}/{name}"] = kept
+    return {
+        "processor": torch.backends.cpu.get_cpu_capability(),
+        "losses": trained()["losses"],
+        "said": said,
+    }
 
 
 def captions(model: str, backend: str, ways: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -6,8 +6,16 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
-from tests.recording import record
+from tests.recording import COMMITTED, committed, record
+
+
+def one_line_each(found: dict[str, Any]) -> str:
+    """The committed recording as JSON, each of its captions' entries a line."""
+    said = ",\n ".join(f"{json.dumps(name)}: {json.dumps(one)}" for name, one in found["said"].items())
+    head = ",\n ".join(f"{json.dumps(name)}: {json.dumps(found[name])}" for name in ("processor", "losses"))
+    return f'{{{head},\n "said": {{\n {said}\n }}\n}}\n'
 
 
 def main() -> int:
@@ -15,7 +23,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, help="file to write")
     parser.add_argument("--against", type=Path, help="recording to compare with, bit for bit")
+    parser.add_argument(
+        "--commit", action="store_true", help="write the committed recording, and nothing else"
+    )
     asked = parser.parse_args()
+    if asked.commit:
+        COMMITTED.write_text(one_line_each(committed()))
+        return 0
     found = record()
     if asked.out:
         asked.out.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")

@@ -7,10 +7,10 @@ import torch
 from tiny_captioner import photos, tiny_captioner
 from torch import Tensor
 
+from clearcap.arrays import select_photos
 from clearcap.config import SamplingConfig
 from clearcap.diffusion.noise import make_noise
 from clearcap.errors import InputError
-from clearcap.layers import select_photos
 from clearcap.sampling.guidance import (
     FixedLatents,
     between,

@@ -15,7 +15,7 @@ from tiny_captioner import photos, tiny_captioner
 from torch import Tensor
 
 from clearcap import registry
-from clearcap.captioner.network import CaptionRequest
+from clearcap.captioner.generating import CaptionRequest
 from clearcap.config import SamplingConfig
 from clearcap.diffusion.noise import Noise, make_noise
 from clearcap.errors import InputError

@@ -9,7 +9,7 @@ import torch
 from tiny_captioner import photos, tiny_captioner
 from torch import Tensor
 
-from clearcap.captioner.network import CaptionRequest
+from clearcap.captioner.generating import CaptionRequest
 from clearcap.config import SamplingConfig
 from clearcap.diffusion.noise import make_noise
 from clearcap.errors import InputError

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +19,8 @@ from clearcap.diffusion.noise import Noise
 from clearcap.errors import InputError
 from clearcap.sampling.early_exit import EarlyExit
 from clearcap.sampling.guidance import Callback, called_back, self_conditioned, shifted
-from clearcap.sampling.solvers import plain, randn_rows, renoise, row_generators, solver
+from clearcap.sampling.randomness import normal, randn_rows
+from clearcap.sampling.solvers import plain, renoise, solver
 
 SOLVERS = registry.names("solver")
 TIMES = [990, 801, 640, 333, 200, 71]
@@ -25,13 +28,16 @@ SHAPE = (2, 5, 8)
 SETTINGS = {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "sample"}
 
 
+LIBRARIES = {"torch": torch.as_tensor, "numpy": np.asarray}
+both = pytest.mark.parametrize("library", LIBRARIES)
+
+
 class Recorded:
     """A denoiser that answers from a list drawn beforehand and notes what it was asked."""
 
-    def __init__(self, calls: int) -> None:
-        self.answers = torch.randn(
-            calls, *SHAPE, generator=torch.Generator().manual_seed(1), dtype=torch.float64
-        )
+    def __init__(self, calls: int, library: str = "torch") -> None:
+        answers = torch.randn(calls, *SHAPE, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        self.answers = LIBRARIES[library](answers)
         self.asked: list[Tensor] = []
         self.remembered: list[Tensor] = []
         self.told: list[int] = []
@@ -43,9 +49,14 @@ class Recorded:
         return self.answers[len(self.asked) - 1]
 
 
-def stream(seed: int) -> Callable[[], Tensor]:
+def stream(seed: int, library: str = "torch") -> Callable[[], Any]:
     generator = torch.Generator().manual_seed(seed)
-    return lambda: torch.randn(SHAPE, generator=generator, dtype=torch.float64)
+    return lambda: LIBRARIES[library](torch.randn(SHAPE, generator=generator, dtype=torch.float64))
+
+
+def stacked(arrays: Sequence[Any]) -> Tensor:
+    """Of either library."""
+    return torch.stack([torch.as_tensor(one) for one in arrays])
 
 
 def note(steps: list[tuple[int, int, Tensor]]) -> Callback:
@@ -58,9 +69,9 @@ def note(steps: list[tuple[int, int, Tensor]]) -> Callback:
     return callback
 
 
-def run(name: str, noise: Noise, **options: float) -> Recorded:
-    recorded = Recorded(len(TIMES))
-    randn = stream(2)
+def run(name: str, noise: Noise, library: str = "torch", **options: float) -> Recorded:
+    recorded = Recorded(len(TIMES), library)
+    randn = stream(2, library)
     solver(name, **options)(self_conditioned(recorded), noise.factor * randn(), [*TIMES, 0], noise, randn)
     return recorded
 
@@ -75,11 +86,12 @@ def scheduled(scheduler, step: Callable[[Tensor, int, Tensor], Tensor]) -> list[
     return seen
 
 
-def the_noise(scheduler) -> Noise:
-    return Noise(scheduler.alphas_cumprod.double())
+def the_noise(scheduler, library: str) -> Noise:
+    return Noise(LIBRARIES[library](scheduler.alphas_cumprod.double()))
 
 
-def test_ddpm_is_diffusers_ddpm(monkeypatch: pytest.MonkeyPatch) -> None:
+@both
+def test_ddpm_is_diffusers_ddpm(monkeypatch: pytest.MonkeyPatch, library: str) -> None:
     scheduler = DDPMScheduler(**SETTINGS, clip_sample=False)
     scheduler.alphas_cumprod = scheduler.alphas_cumprod.double()
     scheduler.set_timesteps(timesteps=TIMES)
@@ -87,12 +99,13 @@ def test_ddpm_is_diffusers_ddpm(monkeypatch: pytest.MonkeyPatch) -> None:
     randn()  # the start
     monkeypatch.setattr("diffusers.schedulers.scheduling_ddpm.randn_tensor", lambda *args, **kwargs: randn())
     seen = scheduled(scheduler, lambda x, t, x0: scheduler.step(x0, t, x).prev_sample)
-    ours = run("ddpm", the_noise(scheduler))
-    torch.testing.assert_close(torch.stack(ours.asked), torch.stack(seen), rtol=1e-6, atol=1e-6)
+    ours = run("ddpm", the_noise(scheduler, library), library)
+    torch.testing.assert_close(stacked(ours.asked), torch.stack(seen), rtol=1e-6, atol=1e-6)
 
 
+@both
 @pytest.mark.parametrize("eta", [0.0, 0.6, 1.0])
-def test_ddim_is_diffusers_ddim(eta: float) -> None:
+def test_ddim_is_diffusers_ddim(eta: float, library: str) -> None:
     spaced = [999, 799, 599, 399, 199]
     scheduler = DDIMScheduler(**SETTINGS, clip_sample=False, timestep_spacing="trailing")
     scheduler.alphas_cumprod = scheduler.alphas_cumprod.double()
@@ -104,18 +117,21 @@ def test_ddim_is_diffusers_ddim(eta: float) -> None:
         theirs.append(x)
         fresh = randn() if eta and i < 4 else torch.zeros_like(x)
         x = scheduler.step(recorded.answers[i], t, x, eta=eta, variance_noise=fresh).prev_sample
-    randn = stream(2)
-    solver("ddim", eta)(self_conditioned(recorded), randn(), [*spaced, 0], the_noise(scheduler), randn)
-    torch.testing.assert_close(torch.stack(recorded.asked), torch.stack(theirs), rtol=1e-6, atol=1e-6)
+    randn, recorded = stream(2, library), Recorded(5, library)
+    solver("ddim", eta)(
+        self_conditioned(recorded), randn(), [*spaced, 0], the_noise(scheduler, library), randn
+    )
+    torch.testing.assert_close(stacked(recorded.asked), torch.stack(theirs), rtol=1e-6, atol=1e-6)
 
 
-def test_dpm_solver_is_diffusers_second_order_multistep() -> None:
+@both
+def test_dpm_solver_is_diffusers_second_order_multistep(library: str) -> None:
     scheduler = DPMSolverMultistepScheduler(**SETTINGS, solver_order=2, final_sigmas_type="zero")
     scheduler.alphas_cumprod = scheduler.alphas_cumprod.double()
     scheduler.set_timesteps(timesteps=TIMES)
     seen = scheduled(scheduler, lambda x, t, x0: scheduler.step(x0, t, x).prev_sample)
-    ours = run("dpm-solver", the_noise(scheduler))
-    torch.testing.assert_close(torch.stack(ours.asked), torch.stack(seen), rtol=2e-6, atol=1e-6)
+    ours = run("dpm-solver", the_noise(scheduler, library), library)
+    torch.testing.assert_close(stacked(ours.asked), torch.stack(seen), rtol=2e-6, atol=1e-6)
 
 
 def test_renoise_and_plain_are_their_closed_forms() -> None:
@@ -240,25 +256,59 @@ def test_names_make_draws_differ_between_photos() -> None:
     assert torch.equal(captioner.generate(image=image[:1], names=[2]).ids[0], named[1])
 
 
-def test_row_generators_are_independent_of_the_batch() -> None:
-    seeds = [g.initial_seed() for g in row_generators(3, [4, 5])]
-    assert seeds == [3_000_013, 3_000_014]
-    assert row_generators(1 << 63, [6])[0].initial_seed() == 6
-    assert row_generators(0, [(1 << 63) - 1])[0].initial_seed() == (1 << 63) - 1
-    both = randn_rows(row_generators(3, [4, 5]), 6, 7)
-    alone = randn_rows(row_generators(3, [5]), 6, 7)
+def test_a_row_depends_on_its_stream_alone() -> None:
+    together, alone = randn_rows(3, [4, 5, 4], 6, 7), randn_rows(3, [5], 6, 7)
+    seen = []
     for _ in range(3):
-        assert torch.equal(both()[1], alone()[0])
+        rows = together()
+        assert np.array_equal(rows[1], alone()[0])
+        assert np.array_equal(rows[0], rows[2])
+        seen += [rows[0], rows[1]]
+    assert len({one.tobytes() for one in seen}) == 6
+    other = [normal(*place, 42) for place in ((3, 4, 0), (4, 4, 0), (3, 4, 1), (3, 4 + 2**64, 0))]
+    assert np.array_equal(other[0], other[3])
+    assert not np.array_equal(other[0], other[1])
+    assert np.array_equal(other[0], seen[0].ravel())
+    assert np.array_equal(normal(3, 4, 0, 7), other[0][:7])
+
+
+def test_noise_is_what_philox_and_box_and_muller_make_of_a_seed_forever() -> None:
+    """Salmon et al.'s generator, written out in Python's integers."""
+    word, half = (1 << 64) - 1, (1 << 32) - 1
+    counter, key = [1, 0, 0, 2], [7, 9]  # draw 2; NumPy counts before it draws
+    for _ in range(10):
+        wide = counter[0] * 0xD2E7470EE14C6C93, counter[2] * 0xCA5A826395121157
+        counter = [
+            (wide[1] >> 64) ^ counter[1] ^ key[0],
+            wide[1] & word,
+            (wide[0] >> 64) ^ counter[3] ^ key[1],
+            wide[0] & word,
+        ]
+        key = [(key[0] + 0x9E3779B97F4A7C15) & word, (key[1] + 0xBB67AE8584CAA73B) & word]
+    expected = []
+    for bits in counter:
+        radius = math.sqrt(-2 * math.log(((bits >> 32) + 0.5) / 2**32))
+        angle = (bits & half) * 2 * math.pi / 2**32
+        expected += [radius * math.cos(angle), radius * math.sin(angle)]
+    assert normal(7, 9, 2, 8).tolist() == pytest.approx(expected, rel=1e-6)
+
+
+def test_noise_is_standard_normal() -> None:
+    drawn = np.stack([normal(0, stream, 0, 2560) for stream in range(100)]).astype(float)
+    assert abs(drawn.mean()) < 0.006  # three deviations of a mean of 256,000
+    assert abs(drawn.std() - 1) < 0.005
+    assert abs((drawn**4).mean() - 3) < 0.06
+    neighbours = [np.corrcoef(drawn.ravel()[:-lag], drawn.ravel()[lag:])[0, 1] for lag in (1, 2, 3, 2560)]
+    assert max(map(abs, neighbours)) < 0.008
 
 
 @pytest.mark.parametrize("name", SOLVERS)
 def test_tensors_are_made_where_their_inputs_are(name: str) -> None:
     """Another default device stands for a GPU: what does not say where it is made would meet the CPU's there."""
     noise = Noise(torch.linspace(0.99, 0.01, 1000))
-    generators = row_generators(0, [1, 2])
     with torch.device("meta"):
         denoise = EarlyExit(lambda rows: lambda x, x_self, t: x + x_self, words)
-        randn = randn_rows(generators, 3, 4)
+        randn = randn_rows(0, [1, 2], 3, 4, lambda x: torch.asarray(x, device="cpu"))
         x0 = solver(name)(self_conditioned(denoise), randn(), [*TIMES, 0], noise, randn)
     assert x0.device.type == "cpu"
 

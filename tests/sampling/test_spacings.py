@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
 from diffusers import DDIMScheduler
 from hypothesis import given
 from hypothesis import strategies as st
@@ -38,7 +39,7 @@ def test_quadratic_is_dense_near_the_words() -> None:
 
 
 def test_log_snr_rises_evenly_between_its_bounds() -> None:
-    ab = alpha_bars("cosine", 1000).double()
+    ab = torch.from_numpy(alpha_bars("cosine", 1000)).double()
     ratio = ((1 - ab) / ab).sqrt()
     visited = times_of("log-snr", 1000, 10)
     assert visited[0] == 999

@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 from tiny_captioner import CAPTIONS, save_tiny_captioner, seeing_captioner, tiny_captioner
 from tiny_captioner import photos as random_photos
 
+from clearcap.captioner.generating import CaptionRequest
 from clearcap.captioner.model import load_captioner
-from clearcap.captioner.network import CaptionRequest
 from clearcap.config import SamplingConfig, override
 from clearcap.data.corpus import open_spec
 from clearcap.errors import InputError

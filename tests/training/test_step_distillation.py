@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 from tiny_captioner import photos as random_photos
 from tiny_captioner import tiny_captioner
 
+from clearcap.captioner.generating import CaptionRequest
 from clearcap.captioner.model import Captioner
-from clearcap.captioner.network import CaptionRequest
 from clearcap.config import SamplingConfig, TrainConfig, override
 from clearcap.data.features import Features
 from clearcap.data.images import PhotoFile
@@ -27,7 +27,8 @@ from clearcap.data.records import CaptionedPhoto
 from clearcap.errors import InputError
 from clearcap.pipeline import CaptionPipeline
 from clearcap.sampling.guidance import guided
-from clearcap.sampling.solvers import randn_rows, row_generators, times_of
+from clearcap.sampling.randomness import randn_rows
+from clearcap.sampling.solvers import times_of
 from clearcap.training.step_distillation.objective import StepDistillationObjective
 from clearcap.training.step_distillation.run import distill_steps, photos_in, settings_for
 from clearcap.training.step_distillation.teacher_samples import (
@@ -140,7 +141,7 @@ def test_the_student_is_trained_on_what_it_will_see_when_it_samples(words: tuple
         row[0] = tokens["cls"]
         row[count + 1 :] = tokens["pad"]
         row[count + 1] = tokens["sep"]
-    randn = randn_rows(row_generators(2, [7 + i for i in range(4)]), 10, 24)
+    randn = randn_rows(2, [7 + i for i in range(4)], 10, 24, torch.from_numpy)
     noise = torch.stack([randn() for _ in range(3)])
     objective = StepDistillationObjective(captioner, student)
     latent, caption = objective(image, x0, ids, noise)

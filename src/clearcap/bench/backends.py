@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from clearcap.captioner.network import Generated
 from clearcap.captioner.onnx.export import export_graphs, quantize_graphs
@@ -53,7 +52,7 @@ class Backend:
     pipeline: CaptionPipeline
     alone: list[Took] = field(default_factory=list)
     together: list[Took] = field(default_factory=list)
-    ids: list[Tensor] = field(default_factory=list)
+    ids: list[np.ndarray] = field(default_factory=list)
     captions: dict[str, str] = field(default_factory=dict)
 
 
@@ -154,7 +153,7 @@ def compare_backends(
     return _rows(backends, references, seed)
 
 
-def read(pipeline: CaptionPipeline, ids: Tensor) -> str:
+def read(pipeline: CaptionPipeline, ids: np.ndarray) -> str:
     """The caption that token ids stand for."""
     ((caption,),) = pipeline.decode(Generated(ids[None, None], torch.ones(1, 1, len(ids))))
     return caption.text
@@ -169,13 +168,13 @@ def _in_turn(backends: Mapping[str, Backend], round_: int) -> list[Backend]:
 
 def _draw(
     backend: Backend, squares: Sequence[np.ndarray], seed: int, how: dict[str, Any]
-) -> tuple[Tensor, Took]:
+) -> tuple[np.ndarray, Took]:
     """Token ids [photos, length] and time, from uint8 pixels on."""
     start, spent = time.perf_counter(), time.process_time()
     pipeline = backend.pipeline
     sampling = pipeline.sampling(**{**how, "candidates": 1})
     ids = pipeline.captioner.generate(pipeline.pixels(squares), seed=seed, sampling=sampling).ids[:, 0]
-    return ids, Took((time.perf_counter() - start) * 1e3, (time.process_time() - spent) * 1e3)
+    return np.asarray(ids), Took((time.perf_counter() - start) * 1e3, (time.process_time() - spent) * 1e3)
 
 
 def _median(times: Sequence[Took]) -> Took:
@@ -184,17 +183,17 @@ def _median(times: Sequence[Took]) -> Took:
 
 def _rows(backends: Mapping[str, Backend], references: dict[str, tuple[str, ...]], seed: int) -> list[Row]:
     rows: list[Row] = []
-    base: tuple[Tensor, Scores] | None = None
+    base: tuple[np.ndarray, Scores] | None = None
     for name, backend in backends.items():
         alone = _median(backend.alone)
         if not references:
             rows.append(Row(name, alone))
             continue
-        ids = torch.cat(backend.ids)
+        ids = np.concatenate(backend.ids)
         scores = score_captions(backend.captions, references, metrics=["CIDEr-D"], seed=seed).scores
         base = base or (ids, scores)
         equal = ids == base[0]
-        tokens, photos = float(equal.float().mean()), int(equal.all(-1).sum())
+        tokens, photos = float(equal.mean()), int(equal.all(-1).sum())
         difference = compare(base[1], scores, seed=seed)["CIDEr-D"].difference
         loss = (difference.estimate, difference.low, difference.high)
         together, cider = _median(backend.together), scores.corpus["CIDEr-D"]

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from clearcap.captioner.network import CaptionRequest, Generated
+from clearcap.arrays import Array, namespace, softmax
+from clearcap.captioner.generating import CaptionRequest, Generated
+from clearcap.captioner.onnx.runtime import set_threads, threads
 from clearcap.data.ahead import ahead
 from clearcap.data.images import open_image, to_square
 from clearcap.errors import InputError
@@ -106,32 +106,33 @@ def measure_throughput(
     """
     if not photos:
         raise InputError("no photos to time; name some")
-    network, cores = pipeline.captioner, torch.get_num_threads()
-    lanes = at_once or (cores if pipeline.device.type == "cpu" else 1)
+    network, cores = pipeline.captioner, threads()
+    by_cpu = str(pipeline.device) == "cpu"
+    lanes = at_once or (cores if by_cpu else 1)
     sampling = pipeline.sampling(**how)
     sampler = network.sampler(sampling)
     names = ("decoding photos", "encoding", "denoising", "decoding words")
     measured: list[tuple[float, float]] = []
 
-    def stage(function: Callable[[Item], Made], items: Sequence[Item], threads: int) -> list[Made]:
+    def stage(function: Callable[[Item], Made], items: Sequence[Item], lanes: int) -> list[Made]:
         progress(len(measured), len(names) + 1, names[len(measured)])
         function(items[0])  # what is made once
         began, spent = time.perf_counter(), time.process_time()
-        made = list(_spread(pipeline, function, items, threads))
+        made = list(_spread(pipeline, function, items, lanes))
         measured.append((time.perf_counter() - began, time.process_time() - spent))
         return made
 
-    def requests(image: Tensor) -> list[CaptionRequest]:
+    def requests(count: int) -> list[CaptionRequest]:
         candidates = range(sampling.candidates)
-        return [CaptionRequest(i, j, sampling.length_of(j)) for i in range(len(image)) for j in candidates]
+        return [CaptionRequest(i, j, sampling.length_of(j)) for i in range(count) for j in candidates]
 
-    def words(latent: Tensor) -> list[int]:
+    def words(latent: Array) -> list[int]:
         count = len(latent) // sampling.candidates
-        asked = requests(torch.empty(count))
-        with torch.inference_mode():
-            confidence, ids = network.word_logits(latent, asked).softmax(-1).max(-1)
-        shape = (count, sampling.candidates)
-        found = pipeline.decode(Generated(ids.unflatten(0, shape), confidence.unflatten(0, shape)))
+        with network.inference():
+            probabilities = softmax(network.word_logits(latent, requests(count)))
+            confidence, ids = namespace(latent).amax(probabilities, axis=-1), probabilities.argmax(-1)
+        shape = count, sampling.candidates, -1
+        found = pipeline.decode(Generated(ids.reshape(shape), confidence.reshape(shape)))
         return [
             pipeline.choose([one.text for one in photo], [one.confidence for one in photo], sampling)
             for photo in found
@@ -141,12 +142,14 @@ def measure_throughput(
     squares = stage(lambda photo: to_square(open_image(photo, at_least=size), size), photos, workers)
     batches = [squares[start : start + batch_size] for start in range(0, len(squares), batch_size)]
 
-    def encode(batch: list[np.ndarray]) -> Tensor:
-        with torch.inference_mode():
+    def encode(batch: list[np.ndarray]) -> Array:
+        with network.inference():
             return network.encode_image(pipeline.pixels(batch))
 
     encoded = stage(encode, batches, lanes)
-    latents = stage(lambda image: network.sample(image, requests(image), sampler=sampler), encoded, lanes)
+    latents = stage(
+        lambda image: network.sample(image, requests(len(image)), sampler=sampler), encoded, lanes
+    )
     stage(words, latents, lanes)
     progress(len(names), len(names) + 1, "all together")
     began, spent = time.perf_counter(), time.process_time()
@@ -154,7 +157,6 @@ def measure_throughput(
         if isinstance(result, InputError):
             raise result
     seconds, cpu = time.perf_counter() - began, time.process_time() - spent
-    by_cpu = pipeline.device.type == "cpu"
     total = sum(spent if by_cpu else wall for wall, spent in measured)
     stages = tuple(
         Stage(name, len(photos) / wall, spent / len(photos) * 1e3, (spent if by_cpu else wall) / total)
@@ -164,18 +166,20 @@ def measure_throughput(
 
 
 def _spread(
-    pipeline: CaptionPipeline, function: Callable[[Item], Made], items: Sequence[Item], threads: int
+    pipeline: CaptionPipeline, function: Callable[[Item], Made], items: Sequence[Item], lanes: int
 ) -> Iterator[Made]:
     """A stage over all items, by threads that share torch's own, until the device is done."""
-    cores = torch.get_num_threads()
+    cores = threads()
 
     def in_thread(item: Item) -> Made:
-        torch.set_num_threads(max(1, cores // threads))
+        set_threads(max(1, cores // lanes))
         return function(item)
 
     try:
-        yield from ahead(in_thread, items, threads=threads, depth=threads + 1)
-        if pipeline.device.type == "cuda":
+        yield from ahead(in_thread, items, threads=lanes, depth=lanes + 1)
+        if str(pipeline.device).startswith("cuda"):
+            import torch
+
             torch.cuda.synchronize()
     finally:
-        torch.set_num_threads(cores)
+        set_threads(cores)

@@ -13,8 +13,6 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from clearcap import __version__
 from clearcap.bulk.file import Tally, write_captions
 from clearcap.bulk.formats import FORMATS, Row, format_of, write_atomically
@@ -22,6 +20,7 @@ from clearcap.bulk.journal import read_run
 from clearcap.bulk.sidecars import Sidecars
 from clearcap.bulk.sources import Item
 from clearcap.bulk.wording import Wording
+from clearcap.captioner.onnx.runtime import threads
 from clearcap.config import LENGTHS, number, own_names
 from clearcap.errors import InputError
 from clearcap.pipeline import CaptionPipeline, CaptionResult
@@ -99,7 +98,7 @@ class Sampling:
         seed: same seed, same captions.
         batch_size: photos at once; None is chosen for the device.
         workers: threads that decode photos; None is one a core.
-        at_once: batches captioned at the same time; None is one a core on a CPU, where each then uses one.
+        at_once: batches captioned at the same time; None is one a core on a CPU (two, of graphs).
     """
 
     how: dict[str, Any] = field(default_factory=dict)
@@ -155,11 +154,12 @@ class Run:
             InputError: settings that cannot be, before any work.
         """
         self.pipeline, self.output, self.sampling = pipeline, output, sampling or Sampling()
-        on_cpu = pipeline.device.type == "cpu"
+        on_cpu = str(pipeline.device) == "cpu"
         graphs = type(pipeline.captioner).__module__.startswith("clearcap.captioner.onnx")
         cores = os.cpu_count() or 1
         self.workers = self.sampling.workers or min(16, max(4, cores))
-        self.at_once = self.sampling.at_once or (torch.get_num_threads() if on_cpu and not graphs else 1)
+        lanes = min(2, threads()) if graphs else threads()  # graphs share one pool of threads
+        self.at_once = self.sampling.at_once or (lanes if on_cpu else 1)
         self.batch_size = self.sampling.batch_size or self._recorded_batch() or self._best_batch()
         self.sidecars = Sidecars(output.sidecars, output.overwrite)
         run = {
@@ -295,8 +295,10 @@ class Run:
 
     def _best_batch(self) -> int:
         """Photos at once: doubled on a GPU while that gains a twentieth, and its memory lasts."""
-        if self.pipeline.device.type != "cuda":
+        if not str(self.pipeline.device).startswith("cuda"):
             return BATCH_ON_CPU
+        import torch
+
         size, best = 16, 0.0
         photo = torch.rand(1, 3, self.pipeline.image_size, self.pipeline.image_size)
         while size <= MOST_AT_ONCE:

@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModel, AutoProcessor, BatchFeature, Pip
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.processing_utils import ProcessorMixin
 
-from clearcap.captioner.loading import (
+from clearcap.captioner.folder import (
     FREQUENCY,
     SAMPLES,
     SHARES,
@@ -24,9 +24,9 @@ from clearcap.captioner.loading import (
     find_folder,
     load_frequency,
     read_settings,
-    rename_0_1,
     training_curves,
 )
+from clearcap.captioner.loading import rename_0_1
 from clearcap.captioner.model import (
     PROCESSOR_FILE,
     Captioner,
@@ -325,20 +325,27 @@ def push(folder: Path, name: str, *, private: bool = False, token: str | None = 
     return str(api.upload_folder(repo_id=name, folder_path=folder, commit_message="Upload a clearcap model"))
 
 
-def export(source: str, out: Path, shares: Path | None = None) -> None:
+def export(source: str, out: Path, shares: Path | None = None, *, graphs: bool = True) -> None:
     """Write a captioner for distribution: weights in float16 (computed with in float32), statistics in float32.
 
-    The curves of its training run go with it, for the reports of ``clearcap evaluate``.
+    Graphs that share the weights go with it, with which onnxruntime captions where there is no torch, and the curves
+    of its training run, for the reports of ``clearcap evaluate``.
 
     Args:
         source: folder or hub name of a captioner.
         out: folder to write.
         shares: folder of an exported captioner to which ``out`` will keep its place; weights equal to its are left out.
+        graphs: whether graphs are written.
 
     Raises:
-        InputError: there is no such captioner.
+        InputError: there is no such captioner, or the extra ``onnx`` is not installed.
     """
     from safetensors.torch import load_file, save_file
+
+    from clearcap.captioner.onnx.export import add_graphs, require_onnx
+
+    if graphs:
+        require_onnx()
 
     captioner, tokenizer = load_captioner(source)
     trained = {name for name, _ in captioner.named_parameters()}
@@ -360,6 +367,8 @@ def export(source: str, out: Path, shares: Path | None = None) -> None:
             for file in (curves, curves.with_name(SAMPLES)):
                 if file.is_file():
                     (fresh / file.name).write_bytes(file.read_bytes())
+        if graphs:
+            add_graphs(fresh)
 
 
 def sha256(file: Path) -> str:

@@ -11,17 +11,8 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from clearcap.captioner.building import build_parts
-from clearcap.captioner.loading import (
-    SHARES,
-    TOKENIZER,
-    Loading,
-    building,
-    find_device,
-    find_folder,
-    load_weights,
-    read_settings,
-    saved_dtype,
-)
+from clearcap.captioner.folder import SHARES, TOKENIZER, Loading, find_folder, read_settings, saved_dtype
+from clearcap.captioner.loading import building, find_device, load_weights
 from clearcap.captioner.network import Network
 from clearcap.config import (
     DenoiserConfig,

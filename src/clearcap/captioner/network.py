@@ -1,4 +1,4 @@
-"""``Network``: text space, image encoder and denoiser as one module that generates captions.
+"""``Network``: text space, image encoder and denoiser as one module of torch that generates captions.
 
 ``clearcap.captioner.model.Captioner`` is the same as a transformers model. The two are apart because importing
 transformers' models takes longer than captioning a photo.
@@ -6,81 +6,29 @@ transformers' models takes longer than captioning a photo.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from contextlib import AbstractContextManager
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from clearcap.captioner.building import Parts, Settings, build_parts
-from clearcap.config import DiffusionConfig, SamplingConfig, TextConfig, make
-from clearcap.diffusion.noise import Noise, make_noise
-from clearcap.errors import InputError
-from clearcap.layers import Context, ImageTokens, Latents, Logits, select_photos
-from clearcap.sampling.guidance import Callback, Denoise, FixedLatents
-from clearcap.sampling.sampler import Sampler, build_sampler
-from clearcap.sampling.solvers import randn_rows, row_generators
+from clearcap.captioner.generating import CaptionModel, Generated
 
 
-@dataclass(frozen=True)
-class Generated:
-    """Captions of a batch of photos, as token ids.
-
-    Attributes:
-        ids: most probable token at every position.
-        confidence: its probability.
-    """
-
-    ids: Int[Tensor, "photos candidates length"]
-    confidence: Float[Tensor, "photos candidates length"]
-
-
-@dataclass(frozen=True)
-class CaptionRequest:
-    """One caption to be sampled.
-
-    Attributes:
-        photo: row of the photo it is about.
-        stream: number that its noise depends on, besides the seed.
-        length: how many tokens its words are, which the denoiser is given; 0 leaves that to the denoiser.
-    """
-
-    photo: int
-    stream: int = 0
-    length: int = 0
-
-
-class Network(nn.Module):
-    """A diffusion image captioner (LaDiC and relatives)."""
-
-    config: Any  # Settings, or what has its fields
-    text: Any  # a TextSpace; nn.Module's own typing would make each part "Tensor or Module"
-    vision: Any  # an ImageEncoder
-    denoiser: Any  # a Denoiser
+class Network(CaptionModel, nn.Module):
+    """A diffusion image captioner in torch."""
 
     def __init__(self, config: Settings, parts: Parts | None = None) -> None:
         """Args:
         config: settings.
         parts: made elsewhere; default are those of the settings, untrained.
         """
-        super().__init__()
+        nn.Module.__init__(self)
         self.config = config
         self.take(config, parts or build_parts(config))
-
-    def take(self, config: Any, parts: Parts) -> None:
-        """Take the parts, and of the settings what generating captions depends on.
-
-        Raises:
-            InputError: impossible settings.
-        """
-        self.defaults = make(SamplingConfig, config.sampling, "sampling")
-        self.objective = make(DiffusionConfig, config.diffusion, "diffusion")
-        self.length = make(TextConfig, config.text, "text").length
-        self.text, self.vision, self.denoiser = parts.text, parts.vision, parts.denoiser
 
     @property
     def device(self) -> torch.device:
@@ -92,205 +40,28 @@ class Network(nn.Module):
         """What the weights are stored in."""
         return next(self.parameters()).dtype
 
-    def noise(self, factor: float) -> Noise:
-        """The corruption with the given noise factor, on the model's device."""
-        return noise_of(self.objective, factor, self.device)
+    def for_inference(self) -> Network:
+        """In evaluation mode."""
+        return self.eval()
 
-    def sampler(self, how: SamplingConfig) -> Sampler:
-        """The sampler of settings."""
-        return sampler_of(how, self.objective, self.device)
+    def inference(self) -> AbstractContextManager[Any]:
+        """Torch's inference mode."""
+        return torch.inference_mode()
 
-    def encode_image(self, pixel_values: Float[Tensor, "photos 3 height width"]) -> ImageTokens:
-        """Image tokens of photos given as RGB in 0..1, squashed to the encoder's size."""
-        return self.vision(pixel_values)
+    def asarray(self, values: Any) -> Tensor:
+        """A tensor on the model's device."""
+        return torch.asarray(values, device=self.device)
 
-    def image_context(self, image: ImageTokens) -> Context:
-        """What the denoiser keeps of the photos for all its calls."""
-        return self.denoiser.image_context(image)
-
-    @torch.inference_mode()
-    def generate(
-        self,
-        pixel_values: Float[Tensor, "photos 3 height width"] | None = None,
-        *,
-        image: ImageTokens | None = None,
-        seed: int = 0,
-        names: list[int] | None = None,
-        sampling: SamplingConfig | None = None,
-        callback_on_step_end: Callback | None = None,
-        whole_words: Bool[Tensor, " vocab"] | None = None,
-    ) -> Generated:
-        """Caption photos.
-
-        Args:
-            pixel_values: photos, or
-            image: their tokens, already encoded.
-            seed: same seed, same captions.
-            names: a number per photo that its noise depends on (default: 0 for each, so that a photo's
-                captions do not depend on its place in the batch).
-            sampling: how; default the model's own.
-            callback_on_step_end: as in diffusers: ``callback(step, time, {"latents": x0, "noisy": x_t})`` after
-                every prediction; the "latents" of the dictionary it returns replace it.
-            whole_words: tokens that are words by themselves; captions with a given length are then read as exactly
-                so many of them.
-
-        Returns:
-            Candidates in sampling order, not yet chosen among.
-        """
-        if image is None:
-            if pixel_values is None:
-                raise InputError("nothing to caption; pass pixel_values or image")
-            image = self.encode_image(pixel_values)
-        how = sampling or self.defaults
-        requests = [
-            CaptionRequest(photo, name * 1000 + candidate, how.length_of(candidate))
-            for photo, name in enumerate(names or [0] * len(image))
-            for candidate in range(how.candidates)
-        ]
-        x0 = self.sample(image, requests, seed=seed, sampler=self.sampler(how), callback=callback_on_step_end)
-        probabilities = self.word_logits(x0, requests).softmax(-1)
-        if whole_words is not None:
-            self.keep_lengths(probabilities, requests, whole_words.to(self.device))
-        confidence, ids = probabilities.max(-1)
-        return Generated(ids.unflatten(0, (len(image), -1)), confidence.unflatten(0, (len(image), -1)))
-
-    @torch.inference_mode()
-    def sample(
-        self,
-        image: ImageTokens | None,
-        requests: Sequence[CaptionRequest],
-        *,
-        seed: int = 0,
-        sampler: Sampler | None = None,
-        fixed: FixedLatents | None = None,
-        callback: Callback | None = None,
-    ) -> Float[Tensor, "captions length dim"]:
-        """Sample caption latents: what ``generate`` reads words from.
-
-        Args:
-            image: image tokens; everything that depends on a photo alone is computed once. None samples without
-                a photo, and without guidance: what the model says with the null context (all captions are about
-                photo 0 then).
-            requests: what is sampled, grouped by photo.
-            seed: same seed, same captions.
-            sampler: how; default that of the model's own settings.
-            fixed: latents known beforehand (see ``clearcap.pipeline.infilling``); default what the lengths of
-                ``requests`` say.
-            callback: as for ``generate``.
-        """
-        sampler = sampler or self.sampler(self.defaults)
-        streams = row_generators(seed, [request.stream for request in requests], self.device)
-        return sampler.run(
-            self.denoise_of_rows(image, requests, sampler),
-            self.logits,
-            randn_rows(streams, self.length, self.text.dim),
-            fixed or self.fixed_lengths(requests),
-            callback,
-        )
-
-    def denoise_of_rows(
-        self, image: Tensor | None, requests: Sequence[CaptionRequest], sampler: Sampler
-    ) -> Callable[[Tensor | None], Denoise]:
-        """The denoiser of some rows of the requests (``None``: of all), with their photos bound."""
-        context = self.denoiser.null_context() if image is None else self.image_context(image)
-        photos = 1 if image is None else len(image)
-        photo = torch.tensor([request.photo for request in requests], device=self.device)
-        evenly = torch.arange(photos, device=self.device).repeat_interleave(len(photo) // photos)
-        shared = torch.equal(photo, evenly)  # equally many captions of each photo can share its context
-
-        def build(rows: Tensor | None) -> Denoise:
-            whole = rows is None and shared
-            mine = context if whole else select_photos(context, photo if rows is None else photo[rows])
-            return sampler.denoise(self.denoiser, mine, guidance=image is not None)
-
-        return build
-
-    def fixed_lengths(self, requests: Sequence[CaptionRequest]) -> FixedLatents | None:
-        """How the denoiser is given lengths: the latents of all positions but a caption's words are known.
-
-        Raises:
-            InputError: a caption is longer than the model's, or the model has no mask token to stand for words.
-        """
-        length = torch.tensor([request.length for request in requests], device=self.device)
-        if not bool(length.any()):
-            return None
-        tokens = self.config.tokens
-        if "mask" not in tokens:
-            raise InputError(
-                "length: this model was not trained to be given a caption's length; pass length=0"
-            )
-        if int(length.max()) > self.length - 2:
-            raise InputError(
-                f"length={int(length.max())}: captions of this model have at most {self.length - 2} words; "
-                "ask for fewer"
-            )
-        place = torch.arange(self.length, device=self.device)
-        word = (place >= 1) & (place <= length[:, None])
-        ids = torch.where(
-            word, tokens["mask"], torch.where(place > length[:, None] + 1, tokens["pad"], tokens["sep"])
-        )
-        ids[:, 0] = tokens["cls"]
-        latent = self.text.encode(ids, (place <= length[:, None] + 1).long()).float()
-        return FixedLatents(latent, ~word & (length > 0)[:, None])
-
-    def word_logits(
-        self, x0: Float[Tensor, "captions length dim"], requests: Sequence[CaptionRequest]
-    ) -> Float[Tensor, "captions length vocab"]:
-        """Token logits of captions, in float32; of words alone at the positions that a given length says are words."""
-        logits = self.logits(x0)
-        special = list(self.text.special_ids)
-        for row, request in zip(logits, requests, strict=True):
-            row[1 : request.length + 1, special] = -torch.inf
-        return logits
-
-    def keep_lengths(
-        self,
-        probabilities: Float[Tensor, "captions length vocab"],
-        requests: Sequence[CaptionRequest],
-        whole_words: Bool[Tensor, " vocab"],
-    ) -> None:
-        """Leave, in place, what keeps given lengths: one whole word at each position that a length says is a word.
-
-        A caption that would repeat a word at the next position, and so be shorter when read, is read without any pair
-        of words that it has already.
-        """
-        special = torch.zeros_like(whole_words)
-        special[list(self.text.special_ids)] = True
-        for row, request in zip(probabilities, requests, strict=True):
-            if request.length == 0:
-                continue
-            words = row[1 : request.length + 1]
-            row[0] *= special
-            row[request.length + 1 :] *= special
-            words *= whole_words
-            best = words.argmax(-1)
-            if not bool((best[1:] == best[:-1]).any()):
-                continue
-            followers: dict[int, list[int]] = {}
-            previous = int(best[0])
-            for word in words[1:]:
-                after = followers.setdefault(previous, [previous])
-                word[after] = 0
-                previous = int(word.argmax())
-                after.append(previous)
-
-    def logits(self, x0: Latents) -> Logits:
-        """Token logits of clean latents, in float32."""
-        return self.text.decode(x0.to(self.dtype)).float()
+    def pixels(
+        self, photos: UInt8[np.ndarray, "photos height width 3"]
+    ) -> Float[Tensor, "photos 3 height width"]:
+        """Photos as the captioner's input, in 0..1."""
+        batch = torch.from_numpy(photos)
+        if self.device.type == "cuda":  # pinned, so that the copy does not stop what the GPU is at
+            batch = batch.pin_memory()
+        batch = batch.to(self.device, non_blocking=True)
+        return batch.permute(0, 3, 1, 2).to(self.dtype) / 255
 
     def forward(self, pixel_values: Tensor, **how: Any) -> Generated:
         """As ``generate``: a captioner has no other forward pass worth a name."""
         return self.generate(pixel_values, **how)
-
-
-def noise_of(objective: DiffusionConfig, factor: float, device: torch.device) -> Noise:
-    """The corruption that settings describe, with the given noise factor."""
-    made = make_noise(objective.schedule, objective.steps, factor, objective.prediction_type)
-    return dataclasses.replace(made, alpha_bar=made.alpha_bar.to(device))
-
-
-@lru_cache(maxsize=64)
-def sampler_of(how: SamplingConfig, objective: DiffusionConfig, device: torch.device) -> Sampler:
-    """The sampler that settings describe; made once for each, not for every batch."""
-    with torch.inference_mode(False):  # whoever trains may use its noise too
-        return build_sampler(how, noise_of(objective, how.noise_factor, device))

@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from clearcap.arrays import Context, ImageTokens, Latents
 from clearcap.captioner.network import Network
 from clearcap.errors import InputError
-from clearcap.layers import Context, ImageTokens, Latents
 
 Prepared = TypeVar("Prepared", bound=Network)
 ROWS = 384  # the layout's hint; the layout for it is within noise of the best from 20 to 1,576 rows

@@ -146,7 +146,7 @@ def _took(time: Took) -> str:
 
 
 def _print_backends(rows: list[Row], model: str, photos: int, batch_size: int) -> None:
-    import torch
+    from clearcap.captioner.onnx.runtime import threads
 
     scores = (f"a photo of {batch_size}", "equal tokens", "equal photos", "CIDEr-D", "loss, 95% interval")
     shown = []
@@ -161,7 +161,7 @@ def _print_backends(rows: list[Row], model: str, photos: int, batch_size: int) -
         ("backend", "one photo", *(scores if photos else ())),
         shown,
         title=f"{model}: median ms, from pixels to tokens",
-        caption=f"threads: {torch.get_num_threads()}; photos captioned: {photos:,}; in turn, in one process; "
+        caption=f"threads: {threads()}; photos captioned: {photos:,}; in turn, in one process; "
         "CPU time of all threads in brackets, which other jobs hardly change",
         words=("backend",),
     )

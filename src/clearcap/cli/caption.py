@@ -298,22 +298,18 @@ def info(
     from rich.console import Console
     from rich.table import Table
 
-    from clearcap.captioner.onnx import is_exported
+    from clearcap.captioner.onnx.runtime import count_parameters
     from clearcap.pipeline import CaptionPipeline
 
     pipeline = CaptionPipeline.from_pretrained(model)
     captioner, config = pipeline.captioner, pipeline.captioner.config
-    if pipeline.source is not None and is_exported(pipeline.source):
-        from clearcap.captioner.onnx.runtime import count_parameters as count
-    else:
-        count = count_weights
     parts = {
         "text space": captioner.text,
         "image encoder": captioner.vision,
         "denoiser": captioner.denoiser,
     }
     about = {
-        "parameters": {name: count(part) for name, part in parts.items()},
+        "parameters": {name: count_parameters(part) for name, part in parts.items()},
         "text": config.text,
         "vision": config.vision,
         "denoiser": config.denoiser,
@@ -332,17 +328,12 @@ def info(
     Console().print(table)
 
 
-def count_weights(part: Any) -> int:
-    """Parameters of a part that torch runs."""
-    return sum(weight.numel() for weight in part.parameters())
-
-
 def models(
     folder: Annotated[str, typer.Argument(help="look below this folder, too", show_default=False)] = "",
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object a line")] = False,
 ) -> None:
     """List the models at hand: those that ship, those in the hub's cache, those below a folder."""
-    from clearcap.captioner.loading import models_at_hand
+    from clearcap.captioner.folder import models_at_hand
 
     for name, kind, place in models_at_hand(folder):
         about = {"model": name, "found": kind, "folder": str(place)}

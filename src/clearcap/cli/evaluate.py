@@ -88,7 +88,7 @@ def evaluate(
     else:
         _print(found)
     if report is not None:
-        from clearcap.captioner.loading import training_curves
+        from clearcap.captioner.folder import training_curves
         from clearcap.evaluation.report import write_report
 
         for path in write_report(found, corpus, report, curves=curves or training_curves(model)):

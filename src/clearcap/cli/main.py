@@ -13,7 +13,7 @@ import typer
 
 from clearcap import __version__
 from clearcap.data.writing import full, is_full
-from clearcap.errors import InputError, RenamedWarning
+from clearcap.errors import InputError, RenamedWarning, needed
 
 app = typer.Typer(
     name="clearcap",
@@ -129,10 +129,13 @@ def main() -> None:
         print(f"clearcap: {fault}", file=sys.stderr)
         sys.exit(1)
     except Exception as fault:
-        if not is_full(fault):
+        told = needed(fault, "this") if isinstance(fault, ModuleNotFoundError) else None
+        if is_full(fault):
+            told = str(full("the output", fault))
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would say so again when it ends
+        if told is None:
             raise
-        print(f"clearcap: {full('the output', fault)}", file=sys.stderr)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would say so again when it ends
+        print(f"clearcap: {told}", file=sys.stderr)
         sys.exit(1)
 
 

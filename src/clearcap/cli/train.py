@@ -266,21 +266,24 @@ def export(
     model: Annotated[str, typer.Argument(help="folder or hub name of a captioner")],
     out: Annotated[Path, typer.Argument(help="folder to write")],
     onnx: Annotated[
-        bool, typer.Option("--onnx", help="graphs for onnxruntime on a CPU, instead of weights for torch")
+        bool, typer.Option("--onnx", help="graphs alone, with weights of their own, for onnxruntime")
     ] = False,
+    graphs: Annotated[
+        bool, typer.Option(help="beside the weights, graphs that share them, to caption without torch")
+    ] = True,
     int8: Annotated[bool, typer.Option("--int8", help="with --onnx: int8 weights of linear layers")] = False,
     shares: Annotated[
         Path | None, typer.Option(help="exported model beside OUT whose equal weights are left out")
     ] = None,
 ) -> None:
-    """Write a captioner for distribution: at half the size, or as graphs. --model OUT captions with either."""
+    """Write a captioner for distribution: weights at half the size, and graphs that share them or stand alone."""
     if onnx:
         from clearcap.captioner.onnx.export import export_graphs
 
         export_graphs(model, out, int8=int8)
         return
     if int8:
-        raise InputError("--int8 is for graphs; pass --onnx with it")
+        raise InputError("--int8 is for graphs of their own; pass --onnx with it")
     from clearcap.captioner.hub import export as run
 
-    run(model, out, shares)
+    run(model, out, shares, graphs=graphs)

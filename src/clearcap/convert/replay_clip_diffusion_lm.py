@@ -66,7 +66,7 @@ def _untrained_clip(dim: int) -> TransformersEncoder:
 def _components(recorded: Recorded) -> Comparison:
     compared = Comparison("components")
     told = next(iter(recorded.about["variants"].values()))
-    compared.close("cosine", cosine_float32(1000), recorded["const/alpha_cumprod"])
+    compared.close("cosine", torch.from_numpy(cosine_float32(1000)), recorded["const/alpha_cumprod"])
     x, t, eps = (recorded[f"diffuse/{name}"] for name in ("x", "t", "noise"))
     noised = make_noise("cosine-float32", 1000).add(x, t[:, None].expand(-1, len(x)), eps)
     compared.close("noised", noised.flatten(0, 1), recorded["diffuse/out"])

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from clearcap.arrays import Context, join_contexts
 from clearcap.captioner.model import Captioner
 from clearcap.convert.comparing import Comparison, Injected, Recorded, Spy, compare_training
 from clearcap.convert.folder import load_tokenizer
@@ -16,7 +17,7 @@ from clearcap.convert.published_captions import drop_repeated_columns, ladic_cap
 from clearcap.diffusion.ladic import Draws
 from clearcap.diffusion.noise import Noise, make_noise
 from clearcap.diffusion.schedules import cosine_float32, linear
-from clearcap.layers import Context, join_contexts, sinusoids
+from clearcap.layers import sinusoids
 from clearcap.sampling.guidance import (
     Denoise,
     conditioned,
@@ -82,8 +83,8 @@ def _components(recorded: Recorded, tokenizer: Any) -> Comparison:
     mine = encode_captions(tokenizer, cleaned, ids.shape[1])
     compared.same("input_ids", mine[0], ids)
     compared.same("attention_mask", mine[1], mask)
-    compared.close("linear", linear(1000), recorded["const/alpha_cumprod_linear"])
-    compared.close("cosine", cosine_float32(1000), recorded["const/alpha_cumprod_cosine"])
+    compared.close("linear", torch.from_numpy(linear(1000)), recorded["const/alpha_cumprod_linear"])
+    compared.close("cosine", torch.from_numpy(cosine_float32(1000)), recorded["const/alpha_cumprod_cosine"])
     rows = recorded["const/t_emb_lookup_rows"]
     compared.close("time rows", sinusoids(torch.tensor(EMBEDDED_TIMES), rows.shape[1], torch.float32), rows)
     compared.close("image", captioner.vision.encode(recorded["in/image"]), theirs["visual_encoder"])

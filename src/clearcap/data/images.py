@@ -30,6 +30,8 @@ Stream: TypeAlias = io.BytesIO | io.BufferedReader
 # Only formats decoded inside Pillow: its EPS reader starts Ghostscript on whatever the file says.
 FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO")
 
+AT_HAND = (b"\xff\xd8\xff", b"\x89PNG")  # JPEG and PNG, which need none of Pillow's other readers
+
 CHANNELS = (1, 3, 4)
 MAX_PIXELS = 178_956_970  # Pillow itself refuses more (twice its MAX_IMAGE_PIXELS)
 
@@ -251,10 +253,13 @@ def _identify(stream: Stream, name: str) -> Image.Image:
         raise InputError(
             f"{_one_line(name)} is a camera's raw file, which is not read; develop it to JPEG or PNG"
         )
-    _prepare()
     try:
         head = stream.read(12)
         stream.seek(0)
+        if head.startswith(AT_HAND):
+            Image.preinit()
+        else:
+            _prepare()  # WebP, TIFF and the rest
         iso = head[4:8] == b"ftyp"  # HEIC, AVIF and their sequences
         known = [format for format in FORMATS if format in Image.OPEN]
         return Image.open(stream, formats=[*known, *_heif()] if iso else known)

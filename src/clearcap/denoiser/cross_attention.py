@@ -8,18 +8,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from clearcap.arrays import Context, ImageTokens, Latents
 from clearcap.config import DenoiserConfig
 from clearcap.errors import InputError
-from clearcap.layers import (
-    Block,
-    Context,
-    Hidden,
-    ImageAdapter,
-    ImageTokens,
-    Latents,
-    TimeEmbedding,
-    init_bert,
-)
+from clearcap.layers import Block, Hidden, ImageAdapter, TimeEmbedding, init_bert
 
 
 class CrossAttentionDenoiser(nn.Module):

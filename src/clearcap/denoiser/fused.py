@@ -6,10 +6,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from clearcap.arrays import Context
 from clearcap.config import DenoiserConfig
 from clearcap.denoiser.cross_attention import position_rows
 from clearcap.errors import InputError
-from clearcap.layers import Block, Context, Hidden
+from clearcap.layers import Block, Hidden
 
 FEATURES = 2  # a photo's vector and a caption's
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Int
-from torch import Tensor
 
-from clearcap.layers import Context, ImageTokens, Latents
+from clearcap.arrays import Array, Context, ImageTokens, Latents
 
 
 @runtime_checkable
@@ -20,7 +19,7 @@ class Denoiser(Protocol):
     def null_context(self) -> Context:
         """The context of no photo, for one photo."""
 
-    def __call__(self, x: Latents, x_self: Latents, t: Int[Tensor, " batch"], context: Context) -> Latents:
+    def __call__(self, x: Latents, x_self: Latents, t: Int[Array, " batch"], context: Context) -> Latents:
         """The prediction of noisy latents, previous predictions and times; rows are photos * copies, photo-major."""
 
 

@@ -10,8 +10,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from clearcap.arrays import Latents, TokenIds
 from clearcap.diffusion.noise import Noise
-from clearcap.layers import Latents, TokenIds
 from clearcap.text.interface import TextSpace
 
 PredictRows = Callable[[Tensor, Tensor | None], Tensor]

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from clearcap.arrays import Latents, Logits, TokenIds
 from clearcap.diffusion.noise import Noise, Predict
-from clearcap.layers import Latents, Logits, TokenIds
 from clearcap.text.interface import TextSpace
 
 

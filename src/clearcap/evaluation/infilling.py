@@ -27,7 +27,7 @@ from clearcap.pipeline.infilling import (
     Infilled,
     Template,
     infill_captions,
-    layout_tensors,
+    layout_arrays,
     layouts_of,
     read_infilled,
 )
@@ -174,7 +174,7 @@ def evaluate_fill(
     if not hidden or min(hidden) < 1 or len(set(hidden)) < len(hidden):
         raise InputError(f"the numbers of hidden words {list(hidden)} must be at least 1, each once")
     how = {"guidance": 0.0, **how}
-    with Session(model, corpus, out=out, limit=limit, batch_size=batch_size, how=how) as at:
+    with Session(model, corpus, out=out, limit=limit, batch_size=batch_size, how=how, in_torch=True) as at:
         logits, described = masked_language_model(at.pipeline, masked_lm)
         manifest = at.claim(
             masked_lm=described, sampling=dataclasses.asdict(at.sampling), seed=seed, batch_size=batch_size
@@ -245,10 +245,11 @@ def fill_masked(logits: Logits, pipeline: CaptionPipeline, templates: Sequence[T
         layouts_of(template, pipeline.tokenizer, captioner.length, keep_period=keep_period)[0]
         for template in templates
     ]
-    ids, mask, _ = layout_tensors(layouts, captioner.length, captioner.config.tokens["pad"])
-    probabilities = logits(ids.to(captioner.device), mask.to(captioner.device)).float().softmax(-1)
-    allowed = word_ids(pipeline.tokenizer, captioner.text.special_ids, probabilities.shape[-1])
-    allowed = allowed.to(captioner.device)
+    ids, mask, _ = layout_arrays(layouts, captioner.length, captioner.config.tokens["pad"])
+    probabilities = logits(captioner.asarray(ids), captioner.asarray(mask)).float().softmax(-1)
+    allowed = captioner.asarray(
+        word_ids(pipeline.tokenizer, captioner.text.special_ids, probabilities.shape[-1])
+    )
     return [
         read_infilled(template, layout, row, allowed, pipeline.tokenizer)
         for template, layout, row in zip(templates, layouts, probabilities, strict=True)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
-from torch import Tensor
 
+from clearcap.arrays import Array
 from clearcap.config import SamplingConfig
 from clearcap.evaluation.journal import Entry
 from clearcap.evaluation.session import Session
@@ -46,7 +46,7 @@ class Batch(Entry):
 
 def sample_all(
     at: Session,
-    tokens: Float[Tensor, "photos tokens dim"],
+    tokens: Float[Array, "photos tokens dim"],
     sampling: SamplingConfig,
     name: str,
     *,
@@ -93,7 +93,7 @@ def calls_of(sampling: SamplingConfig, levels: int) -> int:
 
 def _sample(
     pipeline: CaptionPipeline,
-    tokens: Float[Tensor, "photos tokens dim"],
+    tokens: Float[Array, "photos tokens dim"],
     photos: tuple[str, ...],
     sampling: SamplingConfig,
     seed: int,

@@ -10,13 +10,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from clearcap import __version__
-from clearcap.captioner.loading import find_folder, weight_files
+from clearcap.arrays import Array, cast, namespace
+from clearcap.captioner.folder import find_folder, weight_files
 from clearcap.captioner.onnx import GRAPHS, graph_file, is_exported
+from clearcap.captioner.onnx.runtime import set_threads, threads
 from clearcap.data.reading import member, read_json
 from clearcap.data.records import Corpus
 from clearcap.data.writing import whole_file, write_json
@@ -26,7 +26,7 @@ from clearcap.pipeline import CaptionPipeline
 
 Progress = Callable[[int, int, str], None]
 """(work done, work in all, what is going on)."""
-_LIBRARIES = ("torch", "transformers", "pillow", "numpy")
+_LIBRARIES = {"torch": ("torch", "transformers"), "numpy": ("onnxruntime",)}  # by what arrays are of
 _TAKEN_OVER = ("model",)  # the same weights under another path are the same model
 
 
@@ -49,6 +49,7 @@ class Session:
         limit: int | None,
         batch_size: int,
         how: dict[str, Any],
+        in_torch: bool = False,
     ) -> None:
         """Load the captioner.
 
@@ -59,6 +60,7 @@ class Session:
             limit: only the first photos of the split.
             batch_size: photos at once.
             how: fields of ``SamplingConfig`` that differ from the model's own.
+            in_torch: whether the captioner must be torch's where it has weights for that.
 
         Raises:
             InputError: no such model or setting, or no photo.
@@ -70,18 +72,21 @@ class Session:
         self.photos = list(corpus.photos[:limit])
         self.references = {photo.id: photo.captions for photo in self.photos}
         self.batch_size = batch_size
-        self.pipeline = CaptionPipeline.from_pretrained(model, backend="fast")
+        backend = (
+            "prepacked" if in_torch and not is_exported(find_folder(str(model or "default"))) else "fast"
+        )
+        self.pipeline = CaptionPipeline.from_pretrained(model, backend=backend)
         self.sampling = self.pipeline.sampling(**how)
         self._model, self._corpus = model, corpus
         self._folder = None if out is None else Path(out)
-        self._threads = torch.get_num_threads()
+        self._threads = threads()
 
     def __enter__(self) -> Session:
-        torch.set_num_threads(self._begun_with())
+        set_threads(self._begun_with())
         return self
 
     def __exit__(self, *error: object) -> None:
-        torch.set_num_threads(self._threads)
+        set_threads(self._threads)
 
     def _begun_with(self) -> int:
         """Threads of the run that began in this folder, on which last digits depend; without one, as they are."""
@@ -112,11 +117,16 @@ class Session:
             "references": sum(len(captions) for captions in self.references.values()),
             "references_sha256": hashlib.sha256(texts.encode()).hexdigest(),
             **settings,
-            "device": self.pipeline.captioner.device.type,
-            "threads": torch.get_num_threads(),
-            "versions": {"clearcap": __version__} | {name: version(name) for name in _LIBRARIES},
+            "device": str(self.pipeline.device).partition(":")[0],
+            "threads": threads(),
+            "versions": {"clearcap": __version__} | {name: version(name) for name in self._libraries()},
         }
         return manifest if self._folder is None else _claimed(self._folder, manifest)
+
+    def _libraries(self) -> tuple[str, ...]:
+        """What captions depend on."""
+        library = namespace(self.pipeline.captioner.noise(1.0).alpha_bar).__name__
+        return (*_LIBRARIES[library], "pillow", "numpy")
 
     def file(self, name: str) -> Path | None:
         """A file of the folder."""
@@ -133,7 +143,7 @@ class Session:
 
     def tokens(
         self, progress: Callable[[int], None], batch_size: int | None = None
-    ) -> tuple[Float[Tensor, "photos tokens dim"], float]:
+    ) -> tuple[Float[Array, "photos tokens dim"], float]:
         """Image tokens of the photos, from the folder where they are kept already.
 
         Args:
@@ -146,6 +156,7 @@ class Session:
         Raises:
             InputError: a photo cannot be read, or the file is another's.
         """
+        import torch
         from safetensors import SafetensorError
         from safetensors.torch import load_file, save_file
 
@@ -161,16 +172,14 @@ class Session:
                     f"{file} holds {len(tokens)} photos, not {len(self.photos)}; choose another folder"
                 )
             progress(len(self.photos))
-            return tokens.to(captioner.device, captioner.dtype), ms
+            return cast(captioner.asarray(tokens), captioner.dtype), ms
         started = time.perf_counter()
         images = (photo.image for photo in self.photos)
-        tokens = self.pipeline.encode_all(
-            images, batch_size=batch_size or self.batch_size, progress=progress
-        ).clone()  # out of inference mode's reach
+        tokens = self.pipeline.encode_all(images, batch_size=batch_size or self.batch_size, progress=progress)
         ms = 1000 * (time.perf_counter() - started) / len(self.photos)
         if file is not None:
             with whole_file(file) as fresh:
-                save_file({"tokens": tokens.float().cpu(), "ms": torch.tensor(ms)}, fresh)
+                save_file({"tokens": torch.as_tensor(tokens).float().cpu(), "ms": torch.tensor(ms)}, fresh)
         return tokens, ms
 
 

@@ -8,7 +8,7 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
-from clearcap.captioner.loading import SAMPLES
+from clearcap.captioner.folder import SAMPLES
 from clearcap.data.reading import member, read_jsonl
 from clearcap.data.writing import whole_file
 from clearcap.errors import InputError

@@ -15,15 +15,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
+import numpy as np
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
 
-from clearcap.captioner.network import CaptionRequest, Network
+from clearcap.arrays import Array, cast, namespace, softmax
+from clearcap.captioner.generating import CaptionModel, CaptionRequest
 from clearcap.config import SamplingConfig, TextConfig, make, number, texts
 from clearcap.config import text as checked_text
 from clearcap.errors import InputError
 from clearcap.sampling.guidance import FixedLatents
+from clearcap.sampling.selection import mean_confidences
 from clearcap.text.tokenizer import clean_caption, join_words, word_ids
 
 _BLANK = re.compile(r"_{3,}(?:\{(\d*)(,?)(\d*)\})?")
@@ -230,11 +231,10 @@ def layouts_of(template: Template, tokenizer: Any, length: int, *, keep_period: 
     return [_place(fixed, count, tokenizer) for count in counts]
 
 
-@torch.inference_mode()
 def infill_captions(
-    captioner: Network,
+    captioner: CaptionModel,
     tokenizer: Any,
-    image: Float[Tensor, "photos tokens image_dim"] | None,
+    image: Float[Array, "photos tokens image_dim"] | None,
     templates: Sequence[str | Template | Sequence[Template]],
     *,
     photos: Sequence[int] | None = None,
@@ -280,15 +280,16 @@ def infill_captions(
                 rows.append(row)
                 requests.append(CaptionRequest(photos[owner], copy * 1000 + place))
                 owners.append(owner)
-    x0 = captioner.sample(
-        image,
-        requests,
-        seed=seed,
-        sampler=captioner.sampler(how),
-        fixed=fixed_words(captioner, [layout for _, layout in rows]),
-    )
-    probabilities = captioner.logits(x0).softmax(-1)
-    allowed = word_ids(tokenizer, captioner.text.special_ids, probabilities.shape[-1]).to(x0.device)
+    with captioner.inference():
+        x0 = captioner.sample(
+            image,
+            requests,
+            seed=seed,
+            sampler=captioner.sampler(how),
+            fixed=fixed_words(captioner, [layout for _, layout in rows]),
+        )
+        probabilities = softmax(captioner.logits(x0))
+    allowed = captioner.asarray(word_ids(tokenizer, captioner.text.special_ids, probabilities.shape[-1]))
     best: dict[int, Infilled] = {}
     for owner, (template, layout), of_words in zip(owners, rows, probabilities, strict=True):
         filled = read_infilled(template, layout, of_words, allowed, tokenizer)
@@ -296,12 +297,12 @@ def infill_captions(
     return list(best.values())
 
 
-def fixed_words(captioner: Network, layouts: Sequence[Layout]) -> FixedLatents:
+def fixed_words(captioner: CaptionModel, layouts: Sequence[Layout]) -> FixedLatents:
     """The latents of layouts' fixed words, their blanks encoded as the mask token."""
-    ids, mask, fixed = layout_tensors(layouts, captioner.length, captioner.config.tokens["pad"])
-    device = captioner.device
-    latent = captioner.text.encode(ids.to(device), mask.to(device)).float()
-    return FixedLatents(latent, fixed.to(device))
+    arrays = layout_arrays(layouts, captioner.length, captioner.config.tokens["pad"])
+    ids, mask, fixed = map(captioner.asarray, arrays)
+    latent = captioner.text.encode(ids, mask)
+    return FixedLatents(cast(latent, namespace(latent).float32), fixed)
 
 
 def gives_most(given: str | Template | Sequence[Template]) -> bool:
@@ -374,15 +375,19 @@ def _templates(given: str | Template | Sequence[Template]) -> list[Template]:
     return list(templates)
 
 
-def layout_tensors(
+def layout_arrays(
     layouts: Sequence[Layout], length: int, pad: int
-) -> tuple[Int[Tensor, "captions length"], Int[Tensor, "captions length"], Bool[Tensor, "captions length"]]:
+) -> tuple[
+    Int[np.ndarray, "captions length"],
+    Int[np.ndarray, "captions length"],
+    Bool[np.ndarray, "captions length"],
+]:
     """Ids, attention mask, and where positions are not blank."""
-    ids = torch.full((len(layouts), length), pad)
-    mask = torch.zeros(len(layouts), length, dtype=torch.int64)
-    fixed = torch.ones(len(layouts), length, dtype=torch.bool)
+    ids = np.full((len(layouts), length), pad, np.int64)
+    mask = np.zeros((len(layouts), length), np.int64)
+    fixed = np.ones((len(layouts), length), bool)
     for row, layout in enumerate(layouts):
-        ids[row, : len(layout.ids)] = torch.tensor(layout.ids)
+        ids[row, : len(layout.ids)] = layout.ids
         mask[row, : len(layout.ids)] = 1
         fixed[row, list(itertools.chain.from_iterable(layout.blanks))] = False
     return ids, mask, fixed
@@ -391,8 +396,8 @@ def layout_tensors(
 def read_infilled(
     template: Template,
     layout: Layout,
-    probabilities: Float[Tensor, "length vocab"],
-    allowed: Bool[Tensor, " vocab"],
+    probabilities: Float[Array, "length vocab"],
+    allowed: Bool[Array, " vocab"],
     tokenizer: Any,
 ) -> Infilled:
     """The most probable whole words in the blanks, none equal to its neighbour, put into the template's text."""
@@ -403,9 +408,8 @@ def read_infilled(
         for position in blank:
             p = probabilities[position] * allowed
             p[[ids[position - 1], ids[position + 1]]] = 0
-            best, chosen = p.max(-1)
-            ids[position] = int(chosen)
-            trust.append(float(best))
+            ids[position] = int(p.argmax())
+            trust.append(float(p[ids[position]]))
         fillings.append(join_words(tokenizer.convert_ids_to_tokens([ids[position] for position in blank])))
     left = iter(fillings)
     text = ""
@@ -414,5 +418,4 @@ def read_infilled(
             text += ("" if not text or text[-1].isspace() else " ") + next(left)
         else:
             text += ("" if not text or part[0].isspace() or part[0] in ".,?!'-" else " ") + part
-    mean = float(torch.tensor(trust).clamp_min(1e-12).log().mean().exp())
-    return Infilled(text.strip(), tuple(fillings), mean, tuple(trust))
+    return Infilled(text.strip(), tuple(fillings), mean_confidences([trust])[0], tuple(trust))

@@ -7,23 +7,24 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-import torch
 from jaxtyping import Bool, UInt8
 from PIL import Image
-from torch import Tensor
 
-from clearcap.captioner.network import Generated, Network
-from clearcap.captioner.onnx import is_exported
+from clearcap.arrays import Array, namespace
+from clearcap.captioner.generating import CaptionModel, Generated
+from clearcap.captioner.onnx import has_graphs, is_exported
+from clearcap.captioner.onnx.runtime import set_threads, threads
 from clearcap.config import LENGTHS, SamplingConfig, number, own_names, sampling_with
 from clearcap.data.ahead import ahead
 from clearcap.data.fetch import clipped
 from clearcap.data.images import PhotoSource, each_photo, is_many, open_image, to_square
-from clearcap.errors import InputError, RenamedWarning
+from clearcap.errors import InputError, RenamedWarning, needed
 from clearcap.metrics.cider import DocumentFrequency
 from clearcap.metrics.learned import ClipScorer
 from clearcap.pipeline.infilling import Infilled, Template, gives_most, infill_captions
@@ -87,14 +88,14 @@ class CaptionPipeline:
 
     def __init__(
         self,
-        captioner: Network,
+        captioner: CaptionModel,
         tokenizer: Any,
         frequency: DocumentFrequency | None = None,
         clip: ClipScorer | None = None,
         source: Path | None = None,
     ) -> None:
         self.source = source
-        self.captioner = captioner.eval()
+        self.captioner = captioner.for_inference()
         self.tokenizer = tokenizer
         self.frequency = frequency
         self.clip = clip
@@ -104,8 +105,8 @@ class CaptionPipeline:
         cls,
         model: str | Path | None = None,
         *,
-        device: str | int | torch.device | None = None,
-        dtype: str | torch.dtype | None = None,
+        device: Any = None,
+        dtype: Any = None,
         backend: str | None = None,
         clip: str | Path | None = None,
         **options: Any,
@@ -119,9 +120,10 @@ class CaptionPipeline:
             backend: "torch"; "prepacked", torch with weights laid out for the CPU's matrix products
                 (``clearcap.captioner.prepacked``): a paper-size model is up to 1.5 times faster, captions are the
                 same up to rounding, and the captioner cannot be saved; or "onnx" for a folder that
-                ``clearcap export --onnx`` wrote, which runs on the CPU with the weights it was written with. None is
-                what the folder holds, torch where it holds both; "fast" is the same with prepacked for torch;
-                "compiled" is torch.compile's denoiser, which takes a minute at its first call of a shape.
+                ``clearcap export`` wrote, which needs no torch and runs on the CPU in float32. None is onnx where the
+                folder holds graphs, no GPU is at hand and no device or dtype is asked for, else torch; "fast" is the
+                same with prepacked for torch; "compiled" is torch.compile's denoiser, which takes a minute at its
+                first call of a shape.
             clip: folder or hub name of a CLIP that candidates may be chosen by (``select="similarity"``).
             options: transformers' own: ``revision``, ``cache_dir``, ``token``, ``local_files_only``,
                 ``force_download``, ``subfolder``, ``device_map`` (one device), ``torch_dtype``.
@@ -130,58 +132,45 @@ class CaptionPipeline:
             InputError: there is no such model, its weights do not fit, the backend cannot run it so, or an option is
                 not known or cannot be honoured.
         """
-        from clearcap.captioner.loading import (
-            Loading,
-            find_device,
-            find_folder,
-            load_frequency,
-            load_network,
-            saved_dtype,
-        )
+        from clearcap.captioner.folder import Loading, find_folder, load_frequency, saved_dtype
 
         how = Loading.of(device, dtype, **options)
         scorer = None if clip is None else ClipScorer.load(clip)
         folder = find_folder(str(model or "default"), **how.hub)
         frequency = load_frequency(str(folder))
-        given = how.dtype or (
-            saved_dtype(folder) if "auto" in (dtype, options.get("torch_dtype")) else torch.float32
-        )
+        kind = saved_dtype(folder) if "auto" in (dtype, options.get("torch_dtype")) else how.dtype
         if backend == "packed":
             warnings.warn("the backend 'packed' is called 'prepacked' now", RenamedWarning, stacklevel=2)
             backend = "prepacked"
         if backend is not None and backend not in BACKENDS:
             raise InputError(f"unknown backend {backend!r}; choose one of {', '.join(BACKENDS)}")
-        if backend == "fast":
-            backend = "onnx" if is_exported(folder) else "prepacked"
-        if backend == "onnx" or (backend is None and is_exported(folder)):
+        if backend in (None, "fast"):
+            backend = chosen_backend(folder, how.device, kind, "torch" if backend is None else "prepacked")
+        if backend == "onnx":
             from clearcap.captioner.onnx.runtime import load_graphs
 
-            place = how.device or "cpu"
-            if str(place) != "cpu" or given != torch.float32:
+            if (
+                str(how.device or "cpu") != "cpu"
+                or str(kind or "float32").removeprefix("torch.") != "float32"
+            ):
                 raise InputError(
                     f"{folder}: graphs run on the CPU with the weights they were written with, "
-                    f"not on {place} in {given}; leave device and dtype out"
+                    f"not on {how.device or 'cpu'} in {kind or 'float32'}; leave device and dtype out"
                 )
             return cls(*load_graphs(folder), frequency, scorer, folder)
-        place = find_device(how.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        captioner, tokenizer = load_network(str(folder))
-        captioner.vision = captioner.vision.folded()
-        captioner = captioner.to(place, given)
-        if backend == "prepacked":
-            from clearcap.captioner.prepacked import prepare_for_inference
-
-            captioner = prepare_for_inference(captioner)
-        if backend == "compiled":
-            captioner.denoiser.compile(dynamic=True)
-        return cls(captioner, tokenizer, frequency, scorer, folder)
+        try:
+            from clearcap.captioner.placing import load_placed
+        except ModuleNotFoundError as fault:
+            raise InputError(needed(fault, f"captioning with {folder} by torch") or str(fault)) from fault
+        return cls(*load_placed(folder, how.device, kind, backend), frequency, scorer, folder)
 
     @property
-    def device(self) -> torch.device:
+    def device(self) -> Any:
         """Where the captioner is."""
         return self.captioner.device
 
     @property
-    def dtype(self) -> torch.dtype:
+    def dtype(self) -> Any:
         """What its weights are stored in."""
         return self.captioner.dtype
 
@@ -191,7 +180,8 @@ class CaptionPipeline:
         Raises:
             InputError: it runs graphs or prepacked weights, which stay as they are.
         """
-        self.captioner.to(*place, **named)
+        captioner: Any = self.captioner
+        captioner.to(*place, **named)
         return self
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> None:
@@ -206,7 +196,7 @@ class CaptionPipeline:
         """
         self._whole().save_pretrained(save_directory, **options)
         if self.frequency is not None:
-            from clearcap.captioner.loading import FREQUENCY
+            from clearcap.captioner.folder import FREQUENCY
 
             self.frequency.save(Path(save_directory) / FREQUENCY)
 
@@ -278,8 +268,8 @@ class CaptionPipeline:
         Raises:
             InputError: at once, for arguments that cannot be.
         """
-        generator: torch.Generator | None = how.pop("generator", None)
-        if generator is not None and not isinstance(generator, torch.Generator):
+        generator = how.pop("generator", None)
+        if generator is not None and not callable(getattr(generator, "initial_seed", None)):
             raise InputError(f"generator={generator!r} must be a torch.Generator")
         seed = checked_seed(seed) if generator is None else generator.initial_seed()
         batch_size = number("batch_size", batch_size, int, 1, 2**31)
@@ -301,7 +291,7 @@ class CaptionPipeline:
         batch: Decoded,
         sampling: SamplingConfig,
         seed: int,
-        whole: Bool[Tensor, " vocab"] | None,
+        whole: Bool[np.ndarray, " vocab"] | None,
     ) -> list[CaptionResult | InputError]:
         good = [(name, pixels) for name, pixels in batch if not isinstance(pixels, InputError)]
         captioned = iter(self._caption(good, sampling, seed, whole) if good else [])
@@ -357,8 +347,7 @@ class CaptionPipeline:
         """Pixels a side that photos are squashed to."""
         return int(self.captioner.config.vision["image_size"])
 
-    @torch.inference_mode()
-    def encode(self, image: Any) -> Tensor:
+    def encode(self, image: Any) -> Array:
         """One photo's image tokens [1, tokens, dim].
 
         Raises:
@@ -367,16 +356,16 @@ class CaptionPipeline:
         _, pixels = _read(0, image, self.image_size)
         if isinstance(pixels, InputError):
             raise pixels
-        return self.captioner.encode_image(self.pixels([pixels]))
+        with self.captioner.inference():
+            return self.captioner.encode_image(self.pixels([pixels]))
 
-    @torch.inference_mode()
     def encode_all(
         self,
         images: Iterable[Any],
         *,
         batch_size: int = 16,
         progress: Callable[[int], None] = lambda photos: None,
-    ) -> Tensor:
+    ) -> Array:
         """Photos' image tokens [photos, tokens, dim], for whoever captions them several times.
 
         Args:
@@ -395,11 +384,13 @@ class CaptionPipeline:
                 if isinstance(pixels, InputError):
                     raise pixels
                 squares.append(pixels)
-            encoded.append(self.captioner.encode_image(self.pixels(squares)))
+            with self.captioner.inference():
+                encoded.append(self.captioner.encode_image(self.pixels(squares)))
             progress(len(batch))
         if not encoded:
             raise InputError("no photos to encode; pass at least one")
-        return torch.cat(encoded)
+        with self.captioner.inference():
+            return namespace(encoded[0]).concat(encoded)
 
     def decode(self, generated: Generated) -> list[list[DecodedCaption]]:
         """The candidates of each photo as words."""
@@ -450,15 +441,11 @@ class CaptionPipeline:
         """The model's sampling settings with some of them changed (``clearcap.config.sampling_with``)."""
         return sampling_with(self.captioner.defaults, how)
 
-    def pixels(self, photos: Sequence[np.ndarray]) -> Tensor:
+    def pixels(self, photos: Sequence[np.ndarray]) -> Array:
         """Square uint8 photos as the captioner's input [photos, 3, size, size] in 0..1."""
-        batch = torch.from_numpy(np.stack(photos))
-        if self.captioner.device.type == "cuda":  # pinned, so that the copy does not stop what the GPU is at
-            batch = batch.pin_memory()
-        batch = batch.to(self.captioner.device, non_blocking=True)
-        return batch.permute(0, 3, 1, 2).to(self.captioner.dtype) / 255
+        return self.captioner.pixels(np.stack(photos))
 
-    def _whole_words(self) -> Bool[Tensor, " vocab"]:
+    def _whole_words(self) -> Bool[np.ndarray, " vocab"]:
         """Which tokens are words by themselves."""
         special = self.captioner.text.special_ids
         return word_ids(self.tokenizer, special, max(self.tokenizer.get_vocab().values()) + 1)
@@ -468,7 +455,7 @@ class CaptionPipeline:
         photos: Sequence[tuple[str, np.ndarray]],
         sampling: SamplingConfig,
         seed: int,
-        whole: Bool[Tensor, " vocab"] | None,
+        whole: Bool[np.ndarray, " vocab"] | None,
     ) -> list[CaptionResult]:
         pixels = self.pixels([photo for _, photo in photos])
         generated = self.captioner.generate(pixels, seed=seed, sampling=sampling, whole_words=whole)
@@ -487,6 +474,23 @@ class CaptionPipeline:
         return CaptionResult(name, captions[best], mean, tuple(zip(words, trust, strict=True)), captions)
 
 
+def chosen_backend(folder: Path, device: Any, dtype: Any, other: str) -> str:
+    """ "onnx", or ``other`` where that cannot run a folder's captioner as it is asked for."""
+    if is_exported(folder):
+        return "onnx"
+    torch_alone = device is not None or dtype is not None or not has_graphs(folder) or gpu_at_hand()
+    return other if torch_alone else "onnx"
+
+
+def gpu_at_hand() -> bool:
+    """Whether torch, where it is installed, has a GPU; it is not imported on machines without NVIDIA's driver."""
+    if not Path("/dev/nvidiactl").exists() or find_spec("torch") is None:
+        return False
+    import torch
+
+    return bool(torch.cuda.is_available())
+
+
 def checked_seed(seed: Any) -> int:
     """A seed that every generator takes. Raises InputError."""
     return int(number("seed", seed, int, 0, 2**63 - 1))
@@ -496,17 +500,17 @@ def _at_once(
     captioned: Callable[[Decoded], list[CaptionResult | InputError]], batches: Iterable[Decoded], count: int
 ) -> Iterator[list[CaptionResult | InputError]]:
     """Batches captioned by threads, in order, each with its share of torch's own threads."""
-    threads = torch.get_num_threads()
-    share = max(1, threads // count)
+    all_threads = threads()
+    share = max(1, all_threads // count)
 
     def in_thread(batch: Decoded) -> list[CaptionResult | InputError]:
-        torch.set_num_threads(share)  # a thread's own, as far as OpenMP goes
+        set_threads(share)  # a thread's own, as far as OpenMP goes
         return captioned(batch)
 
     try:
         yield from ahead(in_thread, batches, threads=count, depth=count + 1)
     finally:
-        torch.set_num_threads(threads)
+        set_threads(all_threads)
 
 
 def _decoded(images: Iterable[Any], batch_size: int, size: int, workers: int) -> Iterator[Decoded]:

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from jaxtyping import Float
-from torch import Tensor
 
-from clearcap.captioner.network import Network
+from clearcap.arrays import Array, namespace, softmax
+from clearcap.captioner.generating import CaptionModel
 from clearcap.config import SamplingConfig
 from clearcap.data.writing import whole_file
 from clearcap.errors import InputError
@@ -46,9 +45,9 @@ class Frame:
 
 
 def trajectory(
-    captioner: Network,
+    captioner: CaptionModel,
     tokenizer: Any,
-    image: Float[Tensor, "1 tokens image_dim"],
+    image: Float[Array, "1 tokens image_dim"],
     *,
     seed: int = 0,
     sampling: SamplingConfig | None = None,
@@ -66,7 +65,7 @@ def trajectory(
     """
     frames: list[Frame] = []
 
-    def watch(step: int, t: int, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    def watch(step: int, t: int, tensors: dict[str, Array]) -> dict[str, Array]:
         frames.append(read_step(captioner, tokenizer, step, t, tensors["latents"]))
         show(frames)
         return {}
@@ -76,12 +75,13 @@ def trajectory(
     return frames
 
 
-@torch.inference_mode()
 def read_step(
-    captioner: Network, tokenizer: Any, index: int, t: int, x0: Float[Tensor, "captions length dim"]
+    captioner: CaptionModel, tokenizer: Any, index: int, t: int, x0: Float[Array, "captions length dim"]
 ) -> Frame:
     """What the first caption of the batch says at a step."""
-    confidence, ids = captioner.logits(x0[:1])[0].softmax(-1).max(-1)
+    with captioner.inference():
+        probabilities = softmax(captioner.logits(x0[:1])[0])
+        confidence, ids = namespace(x0).amax(probabilities, axis=-1), probabilities.argmax(-1)
     special = captioner.text.special_ids
     decoded = decode_caption(tokenizer, ids.tolist(), special, confidence.tolist())
     pieces = tokenizer.convert_ids_to_tokens(ids.tolist())

@@ -6,20 +6,18 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
-from jaxtyping import Bool, Float
-from torch import Tensor
+from jaxtyping import Bool, Float, Int
 
+from clearcap.arrays import Array, Context, cast, join_contexts, namespace
 from clearcap.denoiser.interface import Denoiser
 from clearcap.diffusion.noise import Noise, infilled
 from clearcap.errors import InputError
-from clearcap.layers import Context, join_contexts
 
-Denoise = Callable[[Tensor, Tensor, Tensor], Tensor]
+Denoise = Callable[[Array, Array, Array], Array]
 """(x_t, x_self, t [batch]) -> predicted x0."""
-Step = Callable[[Tensor, int], Tensor]
+Step = Callable[[Array, int], Array]
 """(x_t, t) -> predicted x0: what solvers call."""
-Callback = Callable[[int, int, dict[str, Tensor]], dict[str, Tensor]]
+Callback = Callable[[int, int, dict[str, Array]], dict[str, Array]]
 """(step, time, {"latents": predicted x0, "noisy": x_t}) -> what to change: {} or {"latents": another x0}."""
 
 
@@ -34,10 +32,10 @@ class FixedLatents:
         mask: where they are known.
     """
 
-    latent: Float[Tensor, "captions length dim"]
-    mask: Bool[Tensor, "captions length"]
+    latent: Float[Array, "captions length dim"]
+    mask: Bool[Array, "captions length"]
 
-    def wrap(self, denoise: Denoise, rows: Tensor | None = None) -> Denoise:
+    def wrap(self, denoise: Denoise, rows: Int[Array, " rows"] | None = None) -> Denoise:
         """The denoiser of some rows of the batch (``None``: of all), which fills in the other positions only."""
         if rows is None:
             return infilled(denoise, self.latent, self.mask)
@@ -48,14 +46,14 @@ def conditioned(denoiser: Denoiser, noise: Noise, context: Context) -> Denoise:
     """The denoiser with its photos bound; latents stay in float32, whatever the network computes in."""
     dtype = context[0][0].dtype
 
-    def denoise(x_t: Tensor, x_self: Tensor, t: Tensor) -> Tensor:
-        output = denoiser(x_t.to(dtype), x_self.to(dtype), t, context)
-        return noise.x0(output.to(x_t.dtype), x_t, t)
+    def denoise(x_t: Array, x_self: Array, t: Array) -> Array:
+        output = denoiser(cast(x_t, dtype), cast(x_self, dtype), t, context)
+        return noise.x0(cast(output, x_t.dtype), x_t, t)
 
     return denoise
 
 
-def guide(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
+def guide(conditional: Array, unconditional: Array, scale: float) -> Array:
     """(1 + scale) * conditional - scale * unconditional (Ho & Salimans 2021; LaDiC, eq. 5)."""
     return conditional + scale * (conditional - unconditional)
 
@@ -74,10 +72,10 @@ def guided(denoiser: Denoiser, noise: Noise, context: Context, scale: float) -> 
     photos = context[0][0].shape[0]
     twice = conditioned(denoiser, noise, join_contexts(context, denoiser.null_context(), photos=photos))
 
-    def denoise(x_t: Tensor, x_self: Tensor, t: Tensor) -> Tensor:
-        both = twice(torch.cat((x_t, x_t)), torch.cat((x_self, x_self)), torch.cat((t, t)))
-        with_photo, without = both.chunk(2)
-        return guide(with_photo, without, scale)
+    def denoise(x_t: Array, x_self: Array, t: Array) -> Array:
+        xp = namespace(x_t)
+        both = twice(*(xp.concat((one, one)) for one in (x_t, x_self, t)))
+        return guide(both[: len(x_t)], both[len(x_t) :], scale)
 
     return denoise
 
@@ -89,7 +87,7 @@ def between(inside: Denoise, outside: Denoise, low: int, high: int) -> Denoise:
     the same level.
     """
 
-    def denoise(x_t: Tensor, x_self: Tensor, t: Tensor) -> Tensor:
+    def denoise(x_t: Array, x_self: Array, t: Array) -> Array:
         return (inside if low <= int(t[0]) <= high else outside)(x_t, x_self, t)
 
     return denoise
@@ -98,8 +96,8 @@ def between(inside: Denoise, outside: Denoise, low: int, high: int) -> Denoise:
 def without_self_conditioning(denoise: Denoise) -> Denoise:
     """The same denoiser, never shown its previous prediction."""
 
-    def forgetful(x_t: Tensor, x_self: Tensor, t: Tensor) -> Tensor:
-        return denoise(x_t, torch.zeros_like(x_self), t)
+    def forgetful(x_t: Array, x_self: Array, t: Array) -> Array:
+        return denoise(x_t, namespace(x_self).zeros_like(x_self), t)
 
     return forgetful
 
@@ -107,8 +105,8 @@ def without_self_conditioning(denoise: Denoise) -> Denoise:
 def shifted(denoise: Denoise, offset: int, last: int) -> Denoise:
     """The denoiser told a time later by ``offset``, at most ``last`` (Chen et al. 2022's asymmetric intervals)."""
 
-    def told_later(x_t: Tensor, x_self: Tensor, t: Tensor) -> Tensor:
-        return denoise(x_t, x_self, (t + offset).clamp_max(last))
+    def told_later(x_t: Array, x_self: Array, t: Array) -> Array:
+        return denoise(x_t, x_self, namespace(t).clip(t + offset, None, last))
 
     return told_later
 
@@ -121,12 +119,12 @@ def called_back(denoise: Denoise, callback: Callback) -> Denoise:
     """
     steps = itertools.count()
 
-    def denoise_and_call(x_t: Tensor, x_self: Tensor, t: Tensor) -> Tensor:
+    def denoise_and_call(x_t: Array, x_self: Array, t: Array) -> Array:
         x0 = denoise(x_t, x_self, t)
         changed = callback(next(steps), int(t[0]), {"latents": x0, "noisy": x_t})
         if not isinstance(changed, dict):
             raise InputError("callback_on_step_end returned no dictionary; return {} to change nothing")
-        latents = changed.get("latents", x0)
+        latents: Array = changed.get("latents", x0)
         if latents.shape != x0.shape:
             raise InputError(
                 f"callback_on_step_end returned latents of shape {tuple(latents.shape)}, not {tuple(x0.shape)}"
@@ -136,7 +134,7 @@ def called_back(denoise: Denoise, callback: Callback) -> Denoise:
     return denoise_and_call
 
 
-def self_conditioned(denoise: Denoise, x0: Tensor | None = None) -> Step:
+def self_conditioned(denoise: Denoise, x0: Array | None = None) -> Step:
     """What solvers call: the denoiser shown its own previous prediction at every step (Chen et al. 2022).
 
     Args:
@@ -145,9 +143,10 @@ def self_conditioned(denoise: Denoise, x0: Tensor | None = None) -> Step:
     """
     last = [x0] if x0 is not None else []
 
-    def step(x_t: Tensor, t: int) -> Tensor:
-        x_self = last.pop() if last else torch.zeros_like(x_t)
-        level = torch.full((len(x_t),), t, dtype=torch.int64, device=x_t.device)
+    def step(x_t: Array, t: int) -> Array:
+        xp = namespace(x_t)
+        x_self = last.pop() if last else xp.zeros_like(x_t)
+        level = xp.full((len(x_t),), t, dtype=xp.int64, device=x_t.device)
         last.append(denoise(x_t, x_self, level))
         return last[0]
 

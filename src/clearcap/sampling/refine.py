@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
 
+from clearcap.arrays import Array, Latents, cast, namespace
 from clearcap.diffusion.noise import Noise
 from clearcap.errors import InputError
-from clearcap.layers import Latents
 from clearcap.sampling.guidance import Step
 from clearcap.sampling.solvers import Randn, Solver
 
-Confidence = Callable[[Tensor], Tensor]
+Confidence = Callable[[Array], Array]
 """Predicted x0 [batch, length, dim] -> probability of each position's most probable token [batch, length]."""
 
 
@@ -50,7 +48,7 @@ def refined(
     confidence: Confidence,
     back: BackAndRefine,
     start: float = 1.0,
-    known: Bool[Tensor, "batch length"] | None = None,
+    known: Bool[Array, "batch length"] | None = None,
 ) -> Solver:
     """The solver with Back&Refine, to be called like the solver itself.
 
@@ -66,7 +64,7 @@ def refined(
         known: positions known beforehand, which the share does not count.
     """
 
-    def solve_with_back(denoise: Step, x: Tensor, times: Sequence[int], noise: Noise, randn: Randn) -> Tensor:
+    def solve_with_back(denoise: Step, x: Array, times: Sequence[int], noise: Noise, randn: Randn) -> Array:
         down = turning_point(times, noise.steps, back.time)
         level = round(back.level * (noise.steps - 1))
         for _ in range(back.rounds):
@@ -85,33 +83,34 @@ def turning_point(times: Sequence[int], train_steps: int, share: float) -> int:
 
 
 def keep_mask(
-    confidence: Float[Tensor, "batch length"],
-    known: Bool[Tensor, "batch length"] | None = None,
+    confidence: Float[Array, "batch length"],
+    known: Bool[Array, "batch length"] | None = None,
     *,
     share: float,
     threshold: float = 0.0,
-) -> Bool[Tensor, "batch length"]:
+) -> Bool[Array, "batch length"]:
     """The positions that stay: the given share of the most confident, or all at or above the threshold.
 
     Known positions always stay, and the share counts the others alone: the model is surest of known positions, so
     they would otherwise use up the whole share.
     """
+    xp = namespace(confidence)
     if known is None:
-        known = torch.zeros_like(confidence, dtype=torch.bool)
+        known = xp.zeros_like(confidence, dtype=xp.bool)
     if threshold > 0:
         return known | (confidence >= threshold)
-    rank = confidence.masked_fill(known, -1.0).argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
-    count = (share * (~known).sum(-1, keepdim=True).double()).round()
-    return known | (rank < count)
+    rank = xp.argsort(xp.argsort(xp.where(known, 1.0, -confidence), stable=True))
+    count = xp.round(share * cast((~known).sum(-1), xp.float64))
+    return known | (rank < count[..., None])
 
 
 def restart(
-    x0: Latents, keep: Bool[Tensor, "batch length"], noise: Noise, level: int, fresh: Latents, randn: Randn
+    x0: Latents, keep: Bool[Array, "batch length"], noise: Noise, level: int, fresh: Latents, randn: Randn
 ) -> Latents:
     """The latent to restart from: kept words noised to ``level`` (0: clean, nothing drawn), ``fresh`` elsewhere."""
     if level > 0:
         x0 = noise.add(x0, level, randn())
-    return torch.where(keep[..., None], x0, fresh)
+    return namespace(x0).where(keep[..., None], x0, fresh)
 
 
 def ladic_back_and_refine(
@@ -141,7 +140,6 @@ def ladic_back_and_refine(
         raise InputError(f"no level of {list(times)} lies between {low:.0f} and {high:.0f}; take more steps")
     x0 = solve(denoise, x, [*times[: down + 1], 0], noise, randn)
     sure = confidence(x0)
-    drop = sure.argsort(dim=-1, stable=True)[:, : sure.shape[-1] // 3]
-    keep = torch.ones_like(sure, dtype=torch.bool).scatter(-1, drop, False)
-    x = restart(x0, keep, noise, times[down + 1], randn(), randn)
+    rank = namespace(sure).argsort(namespace(sure).argsort(sure, stable=True))
+    x = restart(x0, rank >= sure.shape[-1] // 3, noise, times[down + 1], randn(), randn)
     return solve(denoise, x, times[1:], noise, randn)

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from torch import Tensor
-
+from clearcap.arrays import Array, Context, namespace, softmax
 from clearcap.config import SamplingConfig
 from clearcap.denoiser.interface import Denoiser
 from clearcap.diffusion.noise import Noise
-from clearcap.layers import Context
 from clearcap.sampling.guidance import (
     Callback,
     Denoise,
@@ -64,12 +62,12 @@ class Sampler:
 
     def run(
         self,
-        build: Callable[[Tensor | None], Denoise],
-        decode: Callable[[Tensor], Tensor],
+        build: Callable[[Array | None], Denoise],
+        decode: Callable[[Array], Array],
         randn: Randn,
         fixed: FixedLatents | None = None,
         callback: Callback | None = None,
-    ) -> Tensor:
+    ) -> Array:
         """Sample clean latents [captions, length, dim].
 
         Args:
@@ -80,7 +78,7 @@ class Sampler:
             callback: sees every prediction, and may change it.
         """
 
-        def of_rows(rows: Tensor | None) -> Denoise:
+        def of_rows(rows: Array | None) -> Denoise:
             return fixed.wrap(build(rows), rows) if fixed else build(rows)
 
         denoise, solve = of_rows(None), self.solve
@@ -98,7 +96,7 @@ class Sampler:
             known = fixed.mask if fixed else None
             solve = refined(
                 solve,
-                lambda x0: decode(x0).softmax(-1).amax(-1),
+                lambda x0: namespace(x0).amax(softmax(decode(x0)), axis=-1),
                 BackAndRefine(*self.refine),
                 self.start,
                 known,

@@ -12,16 +12,13 @@ from functools import partial
 from itertools import pairwise
 from typing import Protocol, runtime_checkable
 
-import torch
-from torch import Tensor
-
 from clearcap import registry
+from clearcap.arrays import Array, Latents, namespace
 from clearcap.diffusion.noise import Noise
 from clearcap.errors import InputError
-from clearcap.layers import Latents
 from clearcap.sampling.guidance import Step
 
-Randn = Callable[[], Tensor]
+Randn = Callable[[], Array]
 """Draws one standard normal latent for the whole batch."""
 
 
@@ -29,7 +26,7 @@ Randn = Callable[[], Tensor]
 class Solver(Protocol):
     """Any of the solvers below, and what the registry holds for a solver."""
 
-    def __call__(self, denoise: Step, x: Tensor, times: Sequence[int], noise: Noise, randn: Randn) -> Tensor:
+    def __call__(self, denoise: Step, x: Array, times: Sequence[int], noise: Noise, randn: Randn) -> Array:
         """The clean latent [batch, length, dim] of the last call.
 
         Args:
@@ -60,7 +57,7 @@ def ddpm(denoise: Step, x: Latents, times: Sequence[int], noise: Noise, randn: R
             (a_t, s_t), (a_s, s_s) = noise.scales(t), noise.scales(s)
             added = noise.factor**2 * (1 - (a_t / a_s) ** 2)  # variance that the way from s to t adds
             mean = (a_t / a_s) * (s_s / s_t) ** 2 * x + a_s * added / s_t**2 * x0
-            x = mean + added.sqrt() * (s_s / s_t) * randn()
+            x = mean + namespace(added).sqrt(added) * (s_s / s_t) * randn()
     return x0
 
 
@@ -74,8 +71,9 @@ def ddim(
         if s > 0:
             eps = noise.epsilon(x0, x, t)
             (a_t, s_t), (a_s, s_s) = noise.scales(t), noise.scales(s)
-            fresh = eta * noise.factor * (s_s / s_t) * (1 - (a_t / a_s) ** 2).clamp_min(0).sqrt()
-            x = a_s * x0 + (s_s**2 - fresh**2).clamp_min(0).sqrt() * eps
+            xp = namespace(a_t)
+            fresh = eta * noise.factor * (s_s / s_t) * xp.sqrt(xp.clip(1 - (a_t / a_s) ** 2, 0, None))
+            x = a_s * x0 + xp.sqrt(xp.clip(s_s**2 - fresh**2, 0, None)) * eps
             if eta > 0:
                 x = x + fresh * randn()
     return x0
@@ -84,14 +82,15 @@ def ddim(
 def dpm_solver(denoise: Step, x: Latents, times: Sequence[int], noise: Noise, randn: Randn) -> Latents:
     """DPM-Solver++(2M): second order in lambda = log(a / s), deterministic (Lu et al. 2022b, algorithm 2)."""
     x0 = x
-    earlier: tuple[Tensor, Tensor] | None = None  # the previous prediction and the step in lambda after it
+    earlier: tuple[Array, Array] | None = None  # the previous prediction and the step in lambda after it
     for t, s in pairwise(times):
         x0 = denoise(x, t)
         if s > 0:
             (a_t, s_t), (a_s, s_s) = noise.scales(t), noise.scales(s)
-            h = (a_s / s_s).log() - (a_t / s_t).log()
+            xp = namespace(a_t)
+            h = xp.log(a_s / s_s) - xp.log(a_t / s_t)
             d = x0 if earlier is None else x0 + h / (2 * earlier[1]) * (x0 - earlier[0])
-            x = (s_s / s_t) * x - a_s * torch.expm1(-h) * d
+            x = (s_s / s_t) * x - a_s * xp.expm1(-h) * d
             earlier = (x0, h)
     return x0
 
@@ -182,19 +181,3 @@ def _strictly_falling(times: list[int]) -> list[int]:
     for i in range(len(times) - 2, -1, -1):
         times[i] = max(times[i], times[i + 1] + 1)
     return times
-
-
-def row_generators(
-    seed: int, names: Sequence[int], device: torch.device | str = "cpu"
-) -> list[torch.Generator]:
-    """One generator per caption, so that a caption does not depend on what else is in its batch."""
-    return [torch.Generator(device).manual_seed((seed * 1_000_003 + name) % (1 << 63)) for name in names]
-
-
-def randn_rows(generators: Sequence[torch.Generator], length: int, dim: int) -> Randn:
-    """Draws a batch whose row i comes from generator i alone."""
-
-    def randn() -> Tensor:
-        return torch.stack([torch.randn(length, dim, generator=g, device=g.device) for g in generators])
-
-    return randn

@@ -109,14 +109,15 @@ def serve(settings: ServiceSettings) -> int:
 def load_app(settings: ServiceSettings) -> ASGIApp:
     """The application with its captioner loaded and warm. Raises InputError."""
     import numpy as np
-    import torch
 
+    from clearcap.captioner.onnx.runtime import set_threads
     from clearcap.pipeline import CaptionPipeline
     from clearcap.service.app import build_app
 
     for plugin in settings.plugins:
         load_plugin(plugin)
-    torch.set_num_threads(settings.worker_threads)
+    os.environ["OMP_NUM_THREADS"] = str(settings.worker_threads)  # read by graphs, and by torch if it comes
+    set_threads(settings.worker_threads)
     pipeline = CaptionPipeline.from_pretrained(
         settings.model, backend="fast", device=settings.device or None, clip=settings.clip or None
     )

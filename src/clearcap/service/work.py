@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 
 from clearcap.config import (
     ALIASES,
@@ -152,13 +151,14 @@ class Work:
         key = ("fill", asked.sampling, asked.seed)
         return Job(key, partial(self._fill, asked=asked), photo, deadline, rows=rows, payload=template)
 
-    @torch.inference_mode()
     def _fill(self, jobs: Sequence[Job], asked: Asked) -> list[Infilled]:
         pipeline = self.pipeline
+        with pipeline.captioner.inference():
+            image = pipeline.captioner.encode_image(pipeline.pixels([job.photo for job in jobs]))
         filled = infill_captions(
             pipeline.captioner,
             pipeline.tokenizer,
-            pipeline.captioner.encode_image(pipeline.pixels([job.photo for job in jobs])),
+            image,
             [job.payload for job in jobs],
             seed=asked.seed,
             sampling=asked.sampling,

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from clearcap.arrays import Latents, Logits, TokenIds
 from clearcap.config import TextConfig
 from clearcap.errors import InputError
-from clearcap.layers import Latents, Logits, TokenIds
 from clearcap.text.interface import TextSpace
 
 

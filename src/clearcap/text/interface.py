@@ -8,8 +8,8 @@ from typing import Any
 from jaxtyping import Int
 from torch import Tensor, nn
 
+from clearcap.arrays import Latents, Logits, TokenIds
 from clearcap.config import TextConfig
-from clearcap.layers import Latents, Logits, TokenIds
 
 
 class TextSpace(nn.Module, ABC):

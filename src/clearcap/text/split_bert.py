@@ -16,9 +16,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from clearcap.arrays import Latents, Logits, TokenIds
 from clearcap.config import TextConfig
 from clearcap.errors import InputError
-from clearcap.layers import Hidden, Latents, Logits, TokenIds, init_bert
+from clearcap.layers import Hidden, init_bert
 from clearcap.text.interface import TextSpace
 
 BERT_FIELDS = (

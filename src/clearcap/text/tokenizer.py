@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
+import numpy as np
 from jaxtyping import Bool
-from torch import Tensor
 
+from clearcap.arrays import TokenIds
 from clearcap.config import number
 from clearcap.errors import InputError
-from clearcap.layers import TokenIds
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -89,7 +88,7 @@ def encode_captions(tokenizer: Any, captions: Sequence[str], length: int) -> tup
     batch = tokenizer(
         list(captions), padding="max_length", truncation=True, max_length=length, return_tensors="pt"
     )
-    return batch["input_ids"].to(torch.int64), batch["attention_mask"].to(torch.int64)
+    return batch["input_ids"].long(), batch["attention_mask"].long()
 
 
 class WordPieces:
@@ -190,9 +189,9 @@ class DecodedCaption:
         return join_words(self.words)
 
 
-def word_ids(tokenizer: Any, special_ids: Sequence[int], vocab: int) -> Bool[Tensor, " vocab"]:
+def word_ids(tokenizer: Any, special_ids: Sequence[int], vocab: int) -> Bool[np.ndarray, " vocab"]:
     """Which of ``vocab`` tokens may fill a blank of one word: whole words of letters or digits."""
-    allowed = torch.zeros(vocab, dtype=torch.bool)
+    allowed = np.zeros(vocab, dtype=bool)
     banned = {*special_ids, *tokenizer.all_special_ids}
     for piece, i in tokenizer.get_vocab().items():
         whole = not piece.startswith(("##", "[")) and any(letter.isalnum() for letter in piece)

@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from clearcap.captioner.loading import CURVES, SAMPLES
+from clearcap.captioner.folder import CURVES, SAMPLES
 from clearcap.data.writing import write_text
 from clearcap.errors import InputError
 from clearcap.metrics import score

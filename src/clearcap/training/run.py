@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
-from clearcap.captioner.loading import FREQUENCY
+from clearcap.captioner.folder import FREQUENCY
 from clearcap.captioner.model import Captioner
 from clearcap.captioner.towers import build_captioner, continue_captioner, tokenize_for
 from clearcap.config import DataConfig, Preset, SamplingConfig, TrainConfig

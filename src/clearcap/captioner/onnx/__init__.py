@@ -18,6 +18,11 @@ def graph_file(folder: Path, name: str) -> Path:
     return folder / f"{name}.onnx"
 
 
+def has_graphs(folder: Path) -> bool:
+    """Whether a folder holds all graphs, with trained weights beside them or not."""
+    return all(graph_file(folder, name).is_file() for name in GRAPHS)
+
+
 def is_exported(folder: Path) -> bool:
     """Whether a folder holds graphs and no trained weights beside them."""
     graphs = any(graph_file(folder, name).is_file() for name in GRAPHS)

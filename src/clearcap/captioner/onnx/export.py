@@ -6,7 +6,7 @@ import hashlib
 import logging
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from clearcap.captioner.loading import FREQUENCY, load_frequency
+from clearcap.captioner.folder import FREQUENCY, load_frequency, named_weights
 from clearcap.captioner.model import Captioner, load_captioner
 from clearcap.captioner.onnx import FORMAT, graph_file
-from clearcap.data.writing import whole_folder
+from clearcap.captioner.onnx.weights import LEAST, opened, point_to_weights
+from clearcap.data.writing import whole_file, whole_folder
 from clearcap.errors import InputError
 
 OPSET = 20  # the first with Gelu as one operator
@@ -80,6 +81,24 @@ def export_graphs(source: str, out: Path, *, int8: bool = False) -> None:
             write_graph(graph, graph_file(fresh, graph.name), stamp, captioner)
         if int8:
             quantize_graphs(fresh, fresh)
+
+
+def add_graphs(folder: Path) -> None:
+    """Write graphs beside the weights of a captioner, which they share: onnxruntime then captions with the folder.
+
+    Args:
+        folder: of a saved captioner, to stay where it is to those whose weights it shares.
+
+    Raises:
+        InputError: no such captioner, or the extra ``onnx`` is not installed.
+    """
+    require_onnx()
+    captioner, _ = load_captioner(str(folder))
+    files = named_weights(folder)
+    _, stamp = opened(files)
+    for graph in graphs_of(captioner):
+        with whole_file(graph_file(folder, graph.name)) as fresh:
+            write_graph(graph, fresh, stamp, captioner, files)
 
 
 def quantize_graphs(folder: Path, out: Path) -> None:
@@ -151,8 +170,22 @@ def context_names(layers: int, prefix: str = "") -> list[str]:
     return [f"{prefix}{kind}_{layer}" for layer in range(layers) for kind in ("keys", "values")]
 
 
-def write_graph(graph: Graph, file: Path, stamp: str, captioner: Captioner) -> None:
-    """Trace and write one graph, with what a reader must know in its metadata."""
+def write_graph(
+    graph: Graph,
+    file: Path,
+    stamp: str,
+    captioner: Captioner,
+    weights: Sequence[tuple[str, Path]] = (),
+) -> None:
+    """Trace and write one graph, with what a reader must know in its metadata.
+
+    Args:
+        graph: what is written.
+        file: where.
+        stamp: of its weights.
+        captioner: whose graph it is.
+        weights: files that it points to for its constants (``point_to_weights``); none: it holds them itself.
+    """
     names = [
         name
         for key, value in graph.inputs.items()
@@ -167,8 +200,11 @@ def write_graph(graph: Graph, file: Path, stamp: str, captioner: Captioner) -> N
             dynamic_shapes=(graph.axes,),
             opset_version=OPSET,
             dynamo=True,
+            optimize=not weights,  # which merges constants into new ones
             verbose=False,
         )
+        if weights:
+            tidy(program.model)
     program.model.metadata_props.update(
         {
             "clearcap.format": FORMAT,
@@ -181,7 +217,26 @@ def write_graph(graph: Graph, file: Path, stamp: str, captioner: Captioner) -> N
     )
     for node in program.model.graph:  # the tracer notes where in which file on this machine a node came from
         node.metadata_props.clear()
-    program.save(file, external_data=False)
+    if not weights:
+        program.save(file, external_data=False)
+        return
+    import onnx
+    import onnx_ir
+
+    model = onnx_ir.to_proto(program.model)
+    point_to_weights(model, weights)
+    onnx.save(model, file)
+
+
+def tidy(model: Any) -> None:
+    """Compute what depends on shapes alone beforehand, and drop what nobody uses; weights stay as they are."""
+    from onnx_ir.passes import common
+    from onnxscript.optimizer import fold_constants
+
+    fold_constants(model, input_size_limit=LEAST, output_size_limit=LEAST)
+    for cleaning in (common.IdentityEliminationPass, common.CommonSubexpressionEliminationPass):
+        cleaning()(model)
+    common.RemoveUnusedNodesPass()(model)
 
 
 def digest(captioner: Captioner) -> str:

@@ -3,33 +3,41 @@
 from __future__ import annotations
 
 import math
+import os
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from mmap import mmap
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from jaxtyping import Float, Int
-from torch import Tensor, nn
+from jaxtyping import Float, Int, UInt8
 
+from clearcap.arrays import Context, Latents, Logits, TokenIds
 from clearcap.captioner.building import Parts
-from clearcap.captioner.loading import settings_of
-from clearcap.captioner.network import Network
-from clearcap.captioner.onnx import FORMAT, GRAPHS, graph_file
+from clearcap.captioner.folder import named_weights, settings_of
+from clearcap.captioner.generating import CaptionModel
+from clearcap.captioner.onnx import FORMAT, GRAPHS, graph_file, is_exported
+from clearcap.captioner.onnx.weights import opened
 from clearcap.errors import InputError
-from clearcap.layers import Context, Latents, Logits, TokenIds
 from clearcap.text.tokenizer import WordPieces
 
 
 class Graph:
-    """One graph, opened on the CPU with as many threads as torch has."""
+    """One graph, opened on the CPU."""
 
-    def __init__(self, file: Path, name: str) -> None:
-        """Raises:
-        InputError: onnxruntime is not installed, or the file is absent, damaged or another graph.
+    def __init__(self, file: Path, name: str, weights: Mapping[str, mmap] | None = None) -> None:
+        """Args:
+            file: to open.
+            name: of the graph that it must be.
+            weights: files that it may point to, by the names it calls them.
+
+        Raises:
+            InputError: onnxruntime is not installed, or the file is absent, damaged or another graph.
         """
         self.file = file
-        self.session = _open(file)
+        self.session = _open(file, weights or {})
         about: dict[str, str] = dict(self.session.get_modelmeta().custom_metadata_map)
         found = (about.get("clearcap.format"), about.get("clearcap.graph"))
         if found != (FORMAT, name):
@@ -44,32 +52,37 @@ class Graph:
         self.inputs = {one.name for one in self.session.get_inputs()}
         self.shapes: dict[str, list[Any]] = {one.name: one.shape for one in self.session.get_outputs()}
 
-    def __call__(self, feeds: Mapping[str, Tensor], outputs: Sequence[str] | None = None) -> list[Tensor]:
+    def __call__(
+        self, feeds: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None
+    ) -> list[np.ndarray]:
         """The outputs named (default: all), computing nothing else."""
         import onnxruntime
 
         options = onnxruntime.RunOptions()
         options.only_execute_path_to_fetches = outputs is not None
         arrays = {
-            name: tensor.contiguous().numpy() for name, tensor in feeds.items() if name in self.inputs
+            name: np.ascontiguousarray(array) for name, array in feeds.items() if name in self.inputs
         }  # a denoiser that looks at neither time nor previous prediction has no such inputs
-        return [torch.from_numpy(array) for array in self.session.run(outputs, arrays, options)]
+        found: list[np.ndarray] = self.session.run(outputs, arrays, options)
+        return found
 
 
-class GraphEncoder(nn.Module):
+class GraphEncoder:
     """Photos to one vector each: all keys and values that the denoiser keeps of it, end to end."""
 
     def __init__(self, graph: Graph) -> None:
-        super().__init__()
         self.graph = graph
         self.names = [name for name in graph.shapes if not name.startswith("null_")]
 
-    def forward(self, pixels: Float[Tensor, "photos 3 height width"]) -> Float[Tensor, "photos 1 numbers"]:
+    def __call__(
+        self, pixels: Float[np.ndarray, "photos 3 height width"]
+    ) -> Float[np.ndarray, "photos 1 numbers"]:
         """Encode photos with values in 0..1, of the size that the graph was written for."""
-        return torch.cat([one.flatten(1) for one in self.graph({"pixels": pixels}, self.names)], 1)[:, None]
+        found = self.graph({"pixels": pixels}, self.names)
+        return np.concatenate([one.reshape(len(one), -1) for one in found], 1)[:, None]
 
 
-class GraphDenoiser(nn.Module):
+class GraphDenoiser:
     """A denoiser computed by graphs."""
 
     def __init__(self, graph: Graph, encode: Graph, image_size: int) -> None:
@@ -78,38 +91,37 @@ class GraphDenoiser(nn.Module):
         encode: ``encode``, whose outputs tell the shapes of keys and values and what stands for no photo.
         image_size: pixels a side.
         """
-        super().__init__()
         self.graph = graph
         self.names = [name for name in encode.shapes if not name.startswith("null_")]
         self.shapes = [[int(size) for size in encode.shapes[name][1:]] for name in self.names]
-        blank = torch.zeros(1, 3, image_size, image_size)
-        nothing = encode({"pixels": blank}, [f"null_{name}" for name in self.names])
-        self.nothing = nn.ParameterList(nn.Parameter(one, requires_grad=False) for one in nothing)
+        blank = np.zeros((1, 3, image_size, image_size), np.float32)
+        self.nothing = encode({"pixels": blank}, [f"null_{name}" for name in self.names])
 
-    def image_context(self, image: Float[Tensor, "photos 1 numbers"]) -> Context:
+    def image_context(self, image: Float[np.ndarray, "photos 1 numbers"]) -> Context:
         """The tensors that ``GraphEncoder`` laid end to end."""
-        flat = image.flatten(1).split([math.prod(shape) for shape in self.shapes], 1)
-        return _layers(
-            [one.unflatten(1, shape).contiguous() for one, shape in zip(flat, self.shapes, strict=True)]
-        )
+        ends = np.cumsum([math.prod(shape) for shape in self.shapes])[:-1]
+        flat = np.split(image.reshape(len(image), -1), ends, 1)
+        return _layers([one.reshape(-1, *shape) for one, shape in zip(flat, self.shapes, strict=True)])
 
     def null_context(self) -> Context:
         """The tensors of no photo."""
-        return _layers(list(self.nothing))
+        return _layers(self.nothing)
 
-    def forward(self, x: Latents, x_self: Latents, t: Int[Tensor, " batch"], context: Context) -> Latents:
+    def __call__(
+        self, x: Latents, x_self: Latents, t: Int[np.ndarray, " batch"], context: Context
+    ) -> Latents:
         """``batch`` is photos * copies, photo-major."""
-        by_photo = (context[0][0].shape[0], -1)
+        by_photo = (len(context[0][0]), -1)
         feeds = {
-            "noisy": x.unflatten(0, by_photo),
-            "previous": x_self.unflatten(0, by_photo),
-            "time": t.unflatten(0, by_photo),
-            **dict(zip(self.names, (one.detach() for layer in context for one in layer), strict=True)),
+            "noisy": x.reshape(*by_photo, *x.shape[1:]),
+            "previous": x_self.reshape(*by_photo, *x.shape[1:]),
+            "time": t.reshape(by_photo),
+            **dict(zip(self.names, (one for layer in context for one in layer), strict=True)),
         }
-        return self.graph(feeds)[0].flatten(0, 1)
+        return self.graph(feeds)[0].reshape(x.shape)
 
 
-class GraphText(nn.Module):
+class GraphText:
     """A text space computed by graphs."""
 
     def __init__(self, decode: Graph, words: Graph) -> None:
@@ -117,7 +129,6 @@ class GraphText(nn.Module):
         decode: latents to logits.
         words: tokens to latents.
         """
-        super().__init__()
         self.graph, self.words = decode, words
         self.dim = int(words.shapes["latent"][-1])
         self.special_ids = decode.special_ids
@@ -131,16 +142,64 @@ class GraphText(nn.Module):
         return self.words({"ids": ids, "mask": mask})[0]
 
 
-def load_graphs(folder: Path) -> tuple[Network, WordPieces]:
-    """The captioner whose graphs a folder holds, and its tokenizer.
+class GraphModel(CaptionModel):
+    """A captioner whose graphs onnxruntime runs, and whose arrays are NumPy's."""
 
-    Solvers, guidance and refinement run in torch, the networks in onnxruntime.
+    device, dtype, _place = "cpu", np.dtype(np.float32), None
+
+    def __init__(self, config: Any, parts: Parts) -> None:
+        """Args:
+        config: settings.
+        parts: of graphs.
+        """
+        self.config = config
+        self.take(config, parts)
+
+    def for_inference(self) -> GraphModel:
+        """Itself: it knows nothing else."""
+        return self
+
+    def to(self, *place: Any, **named: Any) -> None:
+        """Raises InputError: graphs stay as they are."""
+        raise InputError(
+            "a captioner of graphs cannot be moved or cast; load it with backend='torch' for that"
+        )
+
+    def inference(self) -> AbstractContextManager[Any]:
+        """Nothing."""
+        return nullcontext()
+
+    def asarray(self, values: Any) -> np.ndarray:
+        """A NumPy array."""
+        return np.asarray(values)
+
+    def pixels(
+        self, photos: UInt8[np.ndarray, "photos height width 3"]
+    ) -> Float[np.ndarray, "photos 3 height width"]:
+        """Photos as the captioner's input, in 0..1."""
+        return photos.transpose(0, 3, 1, 2).astype(np.float32) / 255
+
+
+def load_graphs(folder: Path) -> tuple[GraphModel, WordPieces]:
+    """The captioner whose graphs a folder holds, and its tokenizer.
 
     Raises:
         InputError: onnxruntime is not installed, or a file is absent, damaged, or of another captioner.
     """
-    graphs = {name: Graph(graph_file(folder, name), name) for name in GRAPHS}
+    weights: dict[str, mmap] = {}
+    digest = ""
+    if not is_exported(folder):
+        files = named_weights(folder)
+        try:
+            weights, digest = opened(files)
+        except OSError as fault:
+            raise InputError(f"{files[-1][1]}: cannot be read ({fault}); fetch the file again") from fault
+    graphs = {name: Graph(graph_file(folder, name), name, weights) for name in GRAPHS}
     encode = graphs["encode"]
+    if digest and encode.stamp != digest:
+        raise InputError(
+            f"{encode.file}: was written for other weights than those beside it; write it again: clearcap export"
+        )
     for graph in graphs.values():
         if graph.stamp != encode.stamp:
             raise InputError(
@@ -153,7 +212,7 @@ def load_graphs(folder: Path) -> tuple[Network, WordPieces]:
         vision=GraphEncoder(encode),
         denoiser=GraphDenoiser(graphs["denoise"], encode, int(config.vision["image_size"])),
     )
-    return Network(config, parts).eval(), WordPieces.read(folder)
+    return GraphModel(config, parts), WordPieces.read(folder)
 
 
 def denoiser_inputs(folder: Path, photos: int = 2, calls: int = 10) -> list[dict[str, np.ndarray]]:
@@ -165,40 +224,43 @@ def denoiser_inputs(folder: Path, photos: int = 2, calls: int = 10) -> list[dict
     captioner, _ = load_graphs(folder)
     graph, given = captioner.denoiser.graph, []
 
-    def record(feeds: Mapping[str, Tensor]) -> list[Tensor]:
-        given.append({name: feeds[name].numpy() for name in graph.inputs})
+    def record(feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        given.append({name: feeds[name] for name in graph.inputs})
         return graph(feeds)
 
     captioner.denoiser.graph = record
     side = int(captioner.config.vision["image_size"])
-    captioner.generate(torch.rand(photos, 3, side, side, generator=torch.Generator().manual_seed(0)))
+    captioner.generate(np.random.default_rng(0).random((photos, 3, side, side), np.float32))
     return given[:: math.ceil(len(given) / calls)]
 
 
-def count_parameters(part: nn.Module) -> int:
+def count_parameters(part: Any) -> int:
     """Parameters of a part of any captioner, whatever runs it."""
     if isinstance(part, (GraphEncoder, GraphDenoiser, GraphText)):
         return part.graph.parameters
     return sum(weight.numel() for weight in part.parameters())
 
 
-def _layers(tensors: list[Tensor]) -> Context:
+def _layers(tensors: list[np.ndarray]) -> Context:
     return list(zip(tensors[::2], tensors[1::2], strict=True))
 
 
-def _open(file: Path) -> Any:
+def _open(file: Path, weights: Mapping[str, mmap]) -> Any:
     """A session. Raises InputError."""
     try:
         import onnxruntime
         from onnxruntime.capi import onnxruntime_pybind11_state as state
     except ImportError as fault:
-        raise InputError(f"{file}: running it needs onnxruntime; pip install 'clearcap[onnx]'") from fault
+        raise InputError(f"{file}: running it needs onnxruntime; pip install onnxruntime") from fault
     if not file.is_file():
         raise InputError(f"{file}: absent; write it with clearcap export --onnx")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.add_session_config_entry("session.force_spinning_stop", "1")  # torch's threads are next
+    options.intra_op_num_threads = threads()
+    options.add_session_config_entry("session.force_spinning_stop", "1")  # NumPy's turn is next
+    if weights:
+        sizes = [len(buffer) for buffer in weights.values()]
+        options.add_external_initializers_from_files_in_memory(list(weights), list(weights.values()), sizes)
     bad = (state.Fail, state.InvalidArgument, state.InvalidGraph, state.InvalidProtobuf, state.NotImplemented)
     try:
         return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
@@ -207,3 +269,20 @@ def _open(file: Path) -> Any:
         raise InputError(
             f"{file}: cannot be read ({reason}); write it again with clearcap export --onnx"
         ) from fault
+
+
+def threads() -> int:
+    """As many as torch has where it is imported; else OMP_NUM_THREADS, or a thread for each processor."""
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        return int(torch.get_num_threads())
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return int(asked) if asked.isdecimal() and int(asked) else here
+
+
+def set_threads(count: int) -> None:
+    """What torch is to use where it is imported; graphs keep the threads that they were opened with."""
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(count)

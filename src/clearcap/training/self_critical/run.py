@@ -183,7 +183,9 @@ def self_critical(
             captioner,
             config.student,
             CiderReward(references_of(photos, tokenizer), len(tokenizer), config.repeated),
-            word_ids(tokenizer, captioner.text.special_ids, captioner.config.bert["vocab_size"]),
+            torch.from_numpy(
+                word_ids(tokenizer, captioner.text.special_ids, captioner.config.bert["vocab_size"])
+            ),
             samples=config.samples,
             kept=config.kept,
             block=None if features else config.block,

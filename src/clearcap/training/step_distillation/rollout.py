@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from clearcap.captioner.network import CaptionRequest
+from clearcap.captioner.generating import CaptionRequest
 from clearcap.config import SamplingConfig
 from clearcap.sampling.guidance import conditioned, self_conditioned, shifted, without_self_conditioning
 from clearcap.sampling.solvers import solver, times_of

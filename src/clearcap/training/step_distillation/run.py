@@ -229,7 +229,6 @@ def _fit_student(
             features,
             config.train,
             calls=objective.calls,
-            device=accelerator.device,
         ),
         config.train,
         run.log.out,

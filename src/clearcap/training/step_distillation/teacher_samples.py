@@ -15,14 +15,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from clearcap.captioner.generating import CaptionRequest
 from clearcap.captioner.model import Captioner
-from clearcap.captioner.network import CaptionRequest
 from clearcap.config import SamplingConfig, TrainConfig
 from clearcap.data.features import Features, flip
 from clearcap.data.writing import new_array, write_json
 from clearcap.errors import InputError
+from clearcap.sampling.randomness import randn_rows
 from clearcap.sampling.selection import choose
-from clearcap.sampling.solvers import randn_rows, row_generators
 from clearcap.text.tokenizer import decode_caption
 from clearcap.training.checkpoint import check_settings
 from clearcap.training.examples import SIDED, photos_of_step
@@ -189,7 +189,6 @@ def take_targets(
     world: int,
     *,
     calls: int,
-    device: torch.device | str = "cpu",
 ) -> tuple[
     Float[Tensor, "photos tokens image_dim"],
     Float[Tensor, "batch length dim"],
@@ -208,7 +207,6 @@ def take_targets(
         config: photos, copies and seed.
         step, rank, world: place in the run.
         calls: of the student.
-        device: that the teacher's noise was drawn on.
     """
     variants, photos, draws, length = samples.ids.shape
     picked = photos_of_step(photos, config.photos, config.seed, step, rank, world)
@@ -224,7 +222,7 @@ def take_targets(
             samples.stream(*place)
             for place in zip(shown.tolist(), photo.tolist(), draw.tolist(), strict=True)
         ]
-        noise[0] = randn_rows(row_generators(samples.seed, streams, device), length, noise.shape[-1])().cpu()
+        noise[0] = randn_rows(samples.seed, streams, length, noise.shape[-1], torch.from_numpy)()
     else:
         said, draw = chosen[shown, photo].unbind(-1)
     place = said.numpy(), photo.numpy(), draw.numpy()

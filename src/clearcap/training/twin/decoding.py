@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from clearcap.layers import ImageTokens, KeysValues
+from clearcap.arrays import ImageTokens
+from clearcap.layers import KeysValues
 from clearcap.training.twin.network import Twin
 
 
