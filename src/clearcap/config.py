@@ -205,6 +205,7 @@ class SamplingConfig:
     eta: float = knob(0.0, "DDIM's share of fresh noise")
     time_offset: int = knob(0, "added to the time the network is told")
     self_condition: bool = knob(True, "feed each prediction back")
+    clamp: bool = knob(False, "move each prediction but the last to the nearest words; needs length")
     early_exit: int = knob(0, "a caption is done after so many repetitions of its tokens; 0 runs every step")
     refine: int = knob(0, "rounds of Back&Refine")
     refine_time: float = knob(0.5, "noise level at which it goes back, as a share of T")
@@ -237,6 +238,10 @@ class SamplingConfig:
         require(
             self.guidance_low <= self.guidance_high,
             f"sampling.guidance_low={self.guidance_low} is above guidance_high={self.guidance_high}; swap them",
+        )
+        require(
+            self.length > 0 or not self.clamp,
+            "sampling.clamp needs captions of told lengths; pass sampling.length=10, say, or clamp=false",
         )
         require(
             self.eta == 0 or self.solver == "ddim",

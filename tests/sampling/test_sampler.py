@@ -98,6 +98,18 @@ def test_fixed_latents_are_what_the_network_sees_and_what_comes_back() -> None:
         assert not (shown[1] == 7).any()
 
 
+def test_each_prediction_but_the_last_is_clamped() -> None:
+    """The next call is shown the words nearest to the prediction, and so is the noise that is added to."""
+    network = Network()
+    sampler = build_sampler(SamplingConfig(steps=3, solver="renoise", clamp=True, length=2), NOISE)
+    x0 = sampler.run(lambda rows: network, logits, lambda: torch.zeros(SHAPE), nearest=torch.round)
+    said = [memory.clone() for memory in network.memory[1:]]
+    for shown, seen, time in zip(said, network.seen[1:], (666, 333), strict=True):
+        assert torch.equal(shown, shown.round())
+        torch.testing.assert_close(seen, NOISE.scales(time)[0] * shown)
+    assert not torch.equal(x0, x0.round())
+
+
 def test_captions_that_go_on_keep_their_own_fixed_latents() -> None:
     latent = torch.arange(3.0).view(3, 1, 1).expand(3, 2, 4)
     fixed = FixedLatents(latent, torch.tensor([[True, False]] * 3))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import itertools
 import json
 from pathlib import Path
@@ -70,12 +69,26 @@ def test_a_repeated_word_costs_what_people_s_captions_say_it_should() -> None:
     torch.testing.assert_close(plain - less, torch.tensor([dog, 0.0, 3 * 0.5]))
 
 
-def objective_of(captioner: Any, words: int, samples: int) -> tuple[SelfCriticalObjective, list[int]]:
+def test_three_words_that_people_hardly_write_cost() -> None:
+    references = torch.stack([rows(["a dog runs", "a dog runs"], 8)])
+    text = rows(["red a dog runs on", "dog runs"], 8)
+    said = rows(["a dog runs", "a dog runs on", "red red", "a"], 8)
+    plain = CiderReward(references, len(WORDS), text=text)(said, torch.zeros(4, dtype=torch.long))
+    less = CiderReward(references, len(WORDS), text=text, seldom=0.5)(said, torch.zeros(4, dtype=torch.long))
+    # "a dog runs" is written three times, "dog runs END" too; "dog runs on", "runs on END" and "red red END" are not
+    torch.testing.assert_close(plain - less, torch.tensor([0.0, 1.0, 0.5, 0.0]))
+
+
+def objective_of(
+    captioner: Any, words: int, samples: int, clamp: bool = False
+) -> tuple[SelfCriticalObjective, list[int]]:
     """An objective over the tiny captioner, that draws among a few words."""
     vocab = captioner.config.bert["vocab_size"]
     allowed = list(range(20, 20 + words))
     references = torch.tensor([[[20, 21, -1], [21, 20, 22]], [[22, 22, -1], [20, 22, -1]]])
-    sampling = SamplingConfig(solver="renoise", steps=2, guidance=0.0, length=2, noise_factor=1.0, start=1.0)
+    sampling = SamplingConfig(
+        solver="renoise", steps=2, guidance=0.0, length=2, noise_factor=1.0, start=1.0, clamp=clamp
+    )
     mask = torch.zeros(vocab, dtype=torch.bool)
     mask[allowed] = True
     reward = CiderReward(references, vocab)
@@ -108,10 +121,11 @@ def test_the_gradient_is_that_of_the_expected_reward() -> None:
     assert float((mean - exact).norm() / exact.norm()) < 0.05
 
 
-def test_what_is_drawn_is_what_the_sampler_predicts() -> None:
+@pytest.mark.parametrize("clamp", [False, True])
+def test_what_is_drawn_is_what_the_sampler_predicts(clamp: bool) -> None:
     """Both calls' distributions are those of the sampler that users call, told the same lengths."""
     captioner = copy.deepcopy(tiny_captioner()[0]).eval()
-    objective, _ = objective_of(captioner, words=3, samples=2)
+    objective, _ = objective_of(captioner, words=3, samples=2, clamp=clamp)
     image, lengths = random_photos(2), torch.tensor([4, 6])
     noise = torch.randn(2, 2, 10, 24, generator=torch.Generator().manual_seed(0))
     calls = objective.rollout(image, lengths, noise)
@@ -123,17 +137,19 @@ def test_what_is_drawn_is_what_the_sampler_predicts() -> None:
         return {}
 
     requests = [CaptionRequest(i, 0, int(n)) for i, n in enumerate(lengths)]
-    sampling = dataclasses.replace(
-        SamplingConfig(), solver="renoise", steps=2, guidance=0.0, noise_factor=1.0, start=1.0
+    sampling = SamplingConfig(
+        solver="renoise", steps=2, guidance=0.0, length=2, noise_factor=1.0, start=1.0, clamp=clamp
     )
     sampler = captioner.sampler(sampling)
+    known = captioner.fixed_lengths(requests)
     with torch.inference_mode():
         sampler.run(
             captioner.denoise_of_rows(image, requests, sampler),
             captioner.logits,
             lambda: next(draws),
-            captioner.fixed_lengths(requests),
+            known,
             note,
+            lambda x0: captioner.nearest_words(x0, known),
         )
     for ours, theirs in zip(calls, seen, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
@@ -165,7 +181,7 @@ def run(root: Path, out: str, *more: str, start: str = "start", stop_at: int = 0
     config = override(settings_for(captioner.defaults), [*told, *more])
     photos = list(open_spec(f"folder:{root}/photos:all", expected=None))
     with interrupted_after(stop_at):
-        self_critical(captioner, tokenizer, photos, [], config, root / out)
+        self_critical(captioner, tokenizer, photos, [], [], config, root / out)
 
 
 def test_a_run_earns_more_reward_than_its_start(workshop: Path) -> None:
@@ -219,9 +235,9 @@ def test_settings_that_cannot_be_met_are_named(workshop: Path) -> None:
     with pytest.raises(InputError, match="samples=1 leaves nothing to compare with"):
         override(config, ["samples=1"])
     with pytest.raises(InputError, match=r"student\.length=0: the reward is of captions of told lengths"):
-        override(config, ["student.length=0"])
+        override(config, ["student.length=0", "student.clamp=false"])
     with pytest.raises(InputError, match="no photos to learn from"):
-        self_critical(captioner, tokenizer, [], [], config, workshop / "none")
+        self_critical(captioner, tokenizer, [], [], [], config, workshop / "none")
     photos = list(open_spec(f"folder:{workshop}/photos:all", expected=None))
     with pytest.raises(InputError, match="longest=14: captions of this model have at most 8 words"):
-        self_critical(captioner, tokenizer, photos, [], config, workshop / "none")
+        self_critical(captioner, tokenizer, photos, [], [], config, workshop / "none")

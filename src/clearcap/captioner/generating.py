@@ -18,6 +18,7 @@ from clearcap.arrays import (
     ImageTokens,
     Latents,
     Logits,
+    TokenIds,
     cast,
     namespace,
     select_photos,
@@ -205,6 +206,7 @@ class CaptionModel(ABC):
         """
         sampler = sampler or self.sampler(self.defaults)
         with self.inference():
+            known = fixed or self.fixed_lengths(requests)
             return sampler.run(
                 self.denoise_of_rows(image, requests, sampler),
                 self.logits,
@@ -215,8 +217,9 @@ class CaptionModel(ABC):
                     self.text.dim,
                     self.asarray,
                 ),
-                fixed or self.fixed_lengths(requests),
+                known,
                 callback,
+                lambda x0: self.nearest_words(x0, known),
             )
 
     def denoise_of_rows(
@@ -261,7 +264,31 @@ class CaptionModel(ABC):
         ids = xp.where(word, tokens["mask"], xp.where(place > length + 1, tokens["pad"], tokens["sep"]))
         ids[:, 0] = tokens["cls"]
         latent = cast(self.text.encode(ids, cast(place <= length + 1, xp.int64)), xp.float32)
-        return FixedLatents(latent, ~word & (length > 0))
+        return FixedLatents(latent, ~word & (length > 0), ids)
+
+    def nearest_words(
+        self,
+        x0: Float[Array, "captions length dim"],
+        known: FixedLatents | None,
+        read: Callable[[Logits], TokenIds] = lambda logits: logits.argmax(-1),
+    ) -> Float[Array, "captions length dim"]:
+        """The latents of the words that predictions say.
+
+        Args:
+            x0: predictions.
+            known: tokens that are given, of which only the others are read.
+            read: the words of logits; default the most probable ones.
+
+        Raises:
+            InputError: nothing is known of the captions, not even their lengths.
+        """
+        if known is None or known.ids is None:
+            raise InputError("clamp=True needs captions of told lengths; pass length=10, say, or clamp=False")
+        xp = namespace(x0)
+        logits = self.logits(x0)
+        logits[..., list(self.text.special_ids)] = -np.inf
+        ids = xp.where(known.mask, known.ids, read(logits))
+        return cast(self.text.encode(ids, cast(ids != self.config.tokens["pad"], xp.int64)), xp.float32)
 
     def word_logits(
         self, x0: Float[Array, "captions length dim"], requests: Sequence[CaptionRequest]

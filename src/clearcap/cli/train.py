@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="settings to change: section.key=value", show_default=False)
 ]
+LeftOut = Annotated[
+    list[str] | None, typer.Option(help="corpus whose photos' captions are left out of --text")
+]
 ShowSettings = Annotated[
     bool, typer.Option("--settings", help="print every setting and its default, then stop")
 ]
@@ -126,9 +129,7 @@ def finetune(
         list[str] | None,
         typer.Option(help="corpus whose captions are learned without photos; several allowed"),
     ] = None,
-    exclude: Annotated[
-        list[str] | None, typer.Option(help="corpus whose photos' captions are left out of --text")
-    ] = None,
+    exclude: LeftOut = None,
     watch: Watched = "",
     settings: ShowSettings = False,
 ) -> None:
@@ -152,11 +153,17 @@ def self_critical(
     overrides: Overrides = None,
     out: RunFolder = Path("runs/self-critical"),
     data: Learned = None,
+    text: Annotated[
+        list[str] | None,
+        typer.Option(help="corpus whose captions say what people write; several allowed"),
+    ] = None,
+    exclude: LeftOut = None,
     watch: Watched = "",
     settings: ShowSettings = False,
 ) -> None:
     """Train a captioner's few steps by CIDEr-D of the captions it draws."""
     from clearcap.captioner.model import load_captioner
+    from clearcap.training.run import captions_of
     from clearcap.training.self_critical.run import self_critical as run
     from clearcap.training.self_critical.run import settings_for
 
@@ -165,7 +172,8 @@ def self_critical(
     if settings:
         show_knobs(config)
     photos, watched = photos_of(data), photos_of([watch] if watch else None)
-    run(captioner, tokenizer, photos, watched, override(config, overrides or []), out)
+    more = captions_of(text or [], exclude or [])
+    run(captioner, tokenizer, photos, more, watched, override(config, overrides or []), out)
 
 
 def finetune_encoder(

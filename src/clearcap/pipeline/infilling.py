@@ -302,7 +302,7 @@ def fixed_words(captioner: CaptionModel, layouts: Sequence[Layout]) -> FixedLate
     arrays = layout_arrays(layouts, captioner.length, captioner.config.tokens["pad"])
     ids, mask, fixed = map(captioner.asarray, arrays)
     latent = captioner.text.encode(ids, mask)
-    return FixedLatents(cast(latent, namespace(latent).float32), fixed)
+    return FixedLatents(cast(latent, namespace(latent).float32), fixed, ids)
 
 
 def gives_most(given: str | Template | Sequence[Template]) -> bool:

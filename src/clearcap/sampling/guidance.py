@@ -1,4 +1,4 @@
-"""Wrappers of the denoiser, each adding one behaviour: guidance, fixed latents, self-conditioning, a callback."""
+"""Wrappers of the denoiser, each adding one behaviour: guidance, known latents, clamping, memory, callbacks."""
 
 from __future__ import annotations
 
@@ -30,10 +30,12 @@ class FixedLatents:
     Attributes:
         latent: known latents; anything elsewhere.
         mask: where they are known.
+        ids: their tokens; anything elsewhere. None where no prediction is clamped.
     """
 
     latent: Float[Array, "captions length dim"]
     mask: Bool[Array, "captions length"]
+    ids: Int[Array, "captions length"] | None = None
 
     def wrap(self, denoise: Denoise, rows: Int[Array, " rows"] | None = None) -> Denoise:
         """The denoiser of some rows of the batch (``None``: of all), which fills in the other positions only."""
@@ -109,6 +111,25 @@ def shifted(denoise: Denoise, offset: int, last: int) -> Denoise:
         return denoise(x_t, x_self, namespace(t).clip(t + offset, None, last))
 
     return told_later
+
+
+def clamped(denoise: Denoise, nearest: Callable[[Array], Array], last: int) -> Denoise:
+    """Moves every prediction but the last to the words nearest to it: the clamping trick (Li et al. 2022, section 4.2).
+
+    Predicted from much noise, x0 is a mean of all captions that may be, and the words nearest to it come from
+    several of them. Shown to the next call as words, they can be told apart and made into one sentence.
+
+    Args:
+        denoise: any denoiser.
+        nearest: latents of the words nearest to a prediction.
+        last: noise level of the last call, whose prediction stays as it is.
+    """
+
+    def denoise_and_clamp(x_t: Array, x_self: Array, t: Array) -> Array:
+        x0 = denoise(x_t, x_self, t)
+        return x0 if int(t[0]) <= last else nearest(x0)
+
+    return denoise_and_clamp
 
 
 def called_back(denoise: Denoise, callback: Callback) -> Denoise:

@@ -15,6 +15,7 @@ from clearcap.sampling.guidance import (
     FixedLatents,
     between,
     called_back,
+    clamped,
     conditioned,
     guided,
     self_conditioned,
@@ -37,6 +38,7 @@ class Sampler:
         guided_levels: lowest and highest noise level that is guided.
         self_condition: whether each prediction is shown to the next call.
         time_offset: added to the time that the network is told.
+        clamp: whether a prediction is moved to the words nearest to it before the next call.
         early_exit: repetitions of its tokens after which a caption is done; 0 runs every step.
         refine: Back&Refine's rounds, time, share, threshold and level (``BackAndRefine``); None without it.
     """
@@ -49,6 +51,7 @@ class Sampler:
     guided_levels: tuple[int, int]
     self_condition: bool
     time_offset: int
+    clamp: bool
     early_exit: int
     refine: tuple[int, float, float, float, float] | None
 
@@ -67,6 +70,7 @@ class Sampler:
         randn: Randn,
         fixed: FixedLatents | None = None,
         callback: Callback | None = None,
+        nearest: Callable[[Array], Array] = lambda x0: x0,
     ) -> Array:
         """Sample clean latents [captions, length, dim].
 
@@ -76,6 +80,7 @@ class Sampler:
             randn: draws standard normal latents.
             fixed: latents known beforehand.
             callback: sees every prediction, and may change it.
+            nearest: predictions -> latents of the words nearest to them, where predictions are clamped.
         """
 
         def of_rows(rows: Array | None) -> Denoise:
@@ -90,6 +95,8 @@ class Sampler:
             denoise = shifted(denoise, self.time_offset, self.noise.steps - 1)
         if callback:
             denoise = called_back(denoise, callback)
+        if self.clamp:
+            denoise = clamped(denoise, nearest, self.times[-2])
         if self.refine:
             from clearcap.sampling.refine import BackAndRefine, refined
 
@@ -127,6 +134,7 @@ def build_sampler(how: SamplingConfig, noise: Noise) -> Sampler:
         ),
         self_condition=how.self_condition,
         time_offset=how.time_offset,
+        clamp=how.clamp,
         early_exit=how.early_exit,
         refine=(
             (how.refine, how.refine_time, how.refine_share, how.refine_threshold, how.refine_level)

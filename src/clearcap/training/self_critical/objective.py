@@ -84,7 +84,7 @@ class SelfCriticalObjective(Objective):
         if self.seeing is not None:
             image = self.seeing(image, generator)
         about = photos.repeat_interleave(len(lengths) // len(photos))
-        calls = self.rollout(image, lengths, noise)
+        calls = self.rollout(image, lengths, noise, generator)
         policy = torch.stack([self.policy(x0, about, lengths, generator) for x0 in calls]).mean()
         shown = draws.keep_image
         return policy, self.ladic.total(

@@ -1,4 +1,4 @@
-"""CIDEr-D of captions given as word ids, less what they repeat: the reward of self-critical training."""
+"""CIDEr-D of captions given as word ids, less what people do not say: the reward of self-critical training."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 ORDERS = 4
 SIGMA = 6.0  # words; how fast a caption of another length than the reference's loses
+WRITTEN = 3  # times that people write three words in a row which are no fault
 OFTEN = 0.1
 """Share of the captions with a word that say it again, from which on saying it again is no fault: "a", "and", "of"."""
 
@@ -19,23 +20,37 @@ class CiderReward(nn.Module):
 
     A caption's end counts as one more word. Else n-grams reward whatever a caption breaks off with ("a man in a"), the
     known fault of captioners trained by this reward. Words that are drawn each for itself come twice more often than
-    people say them twice, so a repeated word costs ``repeated``, the less the more often people repeat it. N-grams are
+    people say them twice, so a repeated word costs ``repeated``, the less the more often people repeat it. They also
+    come from several captions that would each be right ("is in a standing in"), so three words in a row that people
+    hardly write cost ``seldom``. N-grams are
     compared pair by pair: captions are short, and that needs no tables that differ from caption to caption.
     """
 
     lengths: Tensor
     fault: Tensor
+    written: Tensor
 
     def __init__(
-        self, references: Int[Tensor, "photos most length"], vocab: int, repeated: float = 0.0
+        self,
+        references: Int[Tensor, "photos most length"],
+        vocab: int,
+        repeated: float = 0.0,
+        text: Int[Tensor, "captions length"] | None = None,
+        seldom: float = 0.0,
     ) -> None:
         """Args:
         references: word ids of each photo's captions, -1 behind their ends and in captions that are absent.
         vocab: every id is below it.
         repeated: what a word that people never say twice costs when it is said again, in units of CIDEr-D.
+        text: more captions of people, without photos, as wide as ``references``.
+        seldom: what three words in a row cost that people wrote less than ``WRITTEN`` times, the end being a word.
         """
         super().__init__()
-        self.vocab = vocab
+        self.vocab, self.seldom = vocab, seldom
+        people = references.flatten(0, 1)
+        self.register_buffer(
+            "written", self.triples_of(people if text is None else torch.cat((people, text)))
+        )
         self.register_buffer("fault", repeated * (1 - repetition(references, vocab) / OFTEN).clamp_min(0))
         self.log_photos = math.log(len(references))
         words = self.ended(references)
@@ -75,7 +90,19 @@ class CiderReward(nn.Module):
         cider = 10 * total.sum(-1) / (theirs > 0).sum(-1).clamp_min(1) / ORDERS
         ordered = captions.sort(1).values
         again = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)
-        return cider - (self.fault[ordered[:, 1:].clamp_min(0)] * again).sum(1)
+        cider = cider - (self.fault[ordered[:, 1:].clamp_min(0)] * again).sum(1)
+        return cider - self.seldom * self.strange(words)
+
+    def strange(self, words: Int[Tensor, "captions length1"]) -> Int[Tensor, " captions"]:
+        """How many triples of words (as ``ended`` gives them) people hardly write."""
+        triples = self.grams_of(words)[2]
+        place = torch.searchsorted(self.written, triples.contiguous()).clamp(max=len(self.written) - 1)
+        return ((self.written[place] != triples) & (triples > 0)).sum(1)
+
+    def triples_of(self, captions: Int[Tensor, "captions length"]) -> Int[Tensor, " triples"]:
+        """Three words in a row that people write, each as one number, sorted; 0 among them."""
+        triples, times = self.grams_of(self.ended(captions))[2].unique(return_counts=True)
+        return triples[(times >= WRITTEN) | (triples == 0)]
 
     def get(self, name: str) -> Tensor:
         """A buffer."""

@@ -45,6 +45,7 @@ class SelfCriticalConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     samples: int = knob(5, "captions drawn from each prediction")
     repeated: float = knob(0.3, "CIDEr-D that a repeated word costs, if people never repeat it")
+    seldom: float = knob(0.15, "CIDEr-D that three words in a row cost which people hardly write")
     kept: float = knob(0.1, "weight of LaDiC's own losses")
     kept_photos: int = knob(12, "photos of a step that those are computed on")
     shortest: int = knob(7, "words of a drawn caption at least")
@@ -60,7 +61,7 @@ class SelfCriticalConfig:
 
     def __post_init__(self) -> None:
         require(self.samples >= 2, f"samples={self.samples} leaves nothing to compare with; use at least 2")
-        for name in ("kept", "repeated"):
+        for name in ("kept", "repeated", "seldom"):
             require(getattr(self, name) >= 0, f"{name}={getattr(self, name)} must not be negative")
         require(self.kept_photos >= 1, f"kept_photos={self.kept_photos} must be at least 1")
         require(self.views >= 1, f"views={self.views} must be at least 1")
@@ -90,11 +91,12 @@ class SelfCriticalConfig:
 
 
 def settings_for(sampling: SamplingConfig) -> SelfCriticalConfig:
-    """The usual settings for a captioner that samples in the given way: two unguided steps, evenly spaced."""
+    """The usual settings for a captioner that samples in the given way: two unguided steps, from much noise both."""
     student = dataclasses.replace(
         sampling,
         steps=2,
-        spacing="uniform",
+        spacing="log-snr",
+        clamp=True,
         guidance=0.0,
         early_exit=0,
         refine=0,
@@ -125,6 +127,7 @@ def self_critical(
     captioner: Captioner,
     tokenizer: Any,
     photos: Sequence[CaptionedPhoto],
+    text: Sequence[str],
     watched: Sequence[CaptionedPhoto],
     config: SelfCriticalConfig,
     out: Path,
@@ -139,6 +142,7 @@ def self_critical(
         captioner: trained in place: its denoiser, its LM head and, if asked, its encoder's upper blocks.
         tokenizer: its.
         photos: captioned, learned from.
+        text: more captions, from which it is counted what people write; may be empty.
         watched: captioned photos, none of the others, that it is scored on; may be empty.
         config: all settings.
         out: the run's folder.
@@ -182,7 +186,13 @@ def self_critical(
         objective = SelfCriticalObjective(
             captioner,
             config.student,
-            CiderReward(references_of(photos, tokenizer), len(tokenizer), config.repeated),
+            CiderReward(
+                references_of(photos, tokenizer),
+                len(tokenizer),
+                config.repeated,
+                word_rows(text, tokenizer),
+                config.seldom,
+            ),
             torch.from_numpy(
                 word_ids(tokenizer, captioner.text.special_ids, captioner.config.bert["vocab_size"])
             ),
@@ -222,9 +232,16 @@ def references_of(photos: Sequence[CaptionedPhoto], tokenizer: Any) -> Int[Tenso
     most = max(len(photo.captions) for photo in photos)
     ids = torch.full((len(photos), most, REFERENCE_WORDS), -1)
     for row, photo in zip(ids, photos, strict=True):
-        for place, words in zip(row[: len(photo.captions)], tokenize(list(photo.captions)), strict=True):
-            said = tokenizer.convert_tokens_to_ids(tokenizer.tokenize(" ".join(words)))[:REFERENCE_WORDS]
-            place[: len(said)] = torch.tensor(said, dtype=place.dtype)
+        row[: len(photo.captions)] = word_rows(photo.captions, tokenizer)
+    return ids
+
+
+def word_rows(captions: Sequence[str], tokenizer: Any) -> Int[Tensor, "captions length"]:
+    """Word ids of captions as metrics read them, without punctuation; -1 behind their ends."""
+    ids = torch.full((len(captions), REFERENCE_WORDS), -1)
+    for row, words in zip(ids, tokenize(list(captions)), strict=True):
+        said = tokenizer.convert_tokens_to_ids(tokenizer.tokenize(" ".join(words)))[:REFERENCE_WORDS]
+        row[: len(said)] = torch.tensor(said, dtype=row.dtype)
     return ids
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,7 +11,14 @@ from torch import Tensor
 
 from clearcap.captioner.generating import CaptionRequest
 from clearcap.config import SamplingConfig
-from clearcap.sampling.guidance import conditioned, self_conditioned, shifted, without_self_conditioning
+from clearcap.sampling.guidance import (
+    FixedLatents,
+    clamped,
+    conditioned,
+    self_conditioned,
+    shifted,
+    without_self_conditioning,
+)
 from clearcap.sampling.solvers import solver, times_of
 
 
@@ -33,6 +41,7 @@ class Rollout:
         self.remembers = sampling.self_condition
         self.time_offset = sampling.time_offset
         self.told, self.tells = captioner.fixed_lengths, sampling.length > 0
+        self.nearest, self.clamps = captioner.nearest_words, sampling.clamp
 
     @property
     def calls(self) -> int:
@@ -44,6 +53,7 @@ class Rollout:
         image: Float[Tensor, "photos tokens image_dim"],
         lengths: Int[Tensor, " batch"],
         noise: Float[Tensor, "calls batch length dim"],
+        generator: torch.Generator | None = None,
     ) -> list[Float[Tensor, "batch length dim"]]:
         """The clean latents that each call predicts.
 
@@ -51,10 +61,13 @@ class Rollout:
             image: photos; ``batch`` is photos * copies, photo-major.
             lengths: words of each caption, told to the denoiser where the sampling tells them.
             noise: standard normal draws, the first one that of the start.
+            generator: draws the words that every other caption's predictions are clamped to; None: all are clamped
+                to the most probable ones, as the sampler's are.
         """
         denoise = conditioned(self.denoiser, self.noise, self.denoiser.image_context(image))
         if not self.remembers:
             denoise = without_self_conditioning(denoise)
+        known: FixedLatents | None = None
         if self.tells and (known := self.told([CaptionRequest(0, length=n) for n in lengths.tolist()])):
             denoise = known.wrap(denoise)
         predictions: list[Tensor] = []
@@ -65,9 +78,28 @@ class Rollout:
 
         draws = iter(noise)
         start = self.start * next(draws)
-        step = self_conditioned(shifted(call, self.time_offset, self.noise.steps - 1))
+        walk = shifted(call, self.time_offset, self.noise.steps - 1)
+        if self.clamps:
+            read = partial(half_drawn, generator=generator)
+            walk = clamped(walk, lambda x0: self.nearest(x0, known, read), self.times[-2])
+        step = self_conditioned(walk)
         self.solve(step, start, self.times, self.noise, lambda: next(draws))
         return predictions
+
+
+def half_drawn(
+    logits: Float[Tensor, "batch length vocab"], generator: torch.Generator | None
+) -> Int[Tensor, "batch length"]:
+    """The most probable words, or, of every other caption where there is a generator, words drawn by probability.
+
+    A call that has been shown drawn words mends more than one that has only seen the likeliest.
+    """
+    ids = logits.argmax(-1)
+    if generator is not None:
+        chances = logits[1::2].softmax(-1)
+        drawn = torch.multinomial(chances.flatten(0, 1), 1, generator=generator)
+        ids[1::2] = drawn.view(chances.shape[:2])
+    return ids
 
 
 def lengths_of(ids: Int[Tensor, "batch length"], special: Int[Tensor, " special"]) -> Int[Tensor, " batch"]:
