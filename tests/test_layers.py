@@ -9,7 +9,7 @@ from torch import nn
 from transformers import BertConfig
 from transformers.models.bert.modeling_bert import BertLayer
 
-from clearcap.layers import (
+from clearcap.arrays.layers import (
     Block,
     CrossAttention,
     ImageAdapter,

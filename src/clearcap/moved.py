@@ -19,6 +19,7 @@ MOVED = {  # old name -> today's
     "clearcap.evaluation.hiding": "clearcap.evaluation.hidden_words",
     "clearcap.hub": "clearcap.captioner.hub",
     "clearcap.infill": "clearcap.pipeline.infilling",
+    "clearcap.layers": "clearcap.arrays.layers",
     "clearcap.loading": "clearcap.captioner.loading",
     "clearcap.network": "clearcap.captioner.network",
     "clearcap.onnx": "clearcap.captioner.onnx",
@@ -27,6 +28,7 @@ MOVED = {  # old name -> today's
     "clearcap.refine": "clearcap.sampling.refine",
     "clearcap.schedule": "clearcap.diffusion.schedules",
     "clearcap.selection": "clearcap.sampling.selection",
+    "clearcap.training.schedules": "clearcap.training.loop",
     "clearcap.trajectory": "clearcap.pipeline.trajectory",
 }
 

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clearcap.arrays import join_contexts, select_photos
+from clearcap.arrays.layers import Block, TimeEmbedding, sinusoids
 from clearcap.config import DenoiserConfig
 from clearcap.denoiser.cross_attention import CrossAttentionDenoiser, build_cross_attention
 from clearcap.denoiser.interface import Denoiser
-from clearcap.layers import Block, TimeEmbedding, sinusoids
 
 SIZES = {"dim": 8, "image_dim": 6, "image_tokens": 5, "length": 9}
 

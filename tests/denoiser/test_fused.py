@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clearcap.arrays import join_contexts
+from clearcap.arrays.layers import Block, hide_photos
 from clearcap.config import DenoiserConfig
 from clearcap.denoiser.fused import FusedDenoiser, build_add, build_concat
 from clearcap.denoiser.interface import Denoiser
 from clearcap.errors import InputError
-from clearcap.layers import Block, hide_photos
 
 WIDTH, LENGTH, FEATURES = 12, 5, 7
 BUILDERS = {"concat": build_concat, "add": build_add}

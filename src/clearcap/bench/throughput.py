@@ -10,11 +10,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from clearcap.arrays import Array, namespace, softmax
-from clearcap.captioner.generating import CaptionRequest, Generated
-from clearcap.captioner.onnx.runtime import set_threads, threads
+from clearcap.captioner.generating import CaptionRequest
 from clearcap.data.ahead import ahead
 from clearcap.data.images import open_image, to_square
+from clearcap.data.threads import set_threads, threads
 from clearcap.errors import InputError
 from clearcap.pipeline import CaptionPipeline
 
@@ -126,13 +125,9 @@ def measure_throughput(
         candidates = range(sampling.candidates)
         return [CaptionRequest(i, j, sampling.length_of(j)) for i in range(count) for j in candidates]
 
-    def words(latent: Array) -> list[int]:
+    def words(latent: Any) -> list[int]:
         count = len(latent) // sampling.candidates
-        with network.inference():
-            probabilities = softmax(network.word_logits(latent, requests(count)))
-            confidence, ids = namespace(latent).amax(probabilities, axis=-1), probabilities.argmax(-1)
-        shape = count, sampling.candidates, -1
-        found = pipeline.decode(Generated(ids.reshape(shape), confidence.reshape(shape)))
+        found = pipeline.decode(network.read(latent, requests(count), photos=count))
         return [
             pipeline.choose([one.text for one in photo], [one.confidence for one in photo], sampling)
             for photo in found
@@ -142,7 +137,7 @@ def measure_throughput(
     squares = stage(lambda photo: to_square(open_image(photo, at_least=size), size), photos, workers)
     batches = [squares[start : start + batch_size] for start in range(0, len(squares), batch_size)]
 
-    def encode(batch: list[np.ndarray]) -> Array:
+    def encode(batch: list[np.ndarray]) -> Any:
         with network.inference():
             return network.encode_image(pipeline.pixels(batch))
 

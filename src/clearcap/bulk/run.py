@@ -20,8 +20,8 @@ from clearcap.bulk.journal import read_run
 from clearcap.bulk.sidecars import Sidecars
 from clearcap.bulk.sources import Item
 from clearcap.bulk.wording import Wording
-from clearcap.captioner.onnx.runtime import threads
 from clearcap.config import LENGTHS, number, own_names
+from clearcap.data.threads import threads
 from clearcap.errors import InputError
 from clearcap.pipeline import CaptionPipeline, CaptionResult
 

@@ -71,6 +71,7 @@ class CaptionModel(ABC):
     text: Any  # a TextSpace; nn.Module's own typing would make each part "Tensor or Module"
     vision: Any  # an ImageEncoder
     denoiser: Any  # a Denoiser
+    libraries: tuple[str, ...]  # packages that the numbers of captions depend on, besides NumPy
 
     def take(self, config: Any, parts: Parts) -> None:
         """Take the parts, and of the settings what generating captions depends on.
@@ -102,8 +103,8 @@ class CaptionModel(ABC):
         """What everything runs in that needs no gradients."""
 
     @abstractmethod
-    def asarray(self, values: Any) -> Array:
-        """Numbers as an array where the weights are."""
+    def asarray(self, values: Any, dtype: Any = None) -> Array:
+        """Numbers as an array where the weights are, in a type of its library (default: their own)."""
 
     @abstractmethod
     def pixels(
@@ -174,11 +175,30 @@ class CaptionModel(ABC):
             x0 = self.sample(
                 image, requests, seed=seed, sampler=self.sampler(how), callback=callback_on_step_end
             )
+            return self.read(x0, requests, photos=len(image), whole_words=whole_words)
+
+    def read(
+        self,
+        x0: Float[Array, "captions length dim"],
+        requests: Sequence[CaptionRequest],
+        *,
+        photos: int = 1,
+        whole_words: Bool[Array, " vocab"] | None = None,
+    ) -> Generated:
+        """The most probable tokens of sampled latents.
+
+        Args:
+            x0: clean latents.
+            requests: what was sampled, equally many captions of each photo.
+            photos: how many.
+            whole_words: as for ``generate``.
+        """
+        with self.inference():
             probabilities = softmax(self.word_logits(x0, requests))
             if whole_words is not None:
                 self.keep_lengths(probabilities, requests, self.asarray(whole_words))
             confidence, ids = namespace(x0).amax(probabilities, axis=-1), probabilities.argmax(-1)
-            shape = len(image), -1, self.length
+            shape = photos, -1, x0.shape[1]
             return Generated(ids.reshape(shape), confidence.reshape(shape))
 
     def sample(

@@ -74,7 +74,7 @@ class Captioner(Network, PreTrainedModel):
     base_model_prefix = ""
     main_input_name = "pixel_values"
     config: CaptionerConfig
-    _supports_sdpa = True  # and nothing else: see clearcap.layers
+    _supports_sdpa = True  # and nothing else: see clearcap.arrays.layers
 
     def __init__(self, config: CaptionerConfig) -> None:
         PreTrainedModel.__init__(self, config)

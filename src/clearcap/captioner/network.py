@@ -21,6 +21,8 @@ from clearcap.captioner.generating import CaptionModel, Generated
 class Network(CaptionModel, nn.Module):
     """A diffusion image captioner in torch."""
 
+    libraries = ("torch", "transformers")
+
     def __init__(self, config: Settings, parts: Parts | None = None) -> None:
         """Args:
         config: settings.
@@ -48,9 +50,9 @@ class Network(CaptionModel, nn.Module):
         """Torch's inference mode."""
         return torch.inference_mode()
 
-    def asarray(self, values: Any) -> Tensor:
+    def asarray(self, values: Any, dtype: torch.dtype | None = None) -> Tensor:
         """A tensor on the model's device."""
-        return torch.asarray(values, device=self.device)
+        return torch.asarray(values, dtype=dtype, device=self.device)
 
     def pixels(
         self, photos: UInt8[np.ndarray, "photos height width 3"]

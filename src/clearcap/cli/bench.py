@@ -146,7 +146,7 @@ def _took(time: Took) -> str:
 
 
 def _print_backends(rows: list[Row], model: str, photos: int, batch_size: int) -> None:
-    from clearcap.captioner.onnx.runtime import threads
+    from clearcap.data.threads import threads
 
     scores = (f"a photo of {batch_size}", "equal tokens", "equal photos", "CIDEr-D", "loss, 95% interval")
     shown = []

@@ -134,12 +134,12 @@ def _compare(folders: tuple[Path, Path], as_json: bool) -> None:
         )
     chosen = [name for name in metrics_of(a.manifest["metrics"]) if name in metrics_of(b.manifest["metrics"])]
     captions = [{one.photo: one.caption for one in found.captions} for found in (a, b)]
-    compare_captions(
+    print_comparison(
         captions, a.references, chosen, names=[str(folder) for folder in folders], as_json=as_json
     )
 
 
-def compare_captions(
+def print_comparison(
     captions: Sequence[dict[str, str]],
     references: Mapping[str, Sequence[str]],
     metrics: Sequence[str],
@@ -154,26 +154,16 @@ def compare_captions(
         InputError: no photo is captioned by both.
     """
     from clearcap.data.records import several
-    from clearcap.evaluation.scores import score_captions
-    from clearcap.metrics.significance import compare
+    from clearcap.evaluation.scores import compare_captions
 
-    held = {photo: texts for photo, texts in references.items() if all(photo in one for one in captions)}
-    if not held:
-        raise InputError(
-            f"{names[0]} and {names[1]} caption no photo in common; compare captions of one split"
-        )
-    if alone := [photo for photo in captions[0] | captions[1] if photo not in held]:
-        told = f"{several(alone, 'photo')} left out, captioned only by {names[0]} or {names[1]}"
+    compared = compare_captions(captions, references, metrics, names=names, seed=seed)
+    if compared.alone:
+        told = f"{several(compared.alone, 'photo')} left out, captioned only by {names[0]} or {names[1]}"
         print(f"clearcap: {told}", file=sys.stderr)
-    scores = [
-        score_captions({photo: one[photo] for photo in held}, held, metrics=metrics).scores
-        for one in captions
-    ]
-    found = compare(scores[0], scores[1], seed=seed)
-    a, b = (one.corpus for one in scores)
+    found, (a, b) = compared.tests, compared.corpus
     if as_json:
         rows = {name: {"A": a[name], "B": b[name], **row.to_json()} for name, row in found.items()}
-        about = {"A": names[0], "B": names[1], "photos": len(held), "left_out": len(alone)}
+        about = {"A": names[0], "B": names[1], "photos": compared.photos, "left_out": len(compared.alone)}
         print(json.dumps({**about, **rows}, ensure_ascii=False))
         return
     options.show_table(
@@ -191,5 +181,5 @@ def compare_captions(
             for name, row in found.items()
         ),
         title=f"A: {names[0]}\nB: {names[1]}",
-        caption=f"{len(held):,} photos, paired",
+        caption=f"{compared.photos:,} photos, paired",
     )

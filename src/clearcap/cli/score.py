@@ -39,12 +39,12 @@ def score(
     names = (str(results), str(references))
     candidates, held = join(read_results(results), known, names=names, subset=subset or compare is not None)
     if compare is not None:
-        from clearcap.cli.evaluate import compare_captions
+        from clearcap.cli.evaluate import print_comparison
 
         others, _ = join(read_results(compare), known, names=(str(compare), names[1]), subset=True)
         both = (str(results), str(compare))
         join(candidates | others, known, names=(" and ".join(both), names[1]), subset=subset)
-        compare_captions((candidates, others), known, chosen, names=both, as_json=as_json, seed=seed)
+        print_comparison((candidates, others), known, chosen, names=both, as_json=as_json, seed=seed)
         return
 
     scored = score_captions(candidates, held, metrics=chosen, seed=seed)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from clearcap.arrays import Context, join_contexts
+from clearcap.arrays.layers import sinusoids
 from clearcap.captioner.model import Captioner
 from clearcap.convert.comparing import Comparison, Injected, Recorded, Spy, compare_training
 from clearcap.convert.folder import load_tokenizer
@@ -17,7 +18,6 @@ from clearcap.convert.published_captions import drop_repeated_columns, ladic_cap
 from clearcap.diffusion.ladic import Draws
 from clearcap.diffusion.noise import Noise, make_noise
 from clearcap.diffusion.schedules import cosine_float32, linear
-from clearcap.layers import sinusoids
 from clearcap.sampling.guidance import (
     Denoise,
     conditioned,

@@ -9,9 +9,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from clearcap.arrays import Context, ImageTokens, Latents
+from clearcap.arrays.layers import Block, Hidden, ImageAdapter, TimeEmbedding, init_bert
 from clearcap.config import DenoiserConfig
 from clearcap.errors import InputError
-from clearcap.layers import Block, Hidden, ImageAdapter, TimeEmbedding, init_bert
 
 
 class CrossAttentionDenoiser(nn.Module):

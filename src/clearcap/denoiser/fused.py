@@ -7,10 +7,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from clearcap.arrays import Context
+from clearcap.arrays.layers import Block, Hidden
 from clearcap.config import DenoiserConfig
 from clearcap.denoiser.cross_attention import position_rows
 from clearcap.errors import InputError
-from clearcap.layers import Block, Hidden
 
 FEATURES = 2  # a photo's vector and a caption's
 

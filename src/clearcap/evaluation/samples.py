@@ -6,11 +6,11 @@ import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-from clearcap.arrays import Array
 from clearcap.config import SamplingConfig
 from clearcap.evaluation.journal import Entry
 from clearcap.evaluation.session import Session
@@ -46,7 +46,7 @@ class Batch(Entry):
 
 def sample_all(
     at: Session,
-    tokens: Float[Array, "photos tokens dim"],
+    tokens: Float[Any, "photos tokens dim"],
     sampling: SamplingConfig,
     name: str,
     *,
@@ -93,7 +93,7 @@ def calls_of(sampling: SamplingConfig, levels: int) -> int:
 
 def _sample(
     pipeline: CaptionPipeline,
-    tokens: Float[Array, "photos tokens dim"],
+    tokens: Float[Any, "photos tokens dim"],
     photos: tuple[str, ...],
     sampling: SamplingConfig,
     seed: int,

@@ -14,7 +14,7 @@ import numpy as np
 from clearcap.errors import InputError, RenamedWarning
 from clearcap.metrics.diversity import diversity
 from clearcap.metrics.scoring import NAMES, Scores, score
-from clearcap.metrics.significance import intervals
+from clearcap.metrics.significance import Comparison, compare, intervals
 from clearcap.registry import find
 
 
@@ -97,6 +97,60 @@ def score_captions(
             "m_bleu": among.m_bleu,
         }
     return Scored(scores, {name: (one.low, one.high) for name, one in found.items()}, figures)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Two systems on the photos that both caption.
+
+    Attributes:
+        photos: how many those are.
+        alone: photos that one of the systems captions alone, which are left out.
+        corpus: each system's corpus scores, by metric.
+        tests: the first against the second, by metric.
+    """
+
+    photos: int
+    alone: tuple[str, ...]
+    corpus: tuple[dict[str, float], dict[str, float]]
+    tests: dict[str, Comparison]
+
+
+def compare_captions(
+    captions: Sequence[Mapping[str, str]],
+    references: Mapping[str, Sequence[str]],
+    metrics: Sequence[str],
+    *,
+    names: Sequence[str],
+    seed: int = 0,
+) -> Compared:
+    """Test two systems against each other, paired by photo.
+
+    Args:
+        captions: of each system, photo -> caption.
+        references: photo -> references.
+        metrics: as for `clearcap.metrics.score`.
+        names: what error messages call the systems.
+        seed: of the tests.
+
+    Raises:
+        InputError: no photo is captioned by both.
+    """
+    held = {photo: texts for photo, texts in references.items() if all(photo in one for one in captions)}
+    if not held:
+        raise InputError(
+            f"{names[0]} and {names[1]} caption no photo in common; compare captions of one split"
+        )
+    first, second = (
+        score_captions({photo: one[photo] for photo in held}, held, metrics=metrics).scores
+        for one in captions
+    )
+    return Compared(
+        photos=len(held),
+        alone=tuple(photo for photo in {**captions[0], **captions[1]} if photo not in held),
+        corpus=(first.corpus, second.corpus),
+        tests=compare(first, second, seed=seed),
+    )
 
 
 def shuffled_scores(

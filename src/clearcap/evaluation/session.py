@@ -12,13 +12,11 @@ from typing import Any
 
 from jaxtyping import Float
 
-from clearcap import __version__
-from clearcap.arrays import Array, cast, namespace
 from clearcap.captioner.folder import find_folder, weight_files
 from clearcap.captioner.onnx import GRAPHS, graph_file, is_exported
-from clearcap.captioner.onnx.runtime import set_threads, threads
 from clearcap.data.reading import member, read_json
 from clearcap.data.records import Corpus
+from clearcap.data.threads import set_threads, threads
 from clearcap.data.writing import whole_file, write_json
 from clearcap.errors import InputError
 from clearcap.evaluation.journal import Journal, Kind
@@ -26,7 +24,6 @@ from clearcap.pipeline import CaptionPipeline
 
 Progress = Callable[[int, int, str], None]
 """(work done, work in all, what is going on)."""
-_LIBRARIES = {"torch": ("torch", "transformers"), "numpy": ("onnxruntime",)}  # by what arrays are of
 _TAKEN_OVER = ("model",)  # the same weights under another path are the same model
 
 
@@ -107,6 +104,7 @@ class Session:
         Raises:
             InputError: it holds another evaluation, or files of something else.
         """
+        libraries = ("clearcap", *self.pipeline.captioner.libraries, "pillow", "numpy")
         texts = json.dumps([[photo, list(captions)] for photo, captions in self.references.items()])
         manifest = {
             "model": str(self._model or "default"),
@@ -119,14 +117,9 @@ class Session:
             **settings,
             "device": str(self.pipeline.device).partition(":")[0],
             "threads": threads(),
-            "versions": {"clearcap": __version__} | {name: version(name) for name in self._libraries()},
+            "versions": {name: version(name) for name in libraries},
         }
         return manifest if self._folder is None else _claimed(self._folder, manifest)
-
-    def _libraries(self) -> tuple[str, ...]:
-        """What captions depend on."""
-        library = namespace(self.pipeline.captioner.noise(1.0).alpha_bar).__name__
-        return (*_LIBRARIES[library], "pillow", "numpy")
 
     def file(self, name: str) -> Path | None:
         """A file of the folder."""
@@ -143,7 +136,7 @@ class Session:
 
     def tokens(
         self, progress: Callable[[int], None], batch_size: int | None = None
-    ) -> tuple[Float[Array, "photos tokens dim"], float]:
+    ) -> tuple[Float[Any, "photos tokens dim"], float]:
         """Image tokens of the photos, from the folder where they are kept already.
 
         Args:
@@ -172,7 +165,7 @@ class Session:
                     f"{file} holds {len(tokens)} photos, not {len(self.photos)}; choose another folder"
                 )
             progress(len(self.photos))
-            return cast(captioner.asarray(tokens), captioner.dtype), ms
+            return captioner.asarray(tokens, captioner.dtype), ms
         started = time.perf_counter()
         images = (photo.image for photo in self.photos)
         tokens = self.pipeline.encode_all(images, batch_size=batch_size or self.batch_size, progress=progress)

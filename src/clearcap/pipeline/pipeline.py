@@ -19,11 +19,11 @@ from PIL import Image
 from clearcap.arrays import Array, namespace
 from clearcap.captioner.generating import CaptionModel, Generated
 from clearcap.captioner.onnx import has_graphs, is_exported
-from clearcap.captioner.onnx.runtime import set_threads, threads
 from clearcap.config import LENGTHS, SamplingConfig, number, own_names, sampling_with
 from clearcap.data.ahead import ahead
 from clearcap.data.fetch import clipped
 from clearcap.data.images import PhotoSource, each_photo, is_many, open_image, to_square
+from clearcap.data.threads import set_threads, threads
 from clearcap.errors import InputError, RenamedWarning, needed
 from clearcap.metrics.cider import DocumentFrequency
 from clearcap.metrics.learned import ClipScorer

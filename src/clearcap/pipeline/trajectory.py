@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from clearcap.arrays import Array, namespace, softmax
-from clearcap.captioner.generating import CaptionModel
+from clearcap.arrays import Array
+from clearcap.captioner.generating import CaptionModel, CaptionRequest
 from clearcap.config import SamplingConfig
 from clearcap.data.writing import whole_file
 from clearcap.errors import InputError
@@ -79,9 +79,8 @@ def read_step(
     captioner: CaptionModel, tokenizer: Any, index: int, t: int, x0: Float[Array, "captions length dim"]
 ) -> Frame:
     """What the first caption of the batch says at a step."""
-    with captioner.inference():
-        probabilities = softmax(captioner.logits(x0[:1])[0])
-        confidence, ids = namespace(x0).amax(probabilities, axis=-1), probabilities.argmax(-1)
+    read = captioner.read(x0[:1], [CaptionRequest(photo=0)])
+    ids, confidence = read.ids[0, 0], read.confidence[0, 0]
     special = captioner.text.special_ids
     decoded = decode_caption(tokenizer, ids.tolist(), special, confidence.tolist())
     pieces = tokenizer.convert_ids_to_tokens(ids.tolist())

@@ -110,7 +110,7 @@ def load_app(settings: ServiceSettings) -> ASGIApp:
     """The application with its captioner loaded and warm. Raises InputError."""
     import numpy as np
 
-    from clearcap.captioner.onnx.runtime import set_threads
+    from clearcap.data.threads import set_threads
     from clearcap.pipeline import CaptionPipeline
     from clearcap.service.app import build_app
 

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clearcap.arrays import Latents, Logits, TokenIds
+from clearcap.arrays.layers import Hidden, init_bert
 from clearcap.config import TextConfig
 from clearcap.errors import InputError
-from clearcap.layers import Hidden, init_bert
 from clearcap.text.interface import TextSpace
 
 BERT_FIELDS = (

@@ -17,7 +17,7 @@ from clearcap.data.features import Features, flip
 from clearcap.data.reading import as_kind, member, read_jsonl
 from clearcap.metrics.cider import DocumentFrequency
 from clearcap.sampling.selection import expected_utility
-from clearcap.training.schedules import generator_at
+from clearcap.training.loop import generator_at
 
 SIDED = re.compile(r"\b(left|right)\b")
 """A caption that names a side, which mirroring its photo would make wrong."""

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from clearcap.arrays.layers import hide_photos
 from clearcap.diffusion.diffusion_lm import (
     DISTANCES,
     LevelDraws,
@@ -19,7 +20,6 @@ from clearcap.diffusion.diffusion_lm import (
 )
 from clearcap.diffusion.ladic import Draws, draw, training_losses
 from clearcap.diffusion.noise import Noise, Predict, infilled
-from clearcap.layers import hide_photos
 from clearcap.sampling.guidance import guide
 from clearcap.text.split_bert import word_positions
 

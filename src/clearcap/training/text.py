@@ -14,10 +14,9 @@ from torch.nn import functional as F
 from clearcap.config import TrainConfig, knob, require
 from clearcap.data.writing import whole_folder
 from clearcap.text.tokenizer import clean_caption, encode_captions, train_tokenizer
-from clearcap.training.loop import StepReport, fit, make_accelerator
+from clearcap.training.loop import StepReport, fit, generator_at, make_accelerator
 from clearcap.training.objectives import Objective
 from clearcap.training.optimizers import plain_adamw
-from clearcap.training.schedules import generator_at
 
 SHARED = ("steps", "lr", "warmup", "bf16", "seed", "save_every")
 """Settings that ``TrainConfig`` has too."""

@@ -20,8 +20,8 @@ from clearcap.training.encoder.objective import read_captions
 from clearcap.training.encoder.settings import DistillConfig
 from clearcap.training.encoder.starting import RIDGE, start_from, turn_to
 from clearcap.training.encoder.targets import build_targets, list_photos
+from clearcap.training.loop import planned_rate
 from clearcap.training.optimizers import KernelMuon
-from clearcap.training.schedules import planned_rate
 from clearcap.vision.compact import load_compact
 from tests.commands import kill_when
 

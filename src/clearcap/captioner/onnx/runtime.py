@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from mmap import mmap
@@ -20,6 +18,7 @@ from clearcap.captioner.folder import named_weights, settings_of
 from clearcap.captioner.generating import CaptionModel
 from clearcap.captioner.onnx import FORMAT, GRAPHS, graph_file, is_exported
 from clearcap.captioner.onnx.weights import opened
+from clearcap.data.threads import threads
 from clearcap.errors import InputError
 from clearcap.text.tokenizer import WordPieces
 
@@ -146,6 +145,7 @@ class GraphModel(CaptionModel):
     """A captioner whose graphs onnxruntime runs, and whose arrays are NumPy's."""
 
     device, dtype, _place = "cpu", np.dtype(np.float32), None
+    libraries = ("onnxruntime",)
 
     def __init__(self, config: Any, parts: Parts) -> None:
         """Args:
@@ -169,9 +169,9 @@ class GraphModel(CaptionModel):
         """Nothing."""
         return nullcontext()
 
-    def asarray(self, values: Any) -> np.ndarray:
+    def asarray(self, values: Any, dtype: Any = None) -> np.ndarray:
         """A NumPy array."""
-        return np.asarray(values)
+        return np.asarray(values, dtype)
 
     def pixels(
         self, photos: UInt8[np.ndarray, "photos height width 3"]
@@ -269,20 +269,3 @@ def _open(file: Path, weights: Mapping[str, mmap]) -> Any:
         raise InputError(
             f"{file}: cannot be read ({reason}); write it again with clearcap export --onnx"
         ) from fault
-
-
-def threads() -> int:
-    """As many as torch has where it is imported; else OMP_NUM_THREADS, or a thread for each processor."""
-    torch = sys.modules.get("torch")
-    if torch is not None:
-        return int(torch.get_num_threads())
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return int(asked) if asked.isdecimal() and int(asked) else here
-
-
-def set_threads(count: int) -> None:
-    """What torch is to use where it is imported; graphs keep the threads that they were opened with."""
-    torch = sys.modules.get("torch")
-    if torch is not None:
-        torch.set_num_threads(count)

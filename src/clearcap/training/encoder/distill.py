@@ -25,9 +25,14 @@ from clearcap.training.encoder.settings import DistillConfig
 from clearcap.training.encoder.starting import load_like, start_from, turn_to
 from clearcap.training.encoder.targets import build_targets, list_photos
 from clearcap.training.log import keep_until, progress_bar
-from clearcap.training.loop import Averaged, descend, set_learning_rates
+from clearcap.training.loop import (
+    Averaged,
+    descend,
+    learning_rate_by_progress,
+    planned_rate,
+    set_learning_rates,
+)
 from clearcap.training.optimizers import split_optimizers
-from clearcap.training.schedules import learning_rate_by_progress, planned_rate
 from clearcap.vision.compact import CompactEncoder
 
 REPLAN_STEPS = 50  # steps between two looks at the clock

@@ -16,8 +16,8 @@ from clearcap.training.encoder.activations import Activations
 from clearcap.training.encoder.objective import class_loss, mean_average_precision, word_loss, word_shares
 from clearcap.training.examples import photos_of_step
 from clearcap.training.log import Scored, scored
+from clearcap.training.loop import generator_at
 from clearcap.training.objectives import Objective
-from clearcap.training.schedules import generator_at
 from clearcap.training.twin.examples import TokenisedCaptions, Tokenize, tokenised
 from clearcap.training.twin.network import Twin
 from clearcap.training.twin.writing import write

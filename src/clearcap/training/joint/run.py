@@ -20,10 +20,9 @@ from clearcap.training.examples import Examples, photos_of_step, prepare_example
 from clearcap.training.joint.objective import JointObjective
 from clearcap.training.joint.seeing import ReadPhotos, joint_optimizers, views_of_step
 from clearcap.training.log import RunLog, progress_bar, tracked_accelerator
-from clearcap.training.loop import fit
+from clearcap.training.loop import fit, generator_at
 from clearcap.training.neighbours import with_neighbours
 from clearcap.training.run import Run, check_photos, save_frequency
-from clearcap.training.schedules import generator_at
 
 
 @dataclass(frozen=True)

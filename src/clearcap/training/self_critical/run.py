@@ -24,11 +24,10 @@ from clearcap.text.tokenizer import word_ids
 from clearcap.training.examples import Examples, photos_of_step, prepare_examples
 from clearcap.training.joint.seeing import ReadPhotos, joint_optimizers, views_of_step
 from clearcap.training.log import RunLog, progress_bar, tracked_accelerator
-from clearcap.training.loop import fit
+from clearcap.training.loop import fit, generator_at
 from clearcap.training.neighbours import with_neighbours
 from clearcap.training.optimizers import make_optimizers
 from clearcap.training.run import Run, cached_features, check_photos, save_frequency
-from clearcap.training.schedules import generator_at
 from clearcap.training.self_critical.objective import SelfCriticalObjective
 from clearcap.training.self_critical.reward import CiderReward
 from clearcap.training.step_distillation.rollout import lengths_of

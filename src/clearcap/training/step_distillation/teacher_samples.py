@@ -26,7 +26,7 @@ from clearcap.sampling.selection import choose
 from clearcap.text.tokenizer import decode_caption
 from clearcap.training.checkpoint import check_settings
 from clearcap.training.examples import SIDED, photos_of_step
-from clearcap.training.schedules import generator_at
+from clearcap.training.loop import generator_at
 
 BATCH = 32  # photos of one chunk, the unit in which sampling resumes
 TARGETS = ("draw", "mbr", "mbr-photo")

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from clearcap.arrays import ImageTokens
-from clearcap.layers import KeysValues
+from clearcap.arrays.layers import KeysValues
 from clearcap.training.twin.network import Twin
 
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clearcap.arrays import ImageTokens
+from clearcap.arrays.layers import CrossAttention, ImageAdapter, KeysValues, init_bert
 from clearcap.config import check_choices, knob, require
 from clearcap.diffusion.ladic import caption_loss
-from clearcap.layers import CrossAttention, ImageAdapter, KeysValues, init_bert
 
 
 @dataclass(frozen=True)

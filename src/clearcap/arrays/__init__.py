@@ -1,4 +1,4 @@
-"""Arrays of NumPy and of torch alike: what the two spell differently, and shapes by name.
+"""Arrays of NumPy and of torch alike, and the layers that torch's networks are made of.
 
 Sampling is written once, in the part of the array API that both have (``namespace(x).where`` ...), and imports
 neither torch nor its types: a captioner that onnxruntime runs has NumPy arrays alone.
