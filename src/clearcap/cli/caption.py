@@ -62,7 +62,8 @@ def caption(
     length: Annotated[int | None, typer.Option(help="words to write; 0: as the model sees fit")] = None,
     candidates: Annotated[int | None, typer.Option(help="captions sampled for each photo")] = None,
     select: Annotated[
-        str | None, typer.Option(help="choice among candidates: mbr, confidence or similarity")
+        str | None,
+        typer.Option(help="choice among candidates: mbr, confidence, mbr-and-confidence or similarity"),
     ] = None,
     utility: Annotated[
         str | None, typer.Option(help="what mbr compares candidates by: bleu or cider")
