@@ -42,8 +42,8 @@ BUILT_IN: dict[str, dict[str, str]] = {  # kind -> name -> where it is defined
     "selection rule": {
         "mbr": "clearcap.sampling.selection:by_agreement",
         "confidence": "clearcap.sampling.selection:by_confidence",
-        "mbr-and-confidence": "clearcap.sampling.selection:by_agreement_and_confidence",
         "similarity": "clearcap.sampling.selection:by_similarity",
+        "mbr-and-confidence": "clearcap.sampling.selection:by_agreement_and_confidence",
     },
     "text space": {
         "bert-split": "clearcap.text.split_bert:SplitBertSpace",

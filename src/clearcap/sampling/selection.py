@@ -108,8 +108,8 @@ def choose(
 
     Args:
         captions: candidates for one photo.
-        method: a selection rule: "mbr", "confidence", "mbr-and-confidence", "similarity", or one that a plug-in registers: a function of
-            ``Candidates`` that gives each one's value, the higher the better.
+        method: a selection rule: "mbr", "confidence", "similarity", "mbr-and-confidence", or one that a plug-in
+            registers: a function of ``Candidates`` that gives each one's value, the higher the better.
         confidences: each candidate's word probabilities, for "confidence" and for ties.
         similarity: photo-caption similarity of each candidate from a CLIP, for "similarity".
         utility: of "mbr".
