@@ -229,6 +229,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {  # of a captioner's sections: saved mode
         "eta": 0.0,
         "time_offset": 0,
         "self_condition": True,
+        "clamp": False,
         "early_exit": 0,
         "refine": 0,
         "refine_time": 0.5,

@@ -191,3 +191,27 @@ def test_lengths_that_cannot_be_given(words: int, message: str) -> None:
         del captioner.config.tokens["mask"]
     with pytest.raises(InputError, match=message):
         captioner.generate(image=photos(1), sampling=replace(captioner.defaults, length=words))
+
+
+@torch.inference_mode()
+def test_a_clamped_prediction_is_what_the_text_space_says_of_its_likeliest_words() -> None:
+    captioner, _ = tiny_captioner()
+    known = captioner.fixed_lengths([CaptionRequest(0, length=length) for length in (3, 5)])
+    x0 = torch.randn(2, 10, 24, generator=torch.Generator().manual_seed(5))
+    clamped = captioner.nearest_words(x0, known)
+    tokens, logits = captioner.config.tokens, captioner.logits(x0)
+    for row, length in enumerate((3, 5)):
+        words = logits[row, 1 : length + 1]
+        words[:, list(captioner.text.special_ids)] = -torch.inf
+        said = [tokens["cls"], *words.argmax(-1).tolist(), tokens["sep"]]
+        ids = torch.tensor([said + [tokens["pad"]] * (10 - len(said))])
+        mask = (torch.arange(10) < len(said)).long()[None]
+        torch.testing.assert_close(clamped[row], captioner.text.encode(ids, mask)[0])
+
+
+def test_clamping_needs_told_lengths() -> None:
+    captioner, _ = tiny_captioner()
+    with pytest.raises(InputError, match="clamp needs captions of told lengths"):
+        SamplingConfig(clamp=True)
+    with pytest.raises(InputError, match="pass length=10, say, or clamp=False"):
+        captioner.nearest_words(torch.zeros(1, 10, 24), None)

@@ -146,6 +146,7 @@ def test_guidance_runs_both_branches_in_one_batch(
         {"solver": "ddim", "candidates": 3},
         {"solver": "renoise", "refine": 1, "candidates": 2},
         {"solver": "ddpm", "early_exit": 2},
+        {"solver": "renoise", "steps": 3, "clamp": True, "length": 5, "min_length": 4, "candidates": 2},
     ],
 )
 def test_same_token_ids(
