@@ -22,7 +22,7 @@ from clearcap.evaluation.samples import Batch, calls_of
 from clearcap.evaluation.table import MethodTable, describe_back, refine_sweep, steps_table
 from clearcap.metrics import DocumentFrequency
 from clearcap.pipeline import CaptionPipeline
-from tests.commands import kill_when
+from tests.commands import clearcap, kill_when
 
 STEPS = (1, 3)
 VARIED = {"guidance": 0.0}  # at which the tiny captioner says most different things
@@ -182,9 +182,9 @@ def test_a_killed_table_goes_on_to_the_same_captions(model: Path, photo_folder: 
 
 
 def test_the_command_prints_a_table_and_takes_settings(model: Path, photo_folder: Path) -> None:
-    command = [sys.executable, "-m", "clearcap", "table", "--model", str(model)]
-    command += ["--data", f"folder:{photo_folder}", "--limit", "4", "--steps", "1,2", "--candidates", "2"]
-    done = subprocess.run([*command, "guidance=0", "utility=cider"], capture_output=True, text=True)
+    command = ["table", "--model", model, "--data", f"folder:{photo_folder}"]
+    command += ["--limit", "4", "--steps", "1,2", "--candidates", "2"]
+    done = clearcap(*command, "guidance=0", "utility=cider")
     assert done.returncode == 0, done.stderr
     for word in ("Back&Refine", "MBR of 2", "both", "CIDEr-D - plain", "16 of 16"):
         assert word in done.stdout
@@ -193,7 +193,7 @@ def test_the_command_prints_a_table_and_takes_settings(model: Path, photo_folder
         (["--steps", "1,two"], "--steps '1,two'"),
         (["--steps", "2,2"], "name one number twice"),
     ):
-        refused = subprocess.run([*command, *wrong], capture_output=True, text=True)
+        refused = clearcap(*command, *wrong)
         assert refused.returncode == 1
         assert len(refused.stderr.splitlines()) == 1
         assert message in refused.stderr

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ from clearcap.config import load_preset
 from clearcap.errors import InputError
 from clearcap.pipeline import CaptionPipeline
 from clearcap.training.text import PretrainTextConfig, pretrain_text
-from tests.commands import kill_when, started
+from tests.commands import clearcap, kill_when, started
 
 CAPTIONS = [
     "a red square on a wall",
@@ -177,12 +176,12 @@ def test_a_folder_of_texts_beside_photos_is_trained_on_as_the_same_folder_with_a
     preset = (workshop / "tiny.toml").read_text().replace(f'root = "{workshop}/flickr"', "")
     (tmp_path / "own.toml").write_text(preset)
     for kind in ("texts", "table"):
-        command = [sys.executable, "-m", "clearcap", "train", tmp_path / "own.toml", "train.steps=3"]
+        command = ["train", tmp_path / "own.toml", "train.steps=3"]
         command += [
             f"data.corpus=folder:{tmp_path / kind}:train",
             f"data.features={tmp_path / kind}-features",
         ]
-        done = subprocess.run([*command, "--out", tmp_path / f"{kind}-out"], capture_output=True, text=True)
+        done = clearcap(*command, "--out", tmp_path / f"{kind}-out")
         assert done.returncode == 0, done.stderr
     states = [
         load_file(tmp_path / f"{kind}-out" / "checkpoint" / "state.safetensors")
