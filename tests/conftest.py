@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 from jaxtyping import install_import_hook
@@ -20,6 +21,12 @@ from jaxtyping import install_import_hook
 torch.set_num_threads(1)
 
 _HOOK = install_import_hook("clearcap", "beartype.beartype")  # shapes in signatures are checked while testing
+
+# How long an example takes by the clock says nothing where other tests run beside it.
+hypothesis.settings.register_profile(
+    "beside others", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("beside others")
 
 SHARED = Path(os.environ.get("CLEARCAP_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 

@@ -5,9 +5,9 @@ takes longer than what most tests have a command do.
 files, which imports clearcap, runs it as ``__main__`` and ends as Python ends. ``python -S tests/forks.py -- WORDS``,
 which starts in no time, does the same for shell scripts, in the environment of ``for_scripts()``.
 
-What Python itself reads as it starts, such as ``PYTHONIOENCODING`` and the seed of hashes, and what libraries read as
-they are imported, is as it was for the first command. Tests that change such things, give standard input, or compare
-the bytes of processes that may be killed start Python itself.
+What Python itself reads as it starts (but for ``PYTHONIOENCODING``), the seed of its hashes, and what libraries read as
+they are imported, are as they were for the first command. Tests that change such things, and what is to be
+killed, start Python itself.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -51,14 +52,21 @@ class Forked:
         words: of its command line.
         files: its standard input, output and error.
         where: the socket that is asked for it.
+        environment: variables beside this process's.
     """
 
-    def __init__(self, words: list[str], files: tuple[int, int, int], where: str | os.PathLike[str]) -> None:
+    def __init__(
+        self,
+        words: list[str],
+        files: tuple[int, int, int],
+        where: str | os.PathLike[str],
+        environment: dict[str, str] | None = None,
+    ) -> None:
         self.returncode: int | None = None
         self._line = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._line.connect(os.fspath(where))
         socket.send_fds(self._line, [b"+"], files)
-        asked = {"words": words, "folder": os.getcwd(), "environment": dict(os.environ)}
+        asked = {"words": words, "folder": os.getcwd(), "environment": {**os.environ, **(environment or {})}}
         self._line.sendall(json.dumps(asked).encode())
         self._line.shutdown(socket.SHUT_WR)
         self._said = self._line.makefile("r")
@@ -87,10 +95,25 @@ def for_scripts() -> dict[str, str]:
     return {"CLEARCAP": f"{sys.executable} -S {Path(__file__).resolve()} --", SOCKET: str(server())}
 
 
-def run(words: list[str], timeout: float = 300) -> subprocess.CompletedProcess[bytes]:
-    """Run ``clearcap WORDS`` to its end, with nothing on its standard input."""
-    with open(os.devnull, "rb") as nothing, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        process = Forked(words, (nothing.fileno(), out.fileno(), err.fileno()), server())
+def run(
+    words: list[str], timeout: float = 300, stdin: bytes = b"", environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[bytes]:
+    """Run ``clearcap WORDS`` to its end.
+
+    Args:
+        words: of its command line.
+        timeout: seconds after which it is killed, which is an error.
+        stdin: what comes out of the pipe that is its standard input.
+        environment: variables beside this process's.
+    """
+    where = server()
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        given, giving = os.pipe()
+        try:
+            process = Forked(words, (given, out.fileno(), err.fileno()), where, environment)
+        finally:
+            os.close(given)
+            threading.Thread(target=_give, args=(giving, stdin)).start()
         try:
             process.wait(timeout)
         except BaseException:
@@ -99,6 +122,13 @@ def run(words: list[str], timeout: float = 300) -> subprocess.CompletedProcess[b
         out.seek(0)
         err.seek(0)
         return subprocess.CompletedProcess(words, process.wait(), out.read(), err.read())
+
+
+def _give(pipe: int, data: bytes) -> None:
+    """Write everything into a pipe, unless its reader has ended, and close it."""
+    with contextlib.suppress(BrokenPipeError), open(pipe, "wb", buffering=0) as file:
+        while data:
+            data = data[file.write(data) :]
 
 
 def server() -> Path:
@@ -170,10 +200,15 @@ def become(line: socket.socket) -> None:
     os.chdir(asked["folder"])
     os.environ.clear()
     os.environ.update(asked["environment"])
-    sys.stdin = sys.__stdin__ = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, closefd=False)))
-    sys.stdout = sys.__stdout__ = io.TextIOWrapper(io.BufferedWriter(io.FileIO(1, "w", closefd=False)))
-    err = io.BufferedWriter(io.FileIO(2, "w", closefd=False))
-    sys.stderr = sys.__stderr__ = io.TextIOWrapper(err, errors="backslashreplace", line_buffering=True)
+    encoding, _, errors = os.environ.get("PYTHONIOENCODING", "").partition(":")
+    how = {"encoding": encoding or sys.stdout.encoding, "errors": errors or sys.stdout.errors}
+    if encoding and not errors:
+        how["errors"] = "strict"
+    into, out, err = (io.FileIO(number, "wr"[number == 0], closefd=False) for number in range(3))
+    sys.stdin = sys.__stdin__ = io.TextIOWrapper(io.BufferedReader(into), **how)
+    sys.stdout = sys.__stdout__ = io.TextIOWrapper(io.BufferedWriter(out), **how)
+    how |= {"errors": "backslashreplace", "line_buffering": True}
+    sys.stderr = sys.__stderr__ = io.TextIOWrapper(io.BufferedWriter(err), **how)
     sys.path.insert(0, os.getcwd())
     sys.argv = ["clearcap", *asked["words"]]
     importlib.import_module("numpy").random.seed()  # anew, as in every process

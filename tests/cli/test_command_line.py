@@ -33,8 +33,8 @@ def album(tmp_path: Path) -> Path:
 
 def run(*arguments: object, stdin: bytes = b"", **environment: str) -> subprocess.CompletedProcess[bytes]:
     words = [str(word) for word in arguments]
-    if not stdin and not environment:
-        return forks.run(words)
+    if environment.keys() <= {"PYTHONIOENCODING"}:
+        return forks.run(words, stdin=stdin, environment=environment)
     command = [sys.executable, "-m", "clearcap", *words]
     return subprocess.run(command, input=stdin, capture_output=True, env={**os.environ, **environment})
 
