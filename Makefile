@@ -5,6 +5,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SHARED ?= ../shared
 IMAGE ?=
+CODE := src tests benchmarks examples recipes
+# One test process for each processor, 4 at most; a file's tests stay in one process, for what they share, and files are
+# handed out in their order, so that long ones do not come last. WORKERS=0 is one process.
+WORKERS ?= logical
 
 .PHONY: help install caption test check format mutation train evaluate clean
 
@@ -24,16 +28,16 @@ caption: install ## caption IMAGE=photo (or folder); without IMAGE a public-doma
 	@$(BIN)/clearcap caption $(if $(IMAGE),"$(IMAGE)","$$($(BIN)/python -c 'import matplotlib; print(matplotlib.get_data_path())')/sample_data/grace_hopper.jpg")
 
 check: install ## lint, formatting and types
-	$(BIN)/ruff check src tests benchmarks examples
-	$(BIN)/ruff format --check src tests benchmarks examples
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/mypy
 
 test: check ## every check and test
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses $(WORKERS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 format: install ## reformat the code
-	$(BIN)/ruff check --fix src tests benchmarks examples
-	$(BIN)/ruff format src tests benchmarks examples
+	$(BIN)/ruff check --fix $(CODE)
+	$(BIN)/ruff format $(CODE)
 
 mutation: install ## mutate the core and see which mutants its tests miss (hours; goes on where it stopped)
 	$(BIN)/python -m tests.mutation

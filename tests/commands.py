@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import forks
 import pytest
 
 from clearcap.training.log import RunLog
@@ -19,8 +21,9 @@ from clearcap.training.loop import StepReport
 
 def clearcap(*arguments: object, timeout: float = 300) -> subprocess.CompletedProcess[str]:
     """Run ``clearcap ARGUMENTS`` and wait for it."""
-    command = [sys.executable, "-m", "clearcap", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout)
+    done = forks.run([str(word) for word in arguments], timeout)
+    texts = [io.TextIOWrapper(io.BytesIO(said)).read() for said in (done.stdout, done.stderr)]
+    return subprocess.CompletedProcess(done.args, done.returncode, *texts)
 
 
 def started(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:

@@ -9,12 +9,16 @@ import ast
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import forks
 import pytest
 from test_package import FLOORS
+
+from clearcap import __version__
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "clearcap"
@@ -70,18 +74,31 @@ def desk(tmp_path: Path) -> Path:
 )
 def test_commands_run(desk: Path, page: str, number: int) -> None:
     language, code = RUN.findall((ROOT / page).read_text())[number]
+    own = desk / "bin"
+    own.mkdir()
+    (own / "clearcap").write_text(f'#!/bin/sh\nexec {forks.for_scripts()["CLEARCAP"]} "$@"\n')
+    (own / "clearcap").chmod(0o755)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        code = code.replace("8765", str(free.getsockname()[1]))  # others test on this machine, too
     shell = ["bash", "-euo", "pipefail", "-c"] if language == "sh" else [sys.executable, "-c"]
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    path = os.pathsep.join([str(own), str(Path(sys.executable).parent), os.environ["PATH"]])
     done = subprocess.run(
         [*shell, code],
         cwd=desk,
         capture_output=True,
         text=True,
-        env={**os.environ, "PATH": path},
+        env={**os.environ, **forks.for_scripts(), "PATH": path},
         timeout=600,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
+
+
+def test_the_command_that_is_installed_is_the_one_that_pages_call() -> None:
+    done = subprocess.run(
+        [Path(sys.executable).parent / "clearcap", "--version"], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (0, f"clearcap {__version__}\n"), done.stderr
 
 
 if __name__ == "__main__":

@@ -55,7 +55,26 @@ def tiny_captioner(length: int = 10, seed: int = 0) -> tuple[Captioner, Any]:
             if weight.ndim > 1 and not name.startswith("vision"):
                 weight.mul_(8)
         captioner.text.special.normal_(generator=torch.Generator().manual_seed(1))
+    _made.append((captioner, marks(captioner)))
     return captioner, tokenizer
+
+
+_made: list[tuple[Captioner, list[Any]]] = []  # those in the cache, and what marked their weights
+
+
+def marks(captioner: Captioner) -> list[Any]:
+    """What changes with the weights and with what is asked of them."""
+    found: list[Any] = [captioner.training]
+    for weight in captioner.parameters():
+        found.append((weight.data_ptr(), weight._version, weight.requires_grad, weight.grad is None))
+    return found
+
+
+def forget_the_spoilt() -> None:
+    """Have new captioners made where a test trained one, or it would depend on the tests before it what is drawn."""
+    if any(marks(captioner) != before for captioner, before in _made):
+        tiny_captioner.cache_clear()
+        _made.clear()
 
 
 def seeing_captioner(kind: str = "pair") -> tuple[Captioner, Any]:

@@ -6,13 +6,12 @@ import copy
 import dataclasses
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from commands import clearcap
 from PIL import Image
 from tiny_captioner import tiny_captioner
 from torch import nn
@@ -335,8 +334,7 @@ def test_numbers_come_from_a_comma_list() -> None:
 
 
 def test_the_old_command_says_where_it_went() -> None:
-    command = [sys.executable, "-m", "clearcap", "bench", "rivals", "--lengths", "8,48"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = clearcap("bench", "rivals", "--lengths", "8,48")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
         "clearcap: bench rivals has moved: run python -m benchmarks.rivals from a checkout of the repository\n"

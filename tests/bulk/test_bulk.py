@@ -11,7 +11,6 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import tarfile
 import time
 import zipfile
@@ -20,9 +19,11 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import forks
 import numpy as np
 import pytest
 import torch
+from commands import clearcap, started
 from PIL import Image
 from tiny_captioner import save_tiny_captioner
 
@@ -248,17 +249,17 @@ def test_a_killed_command_goes_on_to_the_same_bytes(
 ) -> None:
     def command(out: Path) -> list[str]:
         options = ["--batch-size", "2", "--model", str(model), "--backend", "torch", "--set", "steps=30"]
-        return [sys.executable, "-m", "clearcap", "caption", str(photos), "--out", str(out), *options]
+        return ["caption", str(photos), "--out", str(out), *options]
 
     out, whole = tmp_path / "x.jsonl", tmp_path / "whole.jsonl"
     journal = tmp_path / "x.jsonl.journal"
-    process = subprocess.Popen(command(out), stderr=subprocess.DEVNULL)
+    process = started(command(out), tmp_path / "killed.log")
     while process.poll() is None and (not journal.exists() or journal.stat().st_size < 2000):
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert not out.exists()
-    done = subprocess.run(command(out), capture_output=True, text=True)
+    done = clearcap(*command(out))
     assert done.returncode == 1  # one photo is cut short
     assert "30 photos, " in done.stderr
     assert "of them found done: 29 captions, 1 failures" in done.stderr
@@ -516,8 +517,7 @@ def test_throughput_says_what_each_stage_takes(pipeline: CaptionPipeline, photos
 
 
 def run(*arguments: object, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    command = [sys.executable, "-m", "clearcap", "caption", *map(str, arguments)]
-    return subprocess.run(command, input=stdin, capture_output=True)
+    return forks.run(["caption", *map(str, arguments)], stdin=stdin)
 
 
 def test_the_command(model: Path, photos: Path, tmp_path: Path) -> None:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import copy
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from commands import clearcap
 from PIL import Image
 from tiny_captioner import tiny_captioner
 
@@ -41,16 +39,6 @@ def save(captioner: Captioner, tokenizer: Any, folder: Path) -> Path:
     captioner.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
-
-
-def clearcap(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "clearcap", *arguments],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        timeout=900,
-    )
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forks
 import numpy as np
 import pytest
 from commands import clearcap
@@ -31,7 +32,10 @@ def album(tmp_path: Path) -> Path:
 
 
 def run(*arguments: object, stdin: bytes = b"", **environment: str) -> subprocess.CompletedProcess[bytes]:
-    command = [sys.executable, "-m", "clearcap", *map(str, arguments)]
+    words = [str(word) for word in arguments]
+    if environment.keys() <= {"PYTHONIOENCODING"}:
+        return forks.run(words, stdin=stdin, environment=environment)
+    command = [sys.executable, "-m", "clearcap", *words]
     return subprocess.run(command, input=stdin, capture_output=True, env={**os.environ, **environment})
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from commands import clearcap
 from tiny_captioner import CAPTIONS, photos, tiny_captioner
 
 from clearcap.data import Corpus
@@ -185,13 +184,21 @@ def test_templates_that_give_most_of_the_words() -> None:
 
 
 def test_the_command_prints_shares_and_refuses_what_cannot_be(model: Path, photo_folder: Path) -> None:
-    command = [sys.executable, "-m", "clearcap", "evaluate-fill", "--model", str(model)]
-    command += ["--data", f"folder:{photo_folder}", "--limit", "2", "steps=1"]
-    done = subprocess.run([*command, "--hidden", "1"], capture_output=True, text=True)
+    command = [
+        "evaluate-fill",
+        "--model",
+        model,
+        "--data",
+        f"folder:{photo_folder}",
+        "--limit",
+        "2",
+        "steps=1",
+    ]
+    done = clearcap(*command, "--hidden", 1)
     assert done.returncode == 0, done.stderr
     assert "photo / no photo" in done.stdout
     assert "fixed words unchanged in 100.00%" in done.stdout
-    refused = subprocess.run([*command, "--hidden", "19"], capture_output=True, text=True)
+    refused = clearcap(*command, "--hidden", 19)
     assert refused.returncode == 1
     assert "no reference has 19 words to hide" in refused.stderr.splitlines()[-1]
     assert len(CAPTIONS) == 4

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +20,7 @@ from clearcap.evaluation.journal import Captioned, Journal, read_journal
 from clearcap.evaluation.scores import derangement, score_captions, shuffled_scores
 from clearcap.metrics import tokenize
 from clearcap.pipeline import CaptionPipeline
-from tests.commands import kill_when
+from tests.commands import clearcap, kill_when, started
 
 LASTING = ("captions.jsonl", "evaluation.json", "manifest.json", "references.json", "results.json")
 
@@ -85,12 +82,10 @@ def test_without_a_folder_the_figures_are_the_same(
 
 
 def test_a_killed_process_resumes_to_the_same_bytes(model: Path, photo_folder: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "clearcap", "evaluate", "--model", str(model)]
-    command += ["--data", f"folder:{photo_folder}", "--batch-size", "2", "--steps", "40"]
-    command += ["--json", "--shuffle-photos"]
+    command = ["evaluate", "--model", str(model), "--data", f"folder:{photo_folder}"]
+    command += ["--batch-size", "2", "--steps", "40", "--json", "--shuffle-photos"]
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([*command, "--out", str(killed)], env=environment, stderr=subprocess.DEVNULL)
+    process = started([*command, "--out", str(killed)], tmp_path / "killed.log")
     journal = killed / "captions.jsonl"
     kill_when(process, lambda: journal.is_file() and journal.read_bytes().count(b"\n") >= 5)
     kept = journal.read_bytes()
@@ -98,9 +93,8 @@ def test_a_killed_process_resumes_to_the_same_bytes(model: Path, photo_folder: P
     assert not (killed / "evaluation.json").exists()
     journal.write_bytes(kept + b'{"image_id": "105", "capti')  # what a crash of the machine may leave
     for out in (killed, whole):
-        subprocess.run(
-            [*command, "--out", str(out)], env=environment, check=True, capture_output=True, timeout=300
-        )
+        done = clearcap(*command, "--out", out)
+        assert done.returncode == 0, done.stderr
     assert contents(killed) == contents(whole)
 
 

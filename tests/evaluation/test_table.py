@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +19,7 @@ from clearcap.evaluation.samples import Batch, calls_of
 from clearcap.evaluation.table import MethodTable, describe_back, refine_sweep, steps_table
 from clearcap.metrics import DocumentFrequency
 from clearcap.pipeline import CaptionPipeline
-from tests.commands import kill_when
+from tests.commands import clearcap, kill_when, started
 
 STEPS = (1, 3)
 VARIED = {"guidance": 0.0}  # at which the tiny captioner says most different things
@@ -154,11 +151,10 @@ def test_back_and_refine_costs_the_calls_it_is_said_to(model: Path) -> None:
 
 
 def test_a_killed_table_goes_on_to_the_same_captions(model: Path, photo_folder: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "clearcap", "table", "--model", str(model)]
-    command += ["--data", f"folder:{photo_folder}", "--batch-size", "2", "--steps", "30", "--candidates", "3"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = ["table", "--model", str(model), "--data", f"folder:{photo_folder}"]
+    command += ["--batch-size", "2", "--steps", "30", "--candidates", "3"]
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    process = subprocess.Popen([*command, "--out", str(killed)], env=environment, stderr=subprocess.DEVNULL)
+    process = started([*command, "--out", str(killed)], tmp_path / "killed.log")
     file = killed / "steps30-x3.jsonl"
     kill_when(process, lambda: file.is_file() and file.read_bytes().count(b"\n") >= 2)
     kept = file.read_bytes()
@@ -166,13 +162,8 @@ def test_a_killed_table_goes_on_to_the_same_captions(model: Path, photo_folder: 
     file.write_bytes(kept + b'{"photos": ["10')  # what a crash of the machine may leave
     found = []
     for out in (killed, whole):
-        done = subprocess.run(
-            [*command, "--out", str(out), "--json"],
-            env=environment,
-            check=True,
-            capture_output=True,
-            text=True,
-        )
+        done = clearcap(*command, "--out", out, "--json")
+        assert done.returncode == 0, done.stderr
         found.append(json.loads(done.stdout))
     assert file.read_bytes().startswith(kept)
     for a, b in zip(found[0]["rows"], found[1]["rows"], strict=True):
@@ -182,9 +173,9 @@ def test_a_killed_table_goes_on_to_the_same_captions(model: Path, photo_folder: 
 
 
 def test_the_command_prints_a_table_and_takes_settings(model: Path, photo_folder: Path) -> None:
-    command = [sys.executable, "-m", "clearcap", "table", "--model", str(model)]
-    command += ["--data", f"folder:{photo_folder}", "--limit", "4", "--steps", "1,2", "--candidates", "2"]
-    done = subprocess.run([*command, "guidance=0", "utility=cider"], capture_output=True, text=True)
+    command = ["table", "--model", model, "--data", f"folder:{photo_folder}"]
+    command += ["--limit", "4", "--steps", "1,2", "--candidates", "2"]
+    done = clearcap(*command, "guidance=0", "utility=cider")
     assert done.returncode == 0, done.stderr
     for word in ("Back&Refine", "MBR of 2", "both", "CIDEr-D - plain", "16 of 16"):
         assert word in done.stdout
@@ -193,7 +184,7 @@ def test_the_command_prints_a_table_and_takes_settings(model: Path, photo_folder
         (["--steps", "1,two"], "--steps '1,two'"),
         (["--steps", "2,2"], "name one number twice"),
     ):
-        refused = subprocess.run([*command, *wrong], capture_output=True, text=True)
+        refused = clearcap(*command, *wrong)
         assert refused.returncode == 1
         assert len(refused.stderr.splitlines()) == 1
         assert message in refused.stderr

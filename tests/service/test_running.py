@@ -7,8 +7,6 @@ import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -174,12 +172,9 @@ def test_workers_that_cannot_load_the_model_stop_the_service() -> None:
 
 
 @pytest.mark.parametrize("absent", ["fastapi", "uvicorn", "prometheus_client", "python_multipart"])
-def test_without_the_extra_it_says_so_in_one_line(absent: str) -> None:
-    code = (
-        f"import sys\nsys.modules[{absent!r}] = None\nsys.argv = ['clearcap', 'serve']\n"
-        "from clearcap.cli import main\nmain()"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+def test_without_the_extra_it_says_so_in_one_line(absent: str, tmp_path: Path) -> None:
+    (tmp_path / "without.py").write_text(f"import sys\nsys.modules[{absent!r}] = None\n")
+    done = clearcap("--plugin", tmp_path / "without.py", "serve")
     assert done.returncode == 1
     assert done.stderr == (
         f"clearcap: clearcap serve needs {absent}, which is not installed; pip install 'clearcap[serve]'\n"

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import random
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
+import commands
 import numpy as np
 import pytest
 import torch
@@ -35,12 +33,7 @@ SENTENCES = [
 
 
 def clearcap(*arguments: object) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "clearcap", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    done = commands.clearcap(*arguments)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 

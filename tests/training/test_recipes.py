@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forks
 import numpy as np
 import pytest
 import torch
@@ -58,7 +59,7 @@ def test_the_model_that_ships_is_made_from_start_to_end(data: Path, tmp_path: Pa
     sizes = {"hidden_size": 256, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     teacher, out = tmp_path / "teacher", tmp_path / "out"
     hf.ViTModel(hf.ViTConfig(**sizes, image_size=224, patch_size=32)).save_pretrained(teacher)
-    settings = {"STEPS": "2", "CLEARCAP": f"{sys.executable} -m clearcap", "OMP_NUM_THREADS": "1"}
+    settings = {"STEPS": "2", "OMP_NUM_THREADS": "1"} | forks.for_scripts()
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 
     def recipe(name: str, *arguments: Path) -> str:
@@ -98,7 +99,7 @@ def own(tmp_path: Path) -> Path:
 
 
 def recipe_of(own: Path, *command: str | Path, **settings: str) -> subprocess.CompletedProcess[str]:
-    told = {"STEPS": "2", "MODEL": str(own / "start"), "CLEARCAP": f"{sys.executable} -m clearcap"} | settings
+    told = {"STEPS": "2", "MODEL": str(own / "start")} | forks.for_scripts() | settings
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
         command,

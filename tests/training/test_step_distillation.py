@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-import subprocess
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,7 @@ from clearcap.training.step_distillation.teacher_samples import (
     sample_teacher,
     take_targets,
 )
-from tests.commands import kill_when, started
+from tests.commands import clearcap, kill_when, started
 
 TEACHER = SamplingConfig(solver="renoise", steps=6, guidance=1.0, noise_factor=1.0, start=1.0)
 STEPS = 30
@@ -232,22 +231,26 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def run_distillation(root: Path, out: str, *more: str) -> subprocess.Popen[bytes]:
+def distillation(root: Path, out: str) -> list[str]:
     command = ["distill-steps", str(root / "teacher"), "--photos"]
     command += [str(root / "photos"), "--watch", f"folder:{root}/watched:all", "--out", str(root / out)]
     command += [f"train.steps={STEPS}", "train.photos=4", "train.save_every=3", "train.log_every=1"]
-    command += ["train.sample_every=15", "train.tracker=none", "train.warmup=2", *more]
-    return started(command, root / f"{out}.log")
+    command += ["train.sample_every=15", "train.tracker=none", "train.warmup=2"]
+    return command
+
+
+def run_distillation(root: Path, out: str) -> None:
+    done = clearcap(*distillation(root, out))
+    assert done.returncode == 0, done.stderr
 
 
 def test_killed_and_resumed_equals_never_killed(workshop: Path) -> None:
-    whole = run_distillation(workshop, "whole")
-    assert whole.wait(300) == 0, (workshop / "whole.log").read_text()
-    killed = run_distillation(workshop, "killed")
+    run_distillation(workshop, "whole")
+    killed = started(distillation(workshop, "killed"), workshop / "killed.log")
     kill_when(killed, (workshop / "killed" / "checkpoint" / "progress.json").is_file)
     reached = json.loads((workshop / "killed" / "checkpoint" / "progress.json").read_text())["step"]
     assert 0 < reached < STEPS
-    assert run_distillation(workshop, "killed").wait(300) == 0, (workshop / "killed.log").read_text()
+    run_distillation(workshop, "killed")
     for file in ("checkpoint/state.safetensors", "model/model.safetensors"):
         expected, actual = load_file(workshop / "whole" / file), load_file(workshop / "killed" / file)
         assert expected.keys() == actual.keys()
@@ -268,9 +271,6 @@ def test_killed_and_resumed_equals_never_killed(workshop: Path) -> None:
         str(workshop / "photos" / "photos1.png")
     )
     assert isinstance(result.caption, str)
-    other = run_distillation(workshop, "killed", "caption_weight=2.0")
-    assert other.wait(300) == 1
-    assert (
-        "was made with caption_weight=1.0, not 2.0; give the settings it was made with"
-        in (workshop / "killed.log").read_text()
-    )
+    other = clearcap(*distillation(workshop, "killed"), "caption_weight=2.0")
+    assert other.returncode == 1
+    assert "was made with caption_weight=1.0, not 2.0; give the settings it was made with" in other.stderr

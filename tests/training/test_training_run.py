@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +15,7 @@ from clearcap.config import load_preset
 from clearcap.errors import InputError
 from clearcap.pipeline import CaptionPipeline
 from clearcap.training.text import PretrainTextConfig, pretrain_text
-from tests.commands import kill_when, started
+from tests.commands import clearcap, kill_when, started
 
 CAPTIONS = [
     "a red square on a wall",
@@ -94,19 +92,23 @@ tracker = "none"
     return root
 
 
-def run_train(root: Path, out: str) -> subprocess.Popen[bytes]:
+def command(root: Path, out: str) -> list[str]:
     words = ["train", str(root / "tiny.toml"), f"data.features={root}/{out}-features", "data.expected=false"]
-    return started([*words, "--out", str(root / out)], root / f"{out}.log")
+    return [*words, "--out", str(root / out)]
+
+
+def run_train(root: Path, out: str) -> None:
+    done = clearcap(*command(root, out))
+    assert done.returncode == 0, done.stderr
 
 
 def test_killed_and_resumed_equals_never_killed(workshop: Path) -> None:
-    whole = run_train(workshop, "whole")
-    assert whole.wait(300) == 0, (workshop / "whole.log").read_text()
-    killed = run_train(workshop, "killed")
+    run_train(workshop, "whole")
+    killed = started(command(workshop, "killed"), workshop / "killed.log")
     kill_when(killed, (workshop / "killed" / "checkpoint" / "progress.json").is_file)
     reached = json.loads((workshop / "killed" / "checkpoint" / "progress.json").read_text())["step"]
     assert 0 < reached < STEPS
-    assert run_train(workshop, "killed").wait(300) == 0, (workshop / "killed.log").read_text()
+    run_train(workshop, "killed")
     expected = load_file(workshop / "whole" / "checkpoint" / "state.safetensors")
     actual = load_file(workshop / "killed" / "checkpoint" / "state.safetensors")
     assert expected.keys() == actual.keys()
@@ -144,7 +146,7 @@ def test_training_goes_on_from_a_saved_captioner(workshop: Path) -> None:
 
     saved = workshop / "whole" / "model"
     if not saved.is_dir():
-        assert run_train(workshop, "whole").wait(300) == 0, (workshop / "whole.log").read_text()
+        run_train(workshop, "whole")
     asked = [f"train.init={saved}", "diffusion.noise_factor=3.0"]
     captioner, tokenizer = continue_captioner(load_preset(str(workshop / "tiny.toml"), asked))
     assert captioner.objective.noise_factor == captioner.config.diffusion["noise_factor"] == 3.0
@@ -177,12 +179,12 @@ def test_a_folder_of_texts_beside_photos_is_trained_on_as_the_same_folder_with_a
     preset = (workshop / "tiny.toml").read_text().replace(f'root = "{workshop}/flickr"', "")
     (tmp_path / "own.toml").write_text(preset)
     for kind in ("texts", "table"):
-        command = [sys.executable, "-m", "clearcap", "train", tmp_path / "own.toml", "train.steps=3"]
-        command += [
+        words = ["train", tmp_path / "own.toml", "train.steps=3"]
+        words += [
             f"data.corpus=folder:{tmp_path / kind}:train",
             f"data.features={tmp_path / kind}-features",
         ]
-        done = subprocess.run([*command, "--out", tmp_path / f"{kind}-out"], capture_output=True, text=True)
+        done = clearcap(*words, "--out", tmp_path / f"{kind}-out")
         assert done.returncode == 0, done.stderr
     states = [
         load_file(tmp_path / f"{kind}-out" / "checkpoint" / "state.safetensors")
