@@ -2,7 +2,8 @@
 
 ``python -m tests.recording --out FILE`` records; ``--against FILE`` replays a recording made on the same machine and
 compares every bit. Between machines floats differ in their last digits, so the committed recording holds captions
-and rounded numbers; ``python -m tests.recording --commit`` writes it, ``tests/test_recording.py`` replays it.
+and rounded numbers; ``python -m tests.recording --commit`` (``make record``) writes it, after the graphs of the bundled
+weights that it captions with, too; ``tests/test_recording.py`` replays it.
 """
 
 from __future__ import annotations
