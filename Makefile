@@ -3,10 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+LIGHT := $(VENV)/.light
 SHARED ?= ../shared
 IMAGE ?=
-
-LIGHT := $(VENV)/.light
 
 .PHONY: help install caption record test check format mutation train evaluate clean
 
