@@ -4,9 +4,8 @@ FROM python:3.12-slim
 WORKDIR /tmp/build
 COPY constraints.txt ./
 COPY dist/clearcap-*.whl ./
-# torch without CUDA comes from an index of its own; versions are those that the tests pass with
-RUN pip install --no-cache-dir --constraint constraints.txt --extra-index-url https://download.pytorch.org/whl/cpu \
-        "$(ls ./clearcap-*.whl)[serve]" \
+# versions are those that the tests pass with; captioning needs no torch
+RUN pip install --no-cache-dir --constraint constraints.txt "$(ls ./clearcap-*.whl)[serve]" \
     && rm -rf /tmp/build \
     && useradd --system --uid 10001 --create-home clearcap
 

@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+LIGHT := $(VENV)/.light
 SHARED ?= ../shared
 IMAGE ?=
 CODE := src tests benchmarks examples recipes
@@ -10,22 +11,27 @@ CODE := src tests benchmarks examples recipes
 # handed out in their order, so that long ones do not come last. WORKERS=0 is one process.
 WORKERS ?= logical
 
-.PHONY: help install caption test check format mutation train evaluate clean
+.PHONY: help install caption record test check format mutation train evaluate clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
 install: $(STAMP) ## make .venv and install clearcap with everything the tests need
 
+$(LIGHT): pyproject.toml constraints.txt  # what captioning needs, and no torch
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	@touch $(LIGHT)
+
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@# timm's torchvision has no build beside the CPU torch: apart, for one test, or transformers would import it
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps --target $(VENV)/timm timm torchvision
-	@touch $(STAMP)
+	@touch $(LIGHT) $(STAMP)
 
-caption: install ## caption IMAGE=photo (or folder); without IMAGE a public-domain photo
-	@$(BIN)/clearcap caption $(if $(IMAGE),"$(IMAGE)","$$($(BIN)/python -c 'import matplotlib; print(matplotlib.get_data_path())')/sample_data/grace_hopper.jpg")
+caption: $(LIGHT) ## caption IMAGE=photo (or folder); without IMAGE a public-domain photo
+	@$(BIN)/clearcap caption "$(or $(IMAGE),src/clearcap/bench/photo.jpg)"
 
 check: install ## lint, formatting and types
 	$(BIN)/ruff check $(CODE)
@@ -38,6 +44,9 @@ test: check ## every check and test
 format: install ## reformat the code
 	$(BIN)/ruff check --fix $(CODE)
 	$(BIN)/ruff format $(CODE)
+
+record: install ## after the bundled weights changed: their graphs, and the recording of what they say
+	$(BIN)/python -m tests.recording --commit
 
 mutation: install ## mutate the core and see which mutants its tests miss (hours; goes on where it stopped)
 	$(BIN)/python -m tests.mutation

@@ -31,7 +31,7 @@ UPLOAD_SECONDS, MAX_BYTES = 5, 2_000_000
 
 def service(
     photos: Annotated[
-        Path | None, typer.Option(help="folder of photos; default is parts of one that matplotlib ships")
+        Path | None, typer.Option(help="folder of photos; default is parts of one that ships")
     ] = None,
     limit: Annotated[int, typer.Option(help="photos of it")] = 200,
     model: Annotated[str, typer.Option(help="folder or hub name")] = "default",

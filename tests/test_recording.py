@@ -11,7 +11,7 @@ import warnings
 
 import pytest
 import torch
-from recording import COMMITTED, IN_TORCH, MODELS, WAYS, captions, trained
+from recording import BACKENDS, COMMITTED, MODELS, captions, trained
 
 from clearcap.errors import RenamedWarning
 
@@ -20,12 +20,11 @@ SAME_FAMILY = torch.backends.cpu.get_cpu_capability() == RECORDED["processor"]
 
 
 @pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("backend", ["torch", "packed"])
+@pytest.mark.parametrize("backend", list(BACKENDS))
 def test_captions_and_fillings_are_those_recorded(model: str, backend: str) -> None:
-    ways = WAYS if backend == "packed" else {name: WAYS[name] for name in IN_TORCH}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RenamedWarning)  # the recording asks by the names of its time
-        found = captions(model, backend, ways)
+        found = captions(model, backend, BACKENDS[backend])
     compared = differing = 0
     for name, said in found.items():
         before = RECORDED["said"][f"{model}/{backend}/{name}"]

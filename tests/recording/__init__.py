@@ -2,7 +2,8 @@
 
 ``python -m tests.recording --out FILE`` records; ``--against FILE`` replays a recording made on the same machine and
 compares every bit. Between machines floats differ in their last digits, so the committed recording holds captions
-and rounded numbers; ``python -m tests.recording --commit`` writes it, ``tests/test_recording.py`` replays it.
+and rounded numbers; ``python -m tests.recording --commit`` (``make record``) writes it, after the graphs of the bundled
+weights that it captions with, too; ``tests/test_recording.py`` replays it.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ WAYS: dict[str, dict[str, Any]] = {
     "free-length": {"words": 0, "steps": 4},
     "six-words": {"words": 6},
 }
-IN_TORCH = ("default", "refine", "ddpm")  # what the committed recording holds of torch's plain backend
+FEW = {name: WAYS[name] for name in ("default", "refine", "ddpm")}
+BACKENDS = {"torch": FEW, "packed": WAYS, "onnx": FEW}  # what the committed recording holds of each
 COMMITTED = Path(__file__).parent / "recorded.json"
 TEMPLATES = ("a ___ in a ___", "a man ___{1,3} on the ___ .", "two ___{2}")
 
@@ -68,7 +70,7 @@ def record(ways: dict[str, dict[str, Any]] = WAYS) -> dict[str, Any]:
     torch.set_num_threads(1)
     found: dict[str, Any] = {}
     for model in MODELS:
-        for backend in ("torch", "packed"):
+        for backend in BACKENDS:
             found |= {f"{model}/{backend}/{k}": v for k, v in captions(model, backend, ways).items()}
     return found | {"train": trained()}
 
@@ -78,8 +80,7 @@ def committed() -> dict[str, Any]:
     torch.set_num_threads(1)
     said = {}
     for model in MODELS:
-        for backend in ("torch", "packed"):
-            ways = WAYS if backend == "packed" else {name: WAYS[name] for name in IN_TORCH}
+        for backend, ways in BACKENDS.items():
             for name, found in captions(model, backend, ways).items():
                 kept = {"captions": found["captions"]}
                 if "confidence" in found:

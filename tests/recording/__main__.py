@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.recording import COMMITTED, committed, record
+from clearcap.captioner.folder import bundled_model
+from clearcap.captioner.onnx.export import add_graphs
+from tests.recording import COMMITTED, MODELS, committed, record
 
 
 def one_line_each(found: dict[str, Any]) -> str:
@@ -24,10 +26,14 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="file to write")
     parser.add_argument("--against", type=Path, help="recording to compare with, bit for bit")
     parser.add_argument(
-        "--commit", action="store_true", help="write the committed recording, and nothing else"
+        "--commit",
+        action="store_true",
+        help="write the graphs of the bundled weights and the committed recording, and nothing else",
     )
     asked = parser.parse_args()
     if asked.commit:
+        for model in MODELS:
+            add_graphs(bundled_model(model))
         COMMITTED.write_text(one_line_each(committed()))
         return 0
     found = record()

@@ -34,10 +34,8 @@ def measure(name: str, run: Callable[[], object], repeats: int, warmup: int = 3)
 
 
 def sample_photo() -> Path:
-    """A public-domain photo that matplotlib ships."""
-    import matplotlib
-
-    return Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
+    """A public-domain photo that ships."""
+    return Path(__file__).with_name("photo.jpg")
 
 
 def caption_latency(

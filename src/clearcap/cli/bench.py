@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Measure speed, side by side in one run.", invoke_without_command=True)
 
-Photo = Annotated[Path | None, typer.Option(help="photo; default is one that matplotlib ships")]
+Photo = Annotated[Path | None, typer.Option(help="photo; default is one that ships")]
 Repeats = Annotated[int, typer.Option(help="counted runs")]
 MOVED = {"rivals": "rivals", "ladic-base": "paper_size"}  # commands -> modules of the repository's benchmarks
 ANY_OPTIONS = {"ignore_unknown_options": True, "allow_extra_args": True}
