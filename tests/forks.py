@@ -21,6 +21,7 @@ import json
 import os
 import runpy
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -134,8 +135,7 @@ def _give(pipe: int, data: bytes) -> None:
 def server() -> Path:
     """The socket of this process's server, which is started for the first command and ends with this process."""
     if not _server:
-        folder = tempfile.TemporaryDirectory(prefix="clearcap-")
-        where = Path(folder.name) / "socket"
+        where = Path(tempfile.mkdtemp(prefix="clearcap-")) / "socket"
         command = [sys.executable, __file__, where]
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
 
@@ -143,7 +143,6 @@ def server() -> Path:
             assert process.stdin is not None
             process.stdin.close()
             process.wait()
-            folder.cleanup()
 
         atexit.register(end)
         while not where.exists():
@@ -171,6 +170,7 @@ def serve(where: str) -> None:
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
         if 0 in asking:
+            shutil.rmtree(Path(where).parent)
             sys.exit()
         line, _ = listening.accept()
         if os.fork() == 0:
