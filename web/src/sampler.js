@@ -49,6 +49,7 @@ export function known(length, positions) {
 export async function renoise(denoise, sampling, randn, fixed) {
   const { times, signal, noise } = sampling;
   let x = randn(0).map((value) => sampling.start * value);
+  /** @type {Float32Array} */
   let x0 = new Float32Array(x.length);
   for (let i = 0; i < times.length; i++) {
     if (i > 0) {
