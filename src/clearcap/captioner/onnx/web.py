@@ -6,17 +6,20 @@ import dataclasses
 import json
 import tempfile
 import zlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int8
+from jaxtyping import Float, Int32
+from torch import Tensor
 
 from clearcap.captioner.model import Captioner, load_captioner
 from clearcap.captioner.network import CaptionRequest
 from clearcap.captioner.onnx import FORMAT, graph_file
 from clearcap.captioner.onnx.export import Graph, digest, graphs_of, require_onnx, write_graph
+from clearcap.data.images import open_image, to_square
 from clearcap.data.writing import whole_folder
 from clearcap.errors import InputError
 from clearcap.text.tokenizer import word_ids
@@ -24,14 +27,18 @@ from clearcap.text.tokenizer import word_ids
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-BITS = 9  # of a weight; entropy coding stores them in about eight
-LOW_BITS = 4  # of them, which are stored apart: what is left fits a byte
+MEGABYTES = 15.9  # of weights: with onnxruntime's WASM, compressed, and the page, 20 are loaded
 LEAST_WEIGHTS = 2000  # an array of fewer stays float32
-LEAST = 1e-12  # keeps a channel of zeros from being divided by zero
+PHOTOS = 64  # that weights' precision is measured with
+SURE = 0.3  # of a margin: one of less counts as this, or a single near tie would outweigh all
+LEAST_SHARE = (0.25, 0.02)  # of the mean, that a row's and a column's precision is at least
+COARSEST, FINEST = 7, 2**14  # whole numbers of a row's greatest weight
 SHARED = ("encode", "denoise", "decode")  # the graphs that a caption needs; the fourth's answers are in a table
 
 
-def export_web(source: str, out: Path, *, bits: int | None = BITS) -> None:
+def export_web(
+    source: str, out: Path, *, photos: Sequence[Any] = (), megabytes: float | None = MEGABYTES
+) -> None:
     """Write what the page in ``web/`` captions with.
 
     Three graphs (compressed, which a page undoes), the latents that a caption's length fixes, and ``captioner.json``:
@@ -40,23 +47,28 @@ def export_web(source: str, out: Path, *, bits: int | None = BITS) -> None:
     Args:
         source: folder or hub name of a trained captioner.
         out: folder to write.
-        bits: of a weight, 5 to 12; None leaves all in float32.
+        photos: of any kind, at most the first 64, by which it is measured how exact each weight must be; without any,
+            random pixels.
+        megabytes: that weights take; None leaves all in float32.
 
     Raises:
-        InputError: no such captioner, its sampling settings are not the page's, or the extra ``onnx`` is not installed.
+        InputError: no such captioner, its sampling settings are not the page's, a photo cannot be read, or the extra
+            ``onnx`` is not installed.
     """
     require_onnx()
-    if bits is not None and not LOW_BITS < bits <= LOW_BITS + 8:
-        raise InputError(f"bits={bits} must lie between {LOW_BITS + 1} and {LOW_BITS + 8}")
     captioner, tokenizer = load_captioner(source)
     captioner.vision = captioner.vision.folded()
+    stamp = digest(captioner)
     about = settings(captioner) | {
         "format": FORMAT,
-        "stamp": digest(captioner),
-        "bits": bits or 32,
+        "stamp": stamp,
+        "megabytes": megabytes,
         "vocabulary": vocabulary(captioner, tokenizer),
     }
-    files = {f"{name}.onnx.gz": graph for name, graph in small_graphs(captioner, bits).items()}
+    codes = {}
+    if megabytes:
+        codes = encode_weights(captioner, sensitivity(captioner, squares(captioner, photos)), megabytes)
+    files = {f"{name}.onnx.gz": graph for name, graph in small_graphs(captioner, codes, stamp).items()}
     files["lengths.bin.gz"] = length_latents(captioner).astype("<f4").tobytes()
     with whole_folder(out) as fresh:
         for name, content in files.items():
@@ -125,26 +137,140 @@ def length_latents(captioner: Captioner) -> Float[np.ndarray, "lengths positions
     return torch.where(fixed.mask[..., None], fixed.latent, 0.0).numpy()
 
 
-def small_graphs(captioner: Captioner, bits: int | None) -> dict[str, bytes]:
+def squares(captioner: Captioner, photos: Sequence[Any]) -> Float[Tensor, "photos 3 size size"]:
+    """Photos as the captioner sees them; random pixels where there are none. Raises InputError."""
+    size = int(captioner.config.vision["image_size"])
+    if not photos:
+        return torch.rand(PHOTOS, 3, size, size, generator=torch.Generator().manual_seed(0))
+    read = [to_square(open_image(photo, at_least=size), size) for photo in photos[:PHOTOS]]
+    return torch.from_numpy(np.stack(read)).permute(0, 3, 1, 2).float() / 255
+
+
+def sensitivity(
+    captioner: Captioner, pixels: Float[Tensor, "photos 3 size size"]
+) -> dict[str, Float[np.ndarray, "..."]]:
+    """How much a small error of each weight would change which words are said: a number a weight.
+
+    A word changes when the most probable token's lead over the second is lost. The mean squared derivative of all
+    leads, each in units of itself, is estimated by one backward pass a photo, with random signs.
+    """
+    sampler, draw = captioner.sampler(captioner.defaults), torch.Generator().manual_seed(0)
+    weights = {
+        name: weight
+        for name, weight in captioner.named_parameters()
+        if weight.ndim > 1 and weight.numel() >= LEAST_WEIGHTS
+    }
+    found = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+    request = CaptionRequest(0, length=captioner.defaults.length)
+    words = slice(1, request.length + 1) if request.length else slice(None)
+    for weight in weights.values():
+        weight.requires_grad_(True)
+    for photo in pixels.split(1):
+        latent = sampler.run(
+            captioner.denoise_of_rows(captioner.encode_image(photo), [request], sampler),
+            captioner.logits,
+            lambda: torch.randn(1, captioner.length, captioner.text.dim, generator=draw),
+            captioner.fixed_lengths([request]),
+        )
+        first, second = captioner.logits(latent)[0, words].topk(2).values.unbind(-1)
+        lead = first - second
+        sign = torch.randint(0, 2, lead.shape, generator=draw) * 2 - 1
+        gradients = torch.autograd.grad(
+            (sign * lead / (lead.detach() + SURE)).sum(), list(weights.values()), allow_unused=True
+        )
+        for name, gradient in zip(weights, gradients, strict=True):
+            if gradient is not None:
+                found[name] += gradient.square() / len(pixels)
+    return {name: one.detach().numpy() for name, one in found.items() if bool(one.any())}
+
+
+@dataclasses.dataclass(frozen=True)
+class Code:
+    """An array of weights as whole numbers and their steps: weight = whole * rows * columns.
+
+    Attributes:
+        whole: the numbers.
+        rows: a step for each output.
+        columns: a factor for each input, around 1.
+    """
+
+    whole: Int32[np.ndarray, "..."]
+    rows: Float[np.ndarray, "..."]
+    columns: Float[np.ndarray, "..."]
+
+    def weights(self) -> Float[np.ndarray, "..."]:
+        """What they stand for, as a graph computes it."""
+        return (self.whole.astype(np.float32) * self.rows) * self.columns
+
+    def transposed(self) -> Code:
+        """The same of the transposed matrix."""
+        return Code(self.whole.T, self.rows.T, self.columns.T)
+
+
+def encode_weights(
+    captioner: Captioner, sensitive: Mapping[str, np.ndarray], megabytes: float
+) -> dict[str, Code]:
+    """Round a captioner's weights, in place, so that they take so many megabytes and change least of what it says.
+
+    The error of a step is the step's square times the sensitivity, its cost minus the step's logarithm; so at the
+    best for a size all steps are one number over the square root of the sensitivity (of an output and an input).
+    """
+    parameters = dict(captioner.named_parameters())
+    arrays = {name: parameters[name].detach().numpy() for name in sensitive}
+
+    def codes_at(step: float) -> dict[str, Code]:
+        return {name: encode(arrays[name], sensitive[name], step) for name in arrays}
+
+    low, high = -20.0, 10.0  # logarithms of steps, that need more and less
+    for _ in range(12):
+        middle = (low + high) / 2
+        size = sum(entropy(code.whole) for code in codes_at(2**middle).values()) / 8e6
+        low, high = (middle, high) if size > megabytes else (low, middle)
+    found = codes_at(2**high)
+    for name, code in found.items():
+        parameters[name].data.copy_(torch.from_numpy(code.weights()))
+    return found
+
+
+def encode(weight: np.ndarray, sensitive: np.ndarray, step: float) -> Code:
+    """Round one array: to the step over the root of the sensitivity, of each row and column."""
+    inputs, (least_row, least_column) = tuple(range(1, weight.ndim)), LEAST_SHARE
+    rows = sensitive.mean(inputs, keepdims=True)
+    rows = np.maximum(rows, least_row * rows.mean())
+    columns = (sensitive / rows).mean(0, keepdims=True)
+    columns = np.maximum(columns / columns.mean(), least_column)
+    factor = (1 / np.sqrt(columns)).astype(np.float32)
+    top = np.abs(weight / factor).max(inputs, keepdims=True)
+    steps = np.clip(step / np.sqrt(rows), top / FINEST, top / COARSEST)
+    steps = np.where(top > 0, steps, 1).astype(np.float32)
+    return Code(np.rint(weight / (steps * factor)).astype(np.int32), steps, factor)
+
+
+def entropy(whole: Int32[np.ndarray, "..."]) -> float:
+    """Bits that whole numbers take at least, each coded by how often it occurs."""
+    counts = np.bincount(whole.ravel() - whole.min())
+    counts = counts[counts > 0]
+    return float(whole.size * np.log2(whole.size) - (counts * np.log2(counts)).sum())
+
+
+def small_graphs(captioner: Captioner, codes: Mapping[str, Code], stamp: str) -> dict[str, bytes]:
     """The graphs as files, without what stands for no photo, which only guidance reads."""
     import onnx
 
-    stamp, files = digest(captioner), {}
+    files = {}
     with tempfile.TemporaryDirectory() as folder:
         for graph in graphs_of(captioner):
             if graph.name in SHARED:
                 file = graph_file(Path(folder), graph.name)
                 write_graph(_of_photos(graph), file, stamp, captioner)
-                model = onnx.load(file)
-                files[graph.name] = (packed(model, bits) if bits else model).SerializeToString()
+                files[graph.name] = packed(onnx.load(file), list(codes.values())).SerializeToString()
     return files
 
 
-def packed(model: ModelProto, bits: int) -> ModelProto:
-    """The same graph with large arrays of weights as whole numbers of ``bits`` bits, one scale an output channel.
+def packed(model: ModelProto, codes: Sequence[Code]) -> ModelProto:
+    """The same graph with arrays of weights as whole numbers, which take a byte each, or two where some are larger.
 
-    Numbers are stored as two arrays of bytes, the upper bits and the lower four, each of which compresses to about
-    its entropy. A reader restores float32 once, when it opens the graph, and computes in that.
+    A reader restores float32 once, when it opens the graph, and computes in that.
     """
     import onnx
     from onnx import numpy_helper
@@ -152,40 +278,30 @@ def packed(model: ModelProto, bits: int) -> ModelProto:
     made = onnx.ModelProto()
     made.CopyFrom(model)
     graph = made.graph
-    products = {node.input[1] for node in graph.node if node.op_type == "MatMul"}
-    arrays = {"bits.low": np.array(2.0**LOW_BITS, np.float32)}
+    arrays: dict[str, np.ndarray] = {}
     nodes: list[Any] = []
     kept = []
     for one in graph.initializer:
-        weight = numpy_helper.to_array(one)
-        if weight.dtype != np.float32 or weight.ndim < 2 or weight.size < LEAST_WEIGHTS:
+        code = _code_of(numpy_helper.to_array(one), codes)
+        if code is None:
             kept.append(one)
-            continue
-        high, low, scale = split(weight, bits, channel=-1 if one.name in products else 0)
-        arrays |= {f"{one.name}.high": high, f"{one.name}.low": low, f"{one.name}.scale": scale}
-        nodes += _restored(one.name)
+        else:
+            nodes += _restored(one.name, code, arrays)
     nodes += graph.node
-    new = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
+    new = [numpy_helper.from_array(np.ascontiguousarray(array), name) for name, array in arrays.items()]
     del graph.node[:], graph.initializer[:]
     graph.node.extend(nodes)
     graph.initializer.extend([*kept, *new])
     return made
 
 
-def split(
-    weight: Float[np.ndarray, "..."], bits: int, channel: int
-) -> tuple[Int8[np.ndarray, "..."], Int8[np.ndarray, "..."], Float[np.ndarray, "..."]]:
-    """An array as whole numbers of ``bits`` bits, 16 * high + low, and their scale along one axis.
-
-    Returns:
-        high, low (-8 .. 7), and the scale, shaped to multiply the array.
-    """
-    others = tuple(axis for axis in range(weight.ndim) if axis != channel % weight.ndim)
-    scale = np.maximum(np.abs(weight).max(others, keepdims=True), LEAST) / (2 ** (bits - 1) - 1)
-    whole = np.round(weight / scale).astype(np.int32)
-    half = 2 ** (LOW_BITS - 1)
-    high = (whole + half) >> LOW_BITS
-    return high.astype(np.int8), (whole - (high << LOW_BITS)).astype(np.int8), scale.astype(np.float32)
+def _code_of(weight: np.ndarray, codes: Sequence[Code]) -> Code | None:
+    """The code that stands for an array, or for its transpose, as a tracer folds it into a graph."""
+    for code in codes:
+        for one in (code, code.transposed()) if weight.ndim == 2 else (code,):
+            if one.whole.shape == weight.shape and np.array_equal(one.weights(), weight):
+                return one
+    return None
 
 
 def compressed(content: bytes) -> bytes:
@@ -208,17 +324,32 @@ def _of_photos(graph: Graph) -> Graph:
     return dataclasses.replace(graph, compute=compute, outputs=kept)
 
 
-def _restored(name: str) -> list[Any]:
-    """Nodes that make an array of its numbers and scale: constants, which a reader computes once."""
+def _restored(name: str, code: Code, arrays: dict[str, np.ndarray]) -> list[Any]:
+    """Nodes that make an array of its code: constants, which a reader computes once. Adds the constants to ``arrays``.
+
+    Numbers beyond a byte are split into their upper bits and as few lower ones as leave a byte of the others: each of
+    the two compresses to about its entropy.
+    """
     from onnx import helper
 
     def node(kind: str, inputs: list[str], output: str, **attributes: Any) -> Any:
         return helper.make_node(kind, inputs, [output], name=f"{output}.{kind}", **attributes)
 
+    low = max(int(np.abs(code.whole).max()).bit_length() - 7, 0)
+    half = 2**low // 2
+    high = (code.whole + half) >> low
+    arrays |= {f"{name}.high": high.astype(np.int8), f"{name}.rows": code.rows, f"{name}.columns": code.columns}
+    nodes = [node("Cast", [f"{name}.high"], f"{name}.whole" if low == 0 else f"{name}.upper", to=1)]  # 1: float32
+    if low:
+        arrays[f"{name}.low"] = (code.whole - (high << low)).astype(np.int8)
+        arrays[f"{name}.unit"] = np.array(2.0**low, np.float32)
+        nodes += [
+            node("Cast", [f"{name}.low"], f"{name}.lower", to=1),
+            node("Mul", [f"{name}.upper", f"{name}.unit"], f"{name}.shifted"),
+            node("Add", [f"{name}.shifted", f"{name}.lower"], f"{name}.whole"),
+        ]
     return [
-        node("Cast", [f"{name}.high"], f"{name}.upper", to=1),  # 1: float32
-        node("Cast", [f"{name}.low"], f"{name}.lower", to=1),
-        node("Mul", [f"{name}.upper", "bits.low"], f"{name}.shifted"),
-        node("Add", [f"{name}.shifted", f"{name}.lower"], f"{name}.whole"),
-        node("Mul", [f"{name}.whole", f"{name}.scale"], name),
+        *nodes,
+        node("Mul", [f"{name}.whole", f"{name}.rows"], f"{name}.scaled"),
+        node("Mul", [f"{name}.scaled", f"{name}.columns"], name),
     ]
