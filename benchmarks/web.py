@@ -22,12 +22,12 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from benchmarks.web_noise import same_noise
 
+from benchmarks.web_noise import same_noise
 from clearcap.captioner.network import CaptionRequest
 from clearcap.captioner.onnx.web import MEGABYTES, PHOTOS, export_web
 from clearcap.data.corpus import open_spec
@@ -62,7 +62,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
     """Files of a folder, as any static server sends them; counts what it sends."""
 
     sent: dict[str, int]
-    extensions_map = {
+    extensions_map: ClassVar[dict[str, str]] = {
         **http.server.SimpleHTTPRequestHandler.extensions_map,
         ".gz": "application/gzip",
         ".mjs": "text/javascript",
@@ -116,7 +116,11 @@ def measure_page(site: Path, photos: Sequence[CaptionedPhoto], seed: int, chromi
     """Open a page in Chromium, cut the network off, caption photos; open it again without a network."""
     from playwright.sync_api import sync_playwright
 
-    with served(site) as (address, sent), sync_playwright() as playwright, tempfile.TemporaryDirectory() as home:
+    with (
+        served(site) as (address, sent),
+        sync_playwright() as playwright,
+        tempfile.TemporaryDirectory() as home,
+    ):
         context = playwright.chromium.launch_persistent_context(
             home, executable_path=chromium, headless=True, args=["--no-sandbox"]
         )
@@ -132,7 +136,8 @@ def measure_page(site: Path, photos: Sequence[CaptionedPhoto], seed: int, chromi
         first = dict(sent)
         context.set_offline(True)
         rows = [
-            page.evaluate(READ, ["photo", base64.b64encode(one.image.read()).decode(), seed]) for one in photos
+            page.evaluate(READ, ["photo", base64.b64encode(one.image.read()).decode(), seed])
+            for one in photos
         ]
         again = context.new_page()
         starting = time.perf_counter()
@@ -171,7 +176,10 @@ def compare_page(
     special = pipeline.captioner.text.special_ids
     scores = [
         score_captions(
-            {one.id: decode_caption(pipeline.tokenizer, row, special).text for one, row in zip(photos, said)},
+            {
+                one.id: decode_caption(pipeline.tokenizer, row, special).text
+                for one, row in zip(photos, said, strict=True)
+            },
             {one.id: one.captions for one in photos},
             metrics=["CIDEr-D"],
         ).scores
@@ -205,9 +213,13 @@ def main() -> None:
     parser.add_argument("--photos", default="", help="corpus by whose photos weights are rounded")
     parser.add_argument("--limit", type=int, default=200, help="photos to caption")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--weights", nargs="+", default=["rounded", "float32"], choices=["rounded", "float32"])
+    parser.add_argument(
+        "--weights", nargs="+", default=["rounded", "float32"], choices=["rounded", "float32"]
+    )
     parser.add_argument("--chromium", default=shutil.which("chromium") or "", help="Chromium's program")
-    parser.add_argument("--keep", type=Path, help="folder to write the pages to; those there are taken as they are")
+    parser.add_argument(
+        "--keep", type=Path, help="folder to write the pages to; those there are taken as they are"
+    )
     asked = parser.parse_args()
     photos = open_spec(asked.data).photos[: asked.limit]
     pipeline = CaptionPipeline.from_pretrained(asked.model, device="cpu")

@@ -33,7 +33,11 @@ PHOTOS = 64  # that weights' precision is measured with
 SURE = 0.3  # of a margin: one of less counts as this, or a single near tie would outweigh all
 LEAST_SHARE = (0.25, 0.02)  # of the mean, that a row's and a column's precision is at least
 COARSEST, FINEST = 7, 2**14  # whole numbers of a row's greatest weight
-SHARED = ("encode", "denoise", "decode")  # the graphs that a caption needs; the fourth's answers are in a table
+SHARED = (
+    "encode",
+    "denoise",
+    "decode",
+)  # the graphs that a caption needs; the fourth's answers are in a table
 
 
 def export_web(
@@ -84,7 +88,14 @@ def settings(captioner: Captioner) -> dict[str, Any]:
         InputError: the settings need a solver or a wrapper that the page does not have.
     """
     how, sampler = captioner.defaults, captioner.sampler(captioner.defaults)
-    needed = {"solver": "renoise", "guidance": 0, "early_exit": 0, "refine": 0, "time_offset": 0, "candidates": 1}
+    needed = {
+        "solver": "renoise",
+        "guidance": 0,
+        "early_exit": 0,
+        "refine": 0,
+        "time_offset": 0,
+        "candidates": 1,
+    }
     for name, value in needed.items():
         if (found := getattr(how, name)) != value:
             raise InputError(
@@ -338,8 +349,14 @@ def _restored(name: str, code: Code, arrays: dict[str, np.ndarray]) -> list[Any]
     low = max(int(np.abs(code.whole).max()).bit_length() - 7, 0)
     half = 2**low // 2
     high = (code.whole + half) >> low
-    arrays |= {f"{name}.high": high.astype(np.int8), f"{name}.rows": code.rows, f"{name}.columns": code.columns}
-    nodes = [node("Cast", [f"{name}.high"], f"{name}.whole" if low == 0 else f"{name}.upper", to=1)]  # 1: float32
+    arrays |= {
+        f"{name}.high": high.astype(np.int8),
+        f"{name}.rows": code.rows,
+        f"{name}.columns": code.columns,
+    }
+    nodes = [
+        node("Cast", [f"{name}.high"], f"{name}.whole" if low == 0 else f"{name}.upper", to=1)
+    ]  # 1: float32
     if low:
         arrays[f"{name}.low"] = (code.whole - (high << low)).astype(np.int8)
         arrays[f"{name}.unit"] = np.array(2.0**low, np.float32)
