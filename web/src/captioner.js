@@ -77,7 +77,7 @@ export class Captioner {
     const opened = [];
     for (const graph of graphs) opened.push(await ort.InferenceSession.create(graph, how));
     const [encode, denoise, decode] = opened;
-    return new Captioner(about, ort, { encode, denoise, decode }, new Float32Array(bytes.slice().buffer));
+    return new Captioner(about, ort, { encode, denoise, decode }, new Float32Array(Uint8Array.from(bytes).buffer));
   }
 
   /**

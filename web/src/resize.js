@@ -75,6 +75,8 @@ export function kernel(from, to) {
 /**
  * The whole photo squashed to `size` x `size` RGB pixels, never cropped: the same bytes as Python's `to_square`.
  *
+ * Which pass is first shows in the rounding; columns are where much more of them is to go (Pillow 13).
+ *
  * @param {Pixels} photo
  * @param {number} size
  * @returns {Uint8Array} - size * size * 3 bytes
@@ -85,8 +87,14 @@ export function squash({ data, width, height }, size) {
   if (!(width > 0 && height > 0 && (step === 3 || step === 4))) {
     throw new RangeError(`${data.length} bytes are no ${width} x ${height} pixels of 3 or 4 bytes; pass decoded pixels`);
   }
-  const across = resample(data, step, height, kernel(width, size), width, size);
-  return transposed(resample(transposed(across, height, size), 3, size, kernel(height, size), height, size), size, size);
+  const [columns, rows] = [kernel(width, size), kernel(height, size)];
+  if (height > size && height - size > 2 * (width - size)) {
+    const down = resample(transposed(data, step, height, width), 3, width, rows, height, size);
+    return resample(transposed(down, 3, width, size), 3, size, columns, width, size);
+  }
+  const across = resample(data, step, height, columns, width, size);
+  const down = resample(transposed(across, 3, height, size), 3, size, rows, height, size);
+  return transposed(down, 3, size, size);
 }
 
 /**
@@ -107,12 +115,9 @@ function resample(data, step, rows, { reach, first, count, weights }, width, to)
   for (let y = 0, at = 0; y < rows; y++) {
     for (let x = 0; x < to; x++, at += 3) {
       let [r, g, b] = [half, half, half];
-      let from = (y * width + first[x]) * step;
-      if (whole) from = (y * width + x) * step;
+      let from = (y * width + (whole ? x : first[x])) * step;
       if (whole) {
-        out[at] = data[from];
-        out[at + 1] = data[from + 1];
-        out[at + 2] = data[from + 2];
+        out.set(data.subarray(from, from + 3), at);
         continue;
       }
       for (let k = x * reach, end = k + count[x]; k < end; k++, from += step) {
@@ -137,17 +142,18 @@ function byte(level) {
 }
 
 /**
- * Rows of RGB pixels as columns.
+ * Rows of pixels as columns of RGB ones.
  *
- * @param {Uint8Array} data
+ * @param {Uint8Array | Uint8ClampedArray} data
+ * @param {number} step - bytes a pixel
  * @param {number} rows
  * @param {number} columns
  * @returns {Uint8Array}
  */
-function transposed(data, rows, columns) {
-  const out = new Uint8Array(data.length);
+function transposed(data, step, rows, columns) {
+  const out = new Uint8Array(rows * columns * 3);
   for (let y = 0, from = 0; y < rows; y++) {
-    for (let x = 0; x < columns; x++, from += 3) {
+    for (let x = 0; x < columns; x++, from += step) {
       const at = (x * rows + y) * 3;
       out[at] = data[from];
       out[at + 1] = data[from + 1];
