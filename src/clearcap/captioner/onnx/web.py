@@ -169,7 +169,7 @@ def sensitivity(
     weights = {
         name: weight
         for name, weight in captioner.named_parameters()
-        if weight.ndim > 1 and weight.numel() >= LEAST_WEIGHTS
+        if weight.ndim > 1 and len(weight) > 1 and weight.numel() >= LEAST_WEIGHTS
     }
     found = {name: torch.zeros_like(weight) for name, weight in weights.items()}
     request = CaptionRequest(0, length=captioner.defaults.length)
@@ -250,11 +250,16 @@ def encode(weight: np.ndarray, sensitive: np.ndarray, step: float) -> Code:
     rows = np.maximum(rows, least_row * rows.mean())
     columns = (sensitive / rows).mean(0, keepdims=True)
     columns = np.maximum(columns / columns.mean(), least_column)
-    factor = (1 / np.sqrt(columns)).astype(np.float32)
+    factor = _quarters(1 / np.sqrt(columns))
     top = np.abs(weight / factor).max(inputs, keepdims=True)
     steps = np.clip(step / np.sqrt(rows), top / FINEST, top / COARSEST)
-    steps = np.where(top > 0, steps, 1).astype(np.float32)
+    steps = _quarters(np.where(top > 0, steps, 1))
     return Code(np.rint(weight / (steps * factor)).astype(np.int32), steps, factor)
+
+
+def _quarters(numbers: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+    """The nearest powers of two's fourth root: as good for steps, and few different ones take few bytes."""
+    return (2 ** (np.rint(4 * np.log2(numbers)) / 4)).astype(np.float32)
 
 
 def entropy(whole: Int32[np.ndarray, "..."]) -> float:
