@@ -202,6 +202,10 @@ def caption_on_cluster(
 def cluster(address: str | None) -> Iterator[Any]:
     """Ray, connected to a cluster until the block ends; a connection that there is already stays. Raises InputError."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster that is started here reports to nobody
+    if address is not None:
+        os.environ.setdefault(
+            "RAY_BACKEND_LOG_LEVEL", "fatal"
+        )  # this process's alone: it warns of Ray's own ways
     try:
         import ray
         import ray.data
@@ -269,9 +273,14 @@ def _done(ray: Any, job: Job, nodes: Nodes, rows: list[dict[str, Any]]) -> Itera
         compute=ray.data.ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=1),
         num_cpus=nodes.cpus,
         num_gpus=nodes.gpus,
-        max_task_retries=DEATHS,
+        ray_remote_args_fn=_bounded,
     )
     yield from done.iter_rows()
+
+
+def _bounded() -> dict[str, Any]:
+    """What Ray is told of each worker: how often it begins a shard again."""
+    return {"max_task_retries": DEATHS}
 
 
 def _room(ray: Any, nodes: Nodes) -> int:
