@@ -90,7 +90,9 @@ def main() -> None:
     parser.add_argument("--model", default="default", help="folder, hub name, or one of those that ship")
     parser.add_argument("--stages", type=int, default=256, help="photos that each stage is timed with")
     parser.add_argument("--kills", type=int, default=0, help="kills in each format")
-    parser.add_argument("--formats", default=",".join(FORMATS), help="of the runs that are killed")
+    parser.add_argument(
+        "--formats", nargs="+", default=FORMATS, choices=FORMATS, help="of runs that are killed"
+    )
     parser.add_argument("--killed-count", type=int, default=500, help="photos of the runs that are killed")
     words = sys.argv[1:]
     split = words.index("--") if "--" in words else len(words)
@@ -116,7 +118,7 @@ def main() -> None:
             * sum(1 / one.rate for one in alone.stages),
         }
         show(asked.model, told | shares)
-        for format in asked.formats.split(",") if asked.kills else ():
+        for format in asked.formats if asked.kills else ():
             whole = place / f"whole.{format}"
             began = time.perf_counter()
             subprocess.run(command(place / "some", whole, options), check=True, stdout=subprocess.DEVNULL)

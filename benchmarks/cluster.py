@@ -1,7 +1,7 @@
 """Bulk captioning on a Ray cluster of two nodes on this machine: photos a second, a worker and the driver killed.
 
-``python -m benchmarks.cluster PHOTOS --count 4000`` captions links to the photos of a folder with ``clearcap caption``, with
-``clearcap bulk`` by one worker and by two, and by two of whom one is killed, and then the command itself, which is
+``python -m benchmarks.cluster PHOTOS --count 4000`` captions links to the photos of a folder with ``clearcap caption``,
+with ``clearcap bulk`` by one worker and by two, and by two of whom one is killed, and then the command itself, which is
 given again; it compares the bytes, and prints a JSON object a line as figures come.
 """
 
