@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pickle
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,9 +17,10 @@ from tiny_captioner import save_tiny_captioner
 
 from benchmarks.cluster import digests, kill_worker_and_driver, two_nodes, whole_shards
 from clearcap import CaptionPipeline
-from clearcap.bulk.cluster import Job, Nodes
+from clearcap.bulk.cluster import DEATHS, Captioner, Job, Nodes
 from clearcap.bulk.run import Output, Run, Sampling
-from clearcap.bulk.sources import Sources, in_pieces
+from clearcap.bulk.shards import begin_shards
+from clearcap.bulk.sources import Piece, Sources, in_pieces
 from clearcap.errors import InputError
 
 
@@ -50,7 +54,6 @@ def test_a_worker_and_then_the_driver_are_killed(model: Path, photos: Path, tmp_
         assert whole_shards(out) < 8
         again = subprocess.run(line, capture_output=True, text=True)
     assert "of them found done: 39 captions, 1 failures" in again.stderr
-    assert all(line.startswith("clearcap: ") for line in again.stderr.splitlines()), again.stderr
     assert again.returncode == 1
     run = Run(
         CaptionPipeline.from_pretrained(model, backend="torch"),
@@ -62,7 +65,7 @@ def test_a_worker_and_then_the_driver_are_killed(model: Path, photos: Path, tmp_
     same = Run(run.pipeline, Output(out, shard_size=5), run.sampling, str(model))
     assert same(Sources([str(photos)])).found == 40  # to clearcap caption it is a run of its own
     assert len(digests(out)) == 9  # one of them of errors
-    assert not (out / ".journal" / "running.json").exists()
+    assert sorted({file.suffix for file in (out / ".journal").iterdir()}) == [".journal"]
 
 
 def test_pieces_share_out_what_was_named(photos: Path, tmp_path: Path) -> None:
@@ -73,6 +76,29 @@ def test_pieces_share_out_what_was_named(photos: Path, tmp_path: Path) -> None:
     assert [sum(piece.stop - piece.start for piece in shard) for shard in pieces] == [15, 15, 12]
     named = [item.name for shard in pieces for item in sources.within(shard)]
     assert named == [item.name for item in sources]
+
+
+def work(job: Job, shard: int, *entries: str) -> dict[str, Any]:
+    """What a worker says of a shard."""
+    return Captioner(job)({"shard": shard, "pieces": pickle.dumps([Piece(one, 0, 1) for one in entries])})
+
+
+def test_a_worker_that_cannot_work_says_why(model: Path, photos: Path, tmp_path: Path) -> None:
+    out, photo = tmp_path / "out", str(photos / "00.png")
+    job = Job(str(model), Output(out), Sampling(batch_size=4), {"backend": "torch"})
+    begin_shards(out, job.told, overwrite=False)
+    done = work(job, 0, photo, str(photos / "07.png"))
+    assert [done[name] for name in ("error", "photos", "captions", "failures")] == ["", 2, 1, 1]
+    assert "cut short" in done["faults"]
+    assert "missing.png is not there on node" in work(job, 1, str(tmp_path / "missing.png"))["error"]
+    assert "no such folder" in work(replace(job, model=str(tmp_path / "none")), 1, photo)["error"]
+    assert (
+        "steps=0 must be at least 1"
+        in work(replace(job, sampling=Sampling({"steps": 0}, batch_size=4)), 1, photo)["error"]
+    )
+    assert "is another folder" in work(replace(job, image_column="other"), 1, photo)["error"]
+    (out / ".journal" / "part-00002.parquet.begun").write_bytes(b"." * DEATHS)
+    assert "20 workers have died over it" in work(job, 2, photo)["error"]
 
 
 def test_jobs_that_cannot_be_are_refused(tmp_path: Path) -> None:

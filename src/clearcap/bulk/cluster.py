@@ -11,11 +11,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from clearcap.bulk.file import Tally
 from clearcap.bulk.run import Output, Run, Sampling, Summary
-from clearcap.bulk.shards import begin_shards, end_shards, is_running
+from clearcap.bulk.shards import JOURNALS, begin_shards, end_shards, is_running, shard_name
 from clearcap.bulk.sources import Piece, Sources, holds_several, in_pieces
 from clearcap.config import number
 from clearcap.data.images import is_url
@@ -26,6 +27,7 @@ from clearcap.pipeline import CaptionPipeline
 log = logging.getLogger("clearcap")
 PATIENCE = 60.0  # seconds until workers of a driver that is dead are gone, too
 DEATHS = 20  # of workers over one shard until it is given up
+BEGUN = ".begun"  # after a shard's name: a byte for each time that it was begun
 COUNTS = ("photos", "captions", "failures", "found")  # of a ``Tally``, in its order
 
 
@@ -122,10 +124,12 @@ class Captioner:
         if self.run is None:
             self.run = _loaded(self.job)
         _seen(self.job, pieces)
+        begun = _begun(self.job.output, shard)
         faults: list[str] = []
         tally = Tally(told=lambda tally, fault: None if fault is None else faults.append(str(fault)))
         items = Sources((), image_column=self.job.image_column).within(pieces)
         self.run.write_shard(shard, items, tally, PATIENCE)
+        begun.unlink(missing_ok=True)
         counts = {name: getattr(tally, name) for name in COUNTS}
         return counts | {"faults": json.dumps(faults), "batch_size": self.run.batch_size}
 
@@ -153,6 +157,21 @@ def _seen(job: Job, pieces: list[Piece]) -> None:
     first = pieces[0].entry
     if isinstance(first, str) and not is_url(first) and not os.path.exists(first):
         raise InputError(f"{first} is not there on node {platform.node()}; {remedy}")
+
+
+def _begun(output: Output, shard: int) -> Path:
+    """The file that says how often a shard was begun in this run. Raises InputError where it was too often."""
+    assert output.out is not None
+    name = shard_name(shard, output.shard_format)
+    begun = output.out / JOURNALS / f"{name}{BEGUN}"
+    with open(begun, "ab") as file:
+        file.write(b".")
+    if begun.stat().st_size > DEATHS:
+        raise InputError(
+            f"{name}: {DEATHS} workers have died over it; leave out the photo after the last one that its journal "
+            f"({begun.parent}) names, or give workers more memory"
+        )
+    return begun
 
 
 def caption_on_cluster(
@@ -187,6 +206,8 @@ def caption_on_cluster(
             for shard, pieces in enumerate(in_pieces(_lengths(ray, job, entries), output.shard_size))
         ]
         begin_shards(output.out, job.told, output.overwrite)
+        for begun in (output.out / JOURNALS).glob(f"*{BEGUN}"):
+            begun.unlink()  # of a run that was stopped
         for done in _done(ray, job, nodes, rows):
             if done["error"]:
                 raise InputError(done["error"])
@@ -202,10 +223,6 @@ def caption_on_cluster(
 def cluster(address: str | None) -> Iterator[Any]:
     """Ray, connected to a cluster until the block ends; a connection that there is already stays. Raises InputError."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster that is started here reports to nobody
-    if address is not None:
-        os.environ.setdefault(
-            "RAY_BACKEND_LOG_LEVEL", "fatal"
-        )  # this process's alone: it warns of Ray's own ways
     try:
         import ray
         import ray.data
@@ -224,14 +241,10 @@ def cluster(address: str | None) -> Iterator[Any]:
             ) from error
     try:
         yield ray
-    except (
-        ray.exceptions.RayActorError,
-        ray.exceptions.WorkerCrashedError,
-        ray.exceptions.ObjectLostError,
-    ) as error:
-        fault = " ".join(str(error).split())
+    except ray.exceptions.RayActorError as error:
+        fault = str(error).strip().splitlines()[-1].strip()
         raise InputError(
-            f"workers keep dying ({fault}); see Ray's logs, then run the command again"
+            f"a worker cannot start ({fault}); every node needs this version of clearcap, and of Python and Ray"
         ) from error
     finally:
         if not connected:
@@ -273,14 +286,8 @@ def _done(ray: Any, job: Job, nodes: Nodes, rows: list[dict[str, Any]]) -> Itera
         compute=ray.data.ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=1),
         num_cpus=nodes.cpus,
         num_gpus=nodes.gpus,
-        ray_remote_args_fn=_bounded,
     )
     yield from done.iter_rows()
-
-
-def _bounded() -> dict[str, Any]:
-    """What Ray is told of each worker: how often it begins a shard again."""
-    return {"max_task_retries": DEATHS}
 
 
 def _room(ray: Any, nodes: Nodes) -> int:
