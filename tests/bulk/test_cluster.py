@@ -108,6 +108,6 @@ def test_jobs_that_cannot_be_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="batch_size is missing"):
         Job("default", Output(tmp_path / "x"), Sampling())
     with pytest.raises(InputError, match="cpus=0 and gpus=0"):
-        Nodes(cpus=0)
+        Nodes(cpus=0.0)
     with pytest.raises(InputError, match="actors=0 must be at least 1"):
         Nodes(actors=0)
