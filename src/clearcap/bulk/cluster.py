@@ -211,7 +211,8 @@ def caption_on_cluster(
         for done in _done(ray, job, nodes, rows):
             if done["error"]:
                 raise InputError(done["error"])
-            counts = Tally(*(int(done[name]) for name in COUNTS))
+            photos, captions, failures, found = (int(done[name]) for name in COUNTS)
+            counts = Tally(photos, captions, failures, found)
             tally.join(counts, [InputError(fault) for fault in json.loads(done["faults"])])
             batch_size, shards = int(done["batch_size"]), shards + 1
         end_shards(output.out, shards, output.shard_format)
