@@ -107,6 +107,9 @@ def test_jobs_that_cannot_be_are_refused(tmp_path: Path) -> None:
         Job("default", Output(tmp_path / "x.jsonl"), sampling)
     with pytest.raises(InputError, match="batch_size is missing"):
         Job("default", Output(tmp_path / "x"), Sampling())
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(InputError, match="file/x cannot be made"):
+        begin_shards(tmp_path / "file" / "x", {}, overwrite=False)
     with pytest.raises(InputError, match="cpus=0 and gpus=0"):
         Nodes(cpus=0.0)
     with pytest.raises(InputError, match="actors=0 must be at least 1"):

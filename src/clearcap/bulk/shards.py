@@ -26,13 +26,19 @@ def begin_shards(folder: Path, run: dict[str, Any], overwrite: bool) -> None:
         folder: of the shards.
         run: what the run is, as JSON gives it back.
         overwrite: whether shards that are there go, unless they are those of the same run, which was stopped.
+
+    Raises:
+        InputError: the folder cannot be made, or written to.
     """
     running = folder / JOURNALS / _RUNNING
     if overwrite and not is_running(folder, run):
         for file in folder.glob("part-*"):
             file.unlink()
         shutil.rmtree(folder / JOURNALS, ignore_errors=True)
-    running.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        running.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be made ({error.strerror}); choose another folder") from error
     write_atomically(running, lambda part: part.write_text(json.dumps(run)))
 
 
