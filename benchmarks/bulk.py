@@ -2,7 +2,7 @@
 
 ``python -m benchmarks.bulk PHOTOS --count 20000`` captions links to the photos of a folder with ``clearcap caption``,
 beside a measurement of each stage alone, and prints JSON lines as figures come. ``--kills 5`` then captions
-``--killed-count`` of them into each format, by processes killed at random moments, and compares the bytes.
+``--killed-count`` of them into each of ``--formats``, by processes killed at random moments, and compares the bytes.
 """
 
 from __future__ import annotations
@@ -90,6 +90,9 @@ def main() -> None:
     parser.add_argument("--model", default="default", help="folder, hub name, or one of those that ship")
     parser.add_argument("--stages", type=int, default=256, help="photos that each stage is timed with")
     parser.add_argument("--kills", type=int, default=0, help="kills in each format")
+    parser.add_argument(
+        "--formats", nargs="+", default=FORMATS, choices=FORMATS, help="of runs that are killed"
+    )
     parser.add_argument("--killed-count", type=int, default=500, help="photos of the runs that are killed")
     words = sys.argv[1:]
     split = words.index("--") if "--" in words else len(words)
@@ -115,7 +118,7 @@ def main() -> None:
             * sum(1 / one.rate for one in alone.stages),
         }
         show(asked.model, told | shares)
-        for format in FORMATS if asked.kills else ():
+        for format in asked.formats if asked.kills else ():
             whole = place / f"whole.{format}"
             began = time.perf_counter()
             subprocess.run(command(place / "some", whole, options), check=True, stdout=subprocess.DEVNULL)

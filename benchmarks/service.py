@@ -41,6 +41,7 @@ def service(
         typer.Option(help="of each worker, and of captioning one at a time; 0: every core is used in both"),
     ] = 0,
     batch_size: Annotated[int, typer.Option(help="photos of a forward pass at most")] = 4,
+    queue: Annotated[int, typer.Option(help="photos that may wait in each worker")] = 64,
     clients: Annotated[str, typer.Option(help="how many ask at once")] = "1,8,32",
     seconds: Annotated[float, typer.Option(help="that each load lasts")] = 10.0,
     hostile: Annotated[int, typer.Option(help="hostile requests")] = 500,
@@ -55,7 +56,7 @@ def service(
         one, expected = one_at_a_time(model, paths, threads)
         limits = ("--upload-timeout", UPLOAD_SECONDS, "--max-bytes", MAX_BYTES)
         urls = ("--allow-urls", "--allow-network", "127.0.0.2/32")
-        shape = ("--workers", workers, "--threads", threads, "--batch-size", batch_size)
+        shape = ("--workers", workers, "--threads", threads, "--batch-size", batch_size, "--queue", queue)
         options = ("--model", model, *shape, *limits, *urls)
         found: dict[str, Any] = {"photos": len(paths), "workers": workers, "batch_size": batch_size}
         loads = {"one at a time, no service": one}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -48,6 +48,16 @@ class Tally:
         self.found += photos if found else 0
         self.told(self, fault)
 
+    def join(self, other: Tally, faults: Sequence[InputError]) -> None:
+        """Count what another run has counted, and tell of its faults."""
+        self.photos += other.photos
+        self.captions += other.captions
+        self.failures += other.failures
+        self.found += other.found
+        for fault in faults:
+            self.told(self, fault)
+        self.told(self, None)
+
 
 def write_captions(
     path: Path,
@@ -60,6 +70,7 @@ def write_captions(
     batch: int,
     overwrite: bool = False,
     skip_existing: bool = False,
+    patience: float = 0.0,
 ) -> None:
     """Caption photos into a file that appears when it is whole.
 
@@ -73,12 +84,13 @@ def write_captions(
         batch: photos a batch.
         overwrite: whether a file that is there is replaced.
         skip_existing: whether the rows of a file that is there are kept, and photos without one added.
+        patience: seconds to wait for another process that is writing the same file.
 
     Raises:
         InputError: the file, or a run that was stopped, is in the way; or the photos are not those of that run.
     """
     kind = format_of(path)
-    with Journal(journal) as record:
+    with Journal(journal, patience) as record:
         there = digest(path)
         if record.written and there == record.written:  # stopped between moving the file and saying so
             record.finish(_outcome(record, there))

@@ -29,14 +29,18 @@ class Journal:
         written: SHA-256 of the file of captions, where the run was stopped when only saying so was left.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, patience: float = 0.0) -> None:
         """Open a journal for this process alone.
+
+        Args:
+            path: of the file.
+            patience: seconds to wait for another process that is writing it.
 
         Raises:
             InputError: it cannot be written, is something else, or is being written by another process.
         """
-        self.path = path
-        self._file = _open_alone(path)
+        self.path, self._patience = path, patience
+        self._file = _open_alone(path, patience)
         self._synced = time.monotonic()
         try:
             self.run = read_run(path)
@@ -113,7 +117,7 @@ class Journal:
         whole = json_line({"journal": _TITLE, "run": self.run}) + json_line({"finished": outcome})
         write_atomically(self.path, lambda part: part.write_bytes(whole))
         self._file.close()  # it is no longer the file of that name
-        self._file = _open_alone(self.path)
+        self._file = _open_alone(self.path, self._patience)
         self.finished, self.written = outcome, None
 
 
@@ -138,25 +142,34 @@ def read_run(path: Path) -> dict[str, Any] | None:
     raise InputError(f"{path} is no journal of clearcap's; move it away or choose another output")
 
 
-def _open_alone(path: Path) -> IO[bytes]:
+def _open_alone(path: Path, patience: float) -> IO[bytes]:
     """The file for writing, for this process alone while it is open. Raises InputError."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "r+b" if path.exists() else "w+b")  # noqa: SIM115  closed by Journal
-    except OSError as error:
-        raise InputError(f"{path} cannot be written ({error.strerror}); choose another output") from error
+    until = time.monotonic() + patience
+    while True:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = open(path, "r+b" if path.exists() else "w+b")  # noqa: SIM115  closed by Journal
+        except OSError as error:
+            raise InputError(f"{path} cannot be written ({error.strerror}); choose another output") from error
+        if _locked(file) and os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+            return file
+        file.close()  # another's, or replaced by another in the meantime
+        if time.monotonic() >= until:
+            raise InputError(f"{path} is being written by another run; wait for it or choose another output")
+        time.sleep(0.1)
+
+
+def _locked(file: IO[bytes]) -> bool:
+    """Whether a file is this process's now, until it is closed."""
     try:
         import fcntl
 
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except ImportError:
         pass  # Windows: two runs into one file are not told apart
-    except OSError as error:
-        file.close()
-        raise InputError(
-            f"{path} is being written by another run; wait for it or choose another output"
-        ) from error
-    return file
+    except OSError:
+        return False
+    return True
 
 
 def difference(before: dict[str, Any], now: dict[str, Any]) -> str:

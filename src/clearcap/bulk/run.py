@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -15,8 +14,9 @@ from typing import Any
 
 from clearcap import __version__
 from clearcap.bulk.file import Tally, write_captions
-from clearcap.bulk.formats import FORMATS, Row, format_of, write_atomically
+from clearcap.bulk.formats import FORMATS, Row, format_of
 from clearcap.bulk.journal import read_run
+from clearcap.bulk.shards import JOURNALS, begin_shards, end_shards, shard_name
 from clearcap.bulk.sidecars import Sidecars
 from clearcap.bulk.sources import Item
 from clearcap.bulk.wording import Wording
@@ -27,7 +27,6 @@ from clearcap.pipeline import CaptionPipeline, CaptionResult
 
 BATCH_ON_CPU = 16  # more gain nothing there (LOG.md)
 MOST_AT_ONCE = 1024  # photos a batch that ``auto`` tries on a GPU
-_JOURNALS = ".journal"
 
 
 @dataclass(frozen=True)
@@ -193,7 +192,7 @@ class Run:
         if out is None:
             self._beside(items, tally)
         elif self.output.is_folder:
-            self._shards(out, items, tally)
+            self._shards(out, iter(sources), tally)
         else:
             journal = out.with_name(f"{out.name}.journal")
             how = {"overwrite": self.output.overwrite, "skip_existing": self.output.skip_existing}
@@ -255,32 +254,39 @@ class Run:
             tally.add(1, int(failed), fault=result if isinstance(result, InputError) else None)
 
     def _shards(self, folder: Path, items: Iterator[Item], tally: Tally) -> None:
-        journals = folder / _JOURNALS
-        running = journals / "running.json"
-        if self.output.overwrite and not (running.is_file() and json.loads(running.read_bytes()) == self.run):
-            for file in folder.glob("part-*"):
-                file.unlink()
-            shutil.rmtree(journals, ignore_errors=True)
-        journals.mkdir(parents=True, exist_ok=True)
-        write_atomically(running, lambda part: part.write_text(json.dumps(self.run)))
+        begin_shards(folder, self.run, self.output.overwrite)
         shard = 0
         while (first := next(items, None)) is not None:
-            name = f"part-{shard:05d}.{self.output.shard_format}"
             rest = islice(items, self.output.shard_size - 1)
-            write_captions(
-                folder / name,
-                journals / f"{name}.journal",
-                self.run | {"shard_size": self.output.shard_size},
-                chain([first], rest),
-                self.rows,
-                tally,
-                batch=self.batch_size,
-            )
+            self.write_shard(shard, chain([first], rest), tally)
             shard += 1
-        surplus = folder / f"part-{shard:05d}.{self.output.shard_format}"
-        if surplus.exists():
-            raise InputError(f"{surplus} is of a run over more photos; pass --overwrite to begin again")
-        running.unlink()
+        end_shards(folder, shard, self.output.shard_format)
+
+    def write_shard(self, shard: int, items: Iterator[Item], tally: Tally, patience: float = 0.0) -> None:
+        """Write one shard of a folder, or go on with it.
+
+        Args:
+            shard: its number.
+            items: its photos.
+            tally: counts them.
+            patience: seconds to wait for another process that is writing it.
+
+        Raises:
+            InputError: what is there is in the way, or cannot be written.
+        """
+        folder = self.output.out
+        assert folder is not None
+        name = shard_name(shard, self.output.shard_format)
+        write_captions(
+            folder / name,
+            folder / JOURNALS / f"{name}.journal",
+            self.run | {"shard_size": self.output.shard_size},
+            map(self._checked, items),
+            self.rows,
+            tally,
+            batch=self.batch_size,
+            patience=patience,
+        )
 
     def _recorded_batch(self) -> int | None:
         """The batch size of the run that is gone on with, whose rows' last digits may depend on it."""
@@ -289,7 +295,7 @@ class Run:
             return None
         journal = out.with_name(f"{out.name}.journal")
         if self.output.is_folder:
-            journal = out / _JOURNALS / f"part-00000.{self.output.shard_format}.journal"
+            journal = out / JOURNALS / f"{shard_name(0, self.output.shard_format)}.journal"
         recorded = (read_run(journal) or {}).get("batch_size")
         return recorded if isinstance(recorded, int) and recorded > 0 else None
 

@@ -7,8 +7,9 @@ import os
 import posixpath
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 from urllib.parse import urlsplit
 
 from clearcap.bulk.archives import ARCHIVES, TARS, ZIPS, tar_members, zip_members
@@ -37,6 +38,21 @@ class Item:
     file: Path | None = None
 
 
+@dataclass(frozen=True)
+class Piece:
+    """Photos that follow each other in one thing that was named, of which nothing has been opened.
+
+    Attributes:
+        entry: a photo, an archive or a table, or why there is none.
+        start: the first of them, counted from 0.
+        stop: the one after the last.
+    """
+
+    entry: str | PhotoBytes | InputError
+    start: int
+    stop: int
+
+
 class Sources:
     """What a user named; iterated as often as one likes, in the same order."""
 
@@ -62,24 +78,33 @@ class Sources:
                 self._given.append(path)
 
     def __iter__(self) -> Iterator[Item]:
-        for entry in self._entries():
-            yield from self._items(entry)
+        for entry in self.entries():
+            yield from self.items(entry)
 
     def count(self) -> int | None:
         """How many photos there are; None where only reading everything would tell."""
         total = 0
-        for entry in self._entries():
-            if not isinstance(entry, str) or not has_suffix(entry, HOLDING):
-                total += 1
-            elif is_url(entry) or has_suffix(entry, TARS[1:]):
+        for entry in self.entries():
+            if holds_several(entry) and (is_url(entry) or has_suffix(entry, TARS[1:])):
                 return None
-            elif has_suffix(entry, TABLES):
-                total += count_rows(entry)
-            else:
-                total += sum(1 for _ in self._items(entry))
+            total += self.length(entry)
         return total
 
-    def _entries(self) -> Iterator[str | PhotoBytes | InputError]:
+    def length(self, entry: str | PhotoBytes | InputError) -> int:
+        """How many photos an entry has; archives behind an address and compressed tars are read for that."""
+        if not holds_several(entry):
+            return 1
+        if has_suffix(entry, TABLES) and not is_url(entry):
+            return count_rows(entry)
+        return sum(1 for _ in self.items(entry))
+
+    def within(self, pieces: Iterable[Piece]) -> Iterator[Item]:
+        """The photos of some pieces, in their order."""
+        for piece in pieces:
+            yield from islice(self.items(piece.entry), piece.start, piece.stop)
+
+    def entries(self) -> Iterator[str | PhotoBytes | InputError]:
+        """Photos, archives and tables, one after the other; none is opened."""
         for given in self._given:
             if not isinstance(given, str):
                 yield given
@@ -91,7 +116,8 @@ class Sources:
                     else:
                         yield entry
 
-    def _items(self, entry: str | PhotoBytes | InputError) -> Iterator[Item]:
+    def items(self, entry: str | PhotoBytes | InputError) -> Iterator[Item]:
+        """The photos of an entry."""
         if isinstance(entry, InputError):
             yield Item("", entry)
         elif isinstance(entry, PhotoSource):
@@ -113,6 +139,31 @@ class Sources:
         if has_suffix(entry, ZIPS):
             return zip_members(entry)
         return table_rows(entry, self.image_column)
+
+
+def holds_several(entry: str | PhotoBytes | InputError) -> TypeGuard[str]:
+    """Whether an entry is an archive or a table of photos."""
+    return isinstance(entry, str) and entry[:5].lower() != "data:" and has_suffix(entry, HOLDING)
+
+
+def in_pieces(
+    lengths: Iterable[tuple[str | PhotoBytes | InputError, int]], size: int
+) -> Iterator[list[Piece]]:
+    """Entries and their numbers of photos, shared out: ``size`` photos each, but for the last, in their order."""
+    pieces: list[Piece] = []
+    room = size
+    for entry, length in lengths:
+        start = 0
+        while start < length:
+            stop = min(length, start + room)
+            pieces.append(Piece(entry, start, stop))
+            room -= stop - start
+            start = stop
+            if not room:
+                yield pieces
+                pieces, room = [], size
+    if pieces:
+        yield pieces
 
 
 def _remote(url: str) -> Iterator[str | InputError]:

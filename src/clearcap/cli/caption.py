@@ -19,7 +19,7 @@ from clearcap.cli.options import Settings, sampling_settings
 
 if TYPE_CHECKING:
     from clearcap.bulk.file import Tally
-    from clearcap.bulk.run import Run
+    from clearcap.bulk.run import Summary
     from clearcap.bulk.sources import Sources
     from clearcap.bulk.wording import Wording
     from clearcap.errors import InputError
@@ -233,7 +233,7 @@ def print_captions(
         raise typer.Exit(1)
 
 
-def write(run: Run, sources: Sources, as_json: bool) -> None:
+def write(run: Callable[[Sources, Any], Summary], sources: Sources, as_json: bool) -> None:
     """Captions into files, with a bar on standard error and a summary at the end."""
     from rich import progress
     from rich.console import Console

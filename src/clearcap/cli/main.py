@@ -63,6 +63,7 @@ def general(
 def _register() -> None:
     from clearcap.cli import (
         bench,
+        bulk,
         caption,
         control,
         data,
@@ -79,6 +80,7 @@ def _register() -> None:
         caption.caption,
         caption.info,
         caption.models,
+        bulk.bulk,
         train.train,
         train.finetune,
         train.distill,

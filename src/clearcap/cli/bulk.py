@@ -1,0 +1,85 @@
+"""``clearcap bulk``."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clearcap.cli.options import AsJson, Model, Settings, sampling_settings
+
+
+def bulk(
+    context: typer.Context,
+    paths: Annotated[
+        list[str],
+        typer.Argument(help="photos, folders, archives and tables, as clearcap caption takes them"),
+    ],
+    out: Annotated[Path, typer.Argument(help="folder of shards, which every node sees under the same path")],
+    address: Annotated[
+        str | None,
+        typer.Option(help="of a Ray cluster, HOST:PORT or auto; default RAY_ADDRESS, or this machine alone"),
+    ] = None,
+    actors: Annotated[
+        int | None, typer.Option(help="workers that hold the model; default as many as there is room for")
+    ] = None,
+    cpus: Annotated[float, typer.Option(help="processors of each worker")] = 1.0,
+    gpus: Annotated[float, typer.Option(help="GPUs of each worker; 0.5: two share one")] = 0.0,
+    model: Model = "default",
+    steps: Annotated[int | None, typer.Option(help="calls of the denoiser")] = None,
+    length: Annotated[int | None, typer.Option(help="words to write; 0: as the model sees fit")] = None,
+    candidates: Annotated[int | None, typer.Option(help="captions sampled for each photo")] = None,
+    setting: Settings = None,
+    seed: Annotated[int, typer.Option(help="same seed, same captions")] = 0,
+    batch_size: Annotated[int, typer.Option(help="photos at once")] = 16,
+    recursive: Annotated[bool, typer.Option(help="photos in folders below a folder, too")] = True,
+    image_column: Annotated[
+        str | None, typer.Option(help="of parquet and Arrow files; default is image, img, photo ...")
+    ] = None,
+    prefix: Annotated[str, typer.Option(help="before each caption")] = "",
+    suffix: Annotated[str, typer.Option(help="after each caption")] = "",
+    template: Annotated[
+        str, typer.Option(help="around each caption: {caption}, {name}, {folder}, {confidence:.2f}")
+    ] = "{caption}",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace the shards that are there")] = False,
+    shard_size: Annotated[int, typer.Option(help="photos a shard")] = 10_000,
+    shard_format: Annotated[str, typer.Option(help="jsonl, csv or parquet")] = "parquet",
+    device: Annotated[str | None, typer.Option(help="of each worker; default its GPU, if it has one")] = None,
+    dtype: Annotated[str | None, typer.Option(help="of the weights: float32, bfloat16 ... or auto")] = None,
+    backend: Annotated[str, typer.Option(help="fast, torch, prepacked, compiled or onnx")] = "fast",
+    workers: Annotated[int | None, typer.Option(help="threads of each worker that decode photos")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Caption photos by many machines, with Ray: the shards that clearcap caption --out FOLDER writes on one."""
+    from clearcap.bulk.cluster import Job, Nodes, caption_on_cluster
+    from clearcap.bulk.run import Output, Sampling
+    from clearcap.bulk.sources import Sources
+    from clearcap.bulk.wording import Wording
+    from clearcap.cli.caption import write
+    from clearcap.config import number
+    from clearcap.registry import load_plugin
+
+    nodes = Nodes(address, actors, cpus, gpus)
+    if workers is not None:
+        workers = number("workers", workers, int, 1)
+    batch_size = number("batch_size", batch_size, int, 1)
+    how = sampling_settings(setting, steps=steps, length=length, candidates=candidates)
+    plugins = (context.parent.params.get("plugin") if context.parent else None) or []
+    job = Job(
+        model,
+        Output(
+            out,
+            overwrite=overwrite,
+            shard_size=shard_size,
+            shard_format=shard_format,
+            wording=Wording(prefix, suffix, template),
+        ),
+        Sampling(how, seed, batch_size, workers),
+        {"device": device, "dtype": dtype, "backend": backend},
+        image_column,
+        tuple(partial(load_plugin, plugin) for plugin in plugins),
+    )
+    sources = Sources(paths, recursive=recursive, image_column=image_column)
+    write(partial(caption_on_cluster, job, nodes), sources, as_json)
