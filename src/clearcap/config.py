@@ -16,8 +16,9 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 from clearcap import registry
 from clearcap.errors import InputError, RenamedWarning
 
-T = TypeVar("T")
+__version__ = "0.1.0"
 
+T = TypeVar("T")
 
 RENAMED: dict[str, dict[str, str]] = {  # section -> old name of a setting -> its name; old ones go with 0.2
     "TextConfig": {},

@@ -15,14 +15,13 @@ from typing import Any
 
 import torch
 
-from clearcap import __version__
 from clearcap.bulk.file import Tally, write_captions
 from clearcap.bulk.formats import FORMATS, Row, format_of, write_atomically
 from clearcap.bulk.journal import read_run
 from clearcap.bulk.sidecars import Sidecars
 from clearcap.bulk.sources import Item
 from clearcap.bulk.wording import Wording
-from clearcap.config import LENGTHS, number, own_names
+from clearcap.config import LENGTHS, __version__, number, own_names
 from clearcap.errors import InputError
 from clearcap.pipeline import CaptionPipeline, CaptionResult
 

@@ -154,8 +154,7 @@ def compare_captions(
         InputError: no photo is captioned by both.
     """
     from clearcap.data.records import several
-    from clearcap.evaluation.scores import score_captions
-    from clearcap.metrics.significance import compare
+    from clearcap.evaluation.scores import compare_scored, score_captions
 
     held = {photo: texts for photo, texts in references.items() if all(photo in one for one in captions)}
     if not held:
@@ -165,12 +164,11 @@ def compare_captions(
     if alone := [photo for photo in captions[0] | captions[1] if photo not in held]:
         told = f"{several(alone, 'photo')} left out, captioned only by {names[0]} or {names[1]}"
         print(f"clearcap: {told}", file=sys.stderr)
-    scores = [
-        score_captions({photo: one[photo] for photo in held}, held, metrics=metrics).scores
-        for one in captions
+    scored = [
+        score_captions({photo: one[photo] for photo in held}, held, metrics=metrics) for one in captions
     ]
-    found = compare(scores[0], scores[1], seed=seed)
-    a, b = (one.corpus for one in scores)
+    found = compare_scored(scored[:1], scored[1:], seed=seed)
+    a, b = (one.scores.corpus for one in scored)
     if as_json:
         rows = {name: {"A": a[name], "B": b[name], **row.to_json()} for name, row in found.items()}
         about = {"A": names[0], "B": names[1], "photos": len(held), "left_out": len(alone)}

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from clearcap import __version__
+from clearcap.config import __version__
 from clearcap.data.writing import full, is_full
 from clearcap.errors import InputError, RenamedWarning
 

@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from clearcap import __version__
 from clearcap.captioner.loading import find_folder, weight_files
 from clearcap.captioner.onnx import GRAPHS, graph_file, is_exported
+from clearcap.config import __version__
 from clearcap.data.reading import member, read_json
 from clearcap.data.records import Corpus
 from clearcap.data.writing import whole_file, write_json
