@@ -71,6 +71,7 @@ def _register() -> None:
         published,
         score,
         serve,
+        study,
         table,
         train,
     )
@@ -95,6 +96,7 @@ def _register() -> None:
     app.command("compute-stats")(train.compute_stats)
     app.command()(evaluate.evaluate)
     app.command()(table.table)
+    app.command()(study.study)
     app.command()(filling.evaluate_fill)
     app.command()(score.score)
     app.command()(published.parity)
