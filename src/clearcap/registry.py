@@ -57,6 +57,7 @@ BUILT_IN: dict[str, dict[str, str]] = {  # kind -> name -> where it is defined
     },
     "denoiser": {
         "cross-attention": "clearcap.denoiser.cross_attention:build_cross_attention",
+        "appended": "clearcap.denoiser.appended:build_appended",
         "concat": "clearcap.denoiser.fused:build_concat",
         "add": "clearcap.denoiser.fused:build_add",
     },
@@ -68,6 +69,8 @@ BUILT_IN: dict[str, dict[str, str]] = {  # kind -> name -> where it is defined
         "BLEU": "clearcap.metrics.bleu:score_bleu",
         "ROUGE-L": "clearcap.metrics.rouge:score_rouge_l",
         "CIDEr-D": "clearcap.metrics.cider:score_cider_d",
+        "colour-errors": "clearcap.metrics.wording:score_colours",
+        "grammar-errors": "clearcap.metrics.wording:score_grammar",
         "METEOR": "clearcap.metrics.java:score_meteor",
         "SPICE": "clearcap.metrics.java:score_spice",
     },
