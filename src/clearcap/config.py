@@ -111,7 +111,9 @@ class VisionConfig:
     dim: int = knob(256, "channels of an image token")
     image_size: int = knob(224, "photos are squashed to this many pixels a side")
     mode: str = knob(
-        "patches", "what a pretrained encoder or a pair gives: all tokens or one vector", ("patches", "global")
+        "patches",
+        "what a pretrained encoder or a pair gives: all tokens or one vector",
+        ("patches", "global"),
     )
 
     def __post_init__(self) -> None:
@@ -123,7 +125,9 @@ class VisionConfig:
 class DenoiserConfig:
     """The network that is trained."""
 
-    kind: str = knob("cross-attention", "how the photo enters: attended to, appended or fused", part="denoiser")
+    kind: str = knob(
+        "cross-attention", "how the photo enters: attended to, appended or fused", part="denoiser"
+    )
     width: int = knob(256, "channels")
     depth: int = knob(5, "layers")
     heads: int = knob(4, "attention heads")

@@ -30,7 +30,9 @@ def study(
     model: options.Model = "default",
     limit: options.Limit = None,
     subset: options.Subset = False,
-    tiny: Annotated[bool, typer.Option("--tiny", help="a trial: a few training steps, twelve photos")] = False,
+    tiny: Annotated[
+        bool, typer.Option("--tiny", help="a trial: a few training steps, twelve photos")
+    ] = False,
     batch_size: Annotated[int, typer.Option(help="photos at once")] = 16,
     as_json: options.AsJson = False,
 ) -> None:
@@ -58,7 +60,10 @@ def _list(found: list[dict], as_json: bool) -> None:
         return
     options.show_table(
         ("study", "asks", "paper", "runs", "hours"),
-        [[one["name"], one["asks"], one["paper"], str(one["runs"]), f"{one['minutes'] / 60:.1f}"] for one in found],
+        [
+            [one["name"], one["asks"], one["paper"], str(one["runs"]), f"{one['minutes'] / 60:.1f}"]
+            for one in found
+        ],
         title="Studies",
         caption="hours are estimates for two cores",
         words=("study", "asks", "paper"),

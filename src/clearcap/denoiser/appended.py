@@ -18,7 +18,16 @@ class AppendedDenoiser(nn.Module):
     """
 
     def __init__(
-        self, *, dim: int, image_dim: int, width: int, depth: int, heads: int, hidden: int, rows: int, dropout: float
+        self,
+        *,
+        dim: int,
+        image_dim: int,
+        width: int,
+        depth: int,
+        heads: int,
+        hidden: int,
+        rows: int,
+        dropout: float,
     ) -> None:
         """Args:
         dim: channels of a latent.
@@ -29,7 +38,9 @@ class AppendedDenoiser(nn.Module):
         """
         super().__init__()
         self.embed, self.image = nn.Linear(2 * dim, width), nn.Linear(image_dim, width)
-        self.time = TimeEmbedding(width, nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width)))
+        self.time = TimeEmbedding(
+            width, nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
+        )
         self.position = nn.Parameter(torch.empty(rows, width))
         self.norm, self.drop = nn.LayerNorm(width, eps=1e-12), nn.Dropout(dropout)
         self.blocks = nn.ModuleList(Block(width, heads, hidden, None, dropout) for _ in range(depth))

@@ -301,7 +301,9 @@ def _rows(
         batches = sampled[_setting(method.sampling)]
         together = method.sampling.candidates > 1
         started = time.perf_counter()
-        captions = dict(pair for batch in batches for pair in captions_of(at.pipeline, batch, method.sampling))
+        captions = dict(
+            pair for batch in batches for pair in captions_of(at.pipeline, batch, method.sampling)
+        )
         choice_ms = 1000 * (time.perf_counter() - started) / len(captions)
         scored = score_captions(captions, at.references, metrics=SCORED, seed=seed)
         steps = method.sampling.steps

@@ -10,10 +10,29 @@ import numpy as np
 from clearcap.metrics.interface import Captions, Score
 
 COLOURS = {
-    "black": "black", "white": "white", "red": "red", "maroon": "red", "blue": "blue", "navy": "blue",
-    "turquoise": "blue", "green": "green", "yellow": "yellow", "gold": "yellow", "golden": "yellow",
-    "blond": "yellow", "blonde": "yellow", "orange": "orange", "brown": "brown", "tan": "brown", "beige": "brown",
-    "pink": "pink", "purple": "purple", "violet": "purple", "gray": "gray", "grey": "gray", "silver": "gray",
+    "black": "black",
+    "white": "white",
+    "red": "red",
+    "maroon": "red",
+    "blue": "blue",
+    "navy": "blue",
+    "turquoise": "blue",
+    "green": "green",
+    "yellow": "yellow",
+    "gold": "yellow",
+    "golden": "yellow",
+    "blond": "yellow",
+    "blonde": "yellow",
+    "orange": "orange",
+    "brown": "brown",
+    "tan": "brown",
+    "beige": "brown",
+    "pink": "pink",
+    "purple": "purple",
+    "violet": "purple",
+    "gray": "gray",
+    "grey": "gray",
+    "silver": "gray",
 }  # word -> what it counts as; fmt: skip
 PREPOSITIONS = {
     "about", "above", "across", "against", "along", "among", "at", "behind", "beside", "between", "by", "for", "from",

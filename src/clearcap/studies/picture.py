@@ -99,7 +99,9 @@ def _losses(
         for number, curve in enumerate(curves[run.name]):
             label = (run.shown or run.name) if not number else None
             colour = f"C{study.runs.index(run)}"
-            axes.plot([one["step"] for one in curve], [one[loss] for one in curve], color=colour, lw=1, label=label)
+            axes.plot(
+                [one["step"] for one in curve], [one[loss] for one in curve], color=colour, lw=1, label=label
+            )
     axes.set_xlabel("step", fontsize=9)
     axes.set_ylabel(loss, fontsize=9)
     axes.legend(frameon=False, fontsize=8)

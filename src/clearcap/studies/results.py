@@ -50,7 +50,9 @@ def assess(
         rows.append(row)
     claims = [decide(claim, study, scored, losses) for claim in study.claims if claim.metric != TIME]
     return {
-        "study": {name: value for name, value in dataclasses.asdict(study).items() if name not in ("runs", "base")},
+        "study": {
+            name: value for name, value in dataclasses.asdict(study).items() if name not in ("runs", "base")
+        },
         "measured": dict(about),
         "runs": rows,
         "claims": claims,

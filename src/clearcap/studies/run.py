@@ -126,11 +126,13 @@ def run_study(
             )
             for run_name, system in found.items():
                 systems[run_name].append(system)
+    corpora = scale.data[:-1]
+    used = max((run.corpora or len(corpora) for run in study.runs), default=0) if study.trains else 0
     about = {
         "corpus": measured.name,
         "split": measured.split,
         "photos": len(measured.photos[:limit]),
-        "trained_on": [" ".join((name, split)) for name, _, split in map(parse_spec, scale.data[:-1])],
+        "trained_on": [" ".join((name, split)) for name, _, split in map(parse_spec, corpora[:used])],
         "overrides": list(scale.overrides),
         "tiny": scale.tiny,
     }
@@ -186,7 +188,9 @@ def trained(preset: Preset, out: Path, tell: Callable[[str], None], what: str) -
     from clearcap.training.run import train
 
     about = dataclasses.asdict(preset)
-    key = _digest({name: about[name] for name in about if name != "sampling"} | {"data": _kept(about["data"])})
+    key = _digest(
+        {name: about[name] for name in about if name != "sampling"} | {"data": _kept(about["data"])}
+    )
     folder = out / "models" / key
     if not (folder / "trained.json").is_file():
         tell(f"training {what}")
@@ -212,7 +216,10 @@ def _digest(value: Any) -> str:
 def _curve(folder: Path) -> list[dict[str, float]]:
     """Losses of a training by step."""
     lines = [json.loads(line) for line in (folder / "curves.jsonl").read_text().splitlines()]
-    return [{"step": one["step"], **dict(zip(LOSSES, (one["latent"], one["caption"]), strict=True))} for one in lines]
+    return [
+        {"step": one["step"], **dict(zip(LOSSES, (one["latent"], one["caption"]), strict=True))}
+        for one in lines
+    ]
 
 
 def _last(curve: Sequence[Mapping[str, float]]) -> dict[str, float]:

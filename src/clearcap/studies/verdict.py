@@ -12,7 +12,12 @@ CONFIRMED, NOT, UNTOLD = "confirmed", "not confirmed", "cannot be told"
 
 
 def verdict_of(
-    of: Sequence[float], than: Sequence[float], low: float, high: float, kind: str = "higher", margin: float = 0.0
+    of: Sequence[float],
+    than: Sequence[float],
+    low: float,
+    high: float,
+    kind: str = "higher",
+    margin: float = 0.0,
 ) -> str:
     """The verdict on a claim that one run's figure is higher than another's, or as good.
 
