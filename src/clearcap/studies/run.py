@@ -158,7 +158,7 @@ def preset_of(study: Study, run: StudyRun, seed: int, scale: Scale, out: Path) -
         "one to caption",
     )
     used = corpora[: run.corpora or None]
-    where = {"corpus": used[0], "also": list(used[1:]), "watch": scale.data[-1]}
+    where: dict[str, Any] = {"corpus": used[0], "also": list(used[1:]), "watch": scale.data[-1]}
     where |= {"expected": not (scale.subset or scale.tiny)}
     words = [*overrides_of(study.settings), *(TINY if scale.tiny else ()), *scale.overrides]
     words += [*overrides_of(run.settings), *OWN, *overrides_of({"data": where}), f"train.seed={seed}"]
@@ -216,8 +216,9 @@ def _digest(value: Any) -> str:
 def _curve(folder: Path) -> list[dict[str, float]]:
     """Losses of a training by step."""
     lines = [json.loads(line) for line in (folder / "curves.jsonl").read_text().splitlines()]
+    names = dict(zip(("latent", "caption"), LOSSES, strict=True))
     return [
-        {"step": one["step"], **dict(zip(LOSSES, (one["latent"], one["caption"]), strict=True))}
+        {"step": float(one["step"])} | {shown: float(one[name]) for name, shown in names.items()}
         for one in lines
     ]
 

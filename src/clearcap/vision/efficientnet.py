@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from clearcap.config import VisionConfig
 from clearcap.errors import InputError
 from clearcap.vision.compact import CompactEncoder
 from clearcap.vision.trained import TrainedEncoder
