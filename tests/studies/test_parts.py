@@ -11,12 +11,16 @@ from tiny_captioner import CAPTIONS, photos, save_tiny_captioner, seeing_caption
 
 from clearcap.captioner.model import Captioner, CaptionerConfig
 from clearcap.captioner.towers import build_captioner, load_encoder, tokenize_for
-from clearcap.config import DenoiserConfig, Preset, VisionConfig, make
+from clearcap.config import DenoiserConfig, Preset, VisionConfig, load_preset, make
+from clearcap.data.images import PhotoFile
+from clearcap.data.records import CaptionedPhoto
 from clearcap.denoiser.appended import build_appended
 from clearcap.errors import InputError
 from clearcap.training.log import progress_bar
-from clearcap.training.objectives import DiffusionLMObjective
+from clearcap.training.objectives import DiffusionLMObjective, LadicObjective
 from clearcap.training.run import examples_of
+from clearcap.training.twin.network import build_twin
+from clearcap.training.twin.run import sizes_of
 
 
 @pytest.fixture(scope="module")
@@ -73,10 +77,10 @@ def test_its_bert_is_split_anew_or_drawn_anew(lender: Path) -> None:
     assert torch.equal(kept.text.embedding.weight, old.text.encoder.embeddings["word_embeddings"].weight)
 
 
-def test_what_is_not_lent_is_refused(lender: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="of kind compact; pass vision.kind=compact"):
+def test_what_is_not_lent_is_refused(lender: Path) -> None:
+    with pytest.raises(InputError, match=r"of kind compact; pass vision\.kind=compact"):
         load_encoder(VisionConfig(kind="efficientnet", source=str(lender), tokens=4, dim=16, image_size=64))
-    captioner, ids, mask = built(preset(lender, kind="embedding"))
+    captioner, _, _ = built(preset(lender, kind="embedding"))
     with pytest.raises(InputError, match="EmbeddingSpace is no whole language model"):
         captioner.text.language_model()
     whole, _, _ = built(preset(lender, split=2))
@@ -153,19 +157,25 @@ def test_the_photos_vector_is_restored_where_it_is_asked_for() -> None:
     wanted = asked.denoiser.image(image)[:, 0].repeat_interleave(3, 0)
     assert torch.isclose(torch.as_tensor(with_image.image), 2 * (at - wanted).abs().mean(), rtol=1e-4)
     assert torch.isclose(with_image.latent, without.latent + with_image.image)
-    with pytest.raises(InputError, match="needs denoiser.kind=concat"):
+    with pytest.raises(InputError, match=r"needs denoiser\.kind=concat"):
         concat(1.0, kind="add")
 
 
 @pytest.mark.parametrize("mirror", [True, False])
 def test_photos_are_mirrored_unless_the_settings_say_no(lender: Path, mirror: bool) -> None:
-    from types import SimpleNamespace
-
     asked = make(Preset, {"text": {"length": 10}, "data": {"mirror": mirror}}, "test")
     captioner, tokenizer = tiny_captioner()
-    shown = [
-        SimpleNamespace(id=str(n), captions=(text,)) for n, text in enumerate([*CAPTIONS, "a dog runs left"])
-    ]
+    texts = [*CAPTIONS, "a dog runs left"]
+    shown = [CaptionedPhoto(str(n), PhotoFile(Path("absent.png")), (text,)) for n, text in enumerate(texts)]
     with progress_bar(Console(stderr=True), shown=False) as progress:
-        made = examples_of(captioner, tokenizer, asked, shown, [], torch.arange(5), progress)  # type: ignore[arg-type]
+        made = examples_of(captioner, tokenizer, asked, shown, [], torch.arange(5), progress)
     assert made.mirrored.tolist() == [mirror] * 4 + [False]
+
+
+def test_the_twin_of_a_study_has_as_many_trained_parameters() -> None:
+    asked = load_preset("ladic-study")
+    captioner, tokenizer = build_captioner(asked)
+    twin = build_twin(sizes_of(asked), vocab=len(tokenizer), image_dim=256, tokens=49)
+    trained = LadicObjective(captioner, captioner.noise(1.0)).parameters()
+    mine, other = (sum(p.numel() for p in some if p.requires_grad) for some in (trained, twin.parameters()))
+    assert abs(other / mine - 1) < 0.05

@@ -12,6 +12,7 @@ from PIL import Image
 from tiny_captioner import CAPTIONS, save_tiny_captioner
 
 from clearcap.errors import InputError
+from clearcap.studies.picture import draw
 from clearcap.studies.run import Scale, preset_of, run_study, sampling_of
 from clearcap.studies.study import load_study, studies
 from clearcap.studies.verdict import conclusion_of, verdict_of
@@ -37,8 +38,12 @@ settings.train.steps = 4
 settings.sampling = {{ refine = 1 }}
 [[runs]]
 name = "long"
-settings.train.steps = 24
+settings.train.steps = 12
 paper = {{ CIDEr-D = 0.2 }}
+[[runs]]
+name = "twin"
+settings.train.steps = 4
+beams = 2
 
 [[claims]]
 says = "more steps score higher"
@@ -61,7 +66,7 @@ TINY = """
 [text]
 source = "{model}"
 split = 1
-length = 10
+length = 16
 [vision]
 source = "{model}"
 tokens = 4
@@ -93,7 +98,6 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_tiny_captioner(desk / "model")
     (desk / "tiny.toml").write_text(TINY.format(model=desk / "model"))
     (desk / "study.toml").write_text(STUDY.format(figure="losses"))
-    (desk / "bars.toml").write_text(STUDY.format(figure="bars"))
     (desk / "photos").mkdir()
     rng = np.random.default_rng(0)
     for split, numbers in (("train", range(5)), ("val", range(5, 9))):
@@ -111,25 +115,30 @@ def scale(desk: Path) -> Scale:
     return Scale((f"folder:{desk / 'photos'}:train", f"folder:{desk / 'photos'}:val"), batch_size=2)
 
 
-def test_a_killed_study_ends_as_one_never_killed(desk: Path) -> None:
-    """Killed in the third training, then in the captions, as a crash of the machine may leave them."""
-    study = load_study(str(desk / "study.toml"))
+@pytest.fixture(scope="module")
+def whole(desk: Path) -> tuple[dict, list[str]]:
+    """What a study found that was not killed, and what it told."""
     told: list[str] = []
-    whole = run_study(study, scale(desk), desk / "whole", told.append)
-    assert sum(line.startswith("training") for line in told) == 4  # refined shares short's models
+    return run_study(load_study(str(desk / "study.toml")), scale(desk), desk / "whole", told.append), told
+
+
+def test_a_killed_study_ends_as_one_never_killed(desk: Path, whole: tuple[dict, list[str]]) -> None:
+    """Killed in a later training than the first captions, which are cut short as by a crash of the machine."""
+    study, (found, told) = load_study(str(desk / "study.toml")), whole
+    assert sum(line.startswith("training") for line in told) == 6  # refined shares short's models
     words = ["study", str(desk / "study.toml"), "--batch-size", "2", "--out", str(desk / "killed")]
     for corpus in scale(desk).data:
         words += ["--data", corpus]
     killed = desk / "killed"
     process = started(words, desk / "killed.log")
-    kill_when(process, lambda: len(list(killed.glob("models/*/checkpoint"))) == 2)
+    kill_when(process, lambda: len(list(killed.glob("models/*/checkpoint"))) >= 3)
     assert not (killed / "results.json").exists()
-    for journal in killed.glob("captions/*/short.jsonl"):
-        journal.write_bytes(journal.read_bytes()[:-9])
+    (journal,) = killed.glob("captions/*/short.jsonl")
+    journal.write_bytes(journal.read_bytes()[:-9])
     again = run_study(study, scale(desk), killed)
     for name in SAME:
         assert (killed / name).read_bytes() == (desk / "whole" / name).read_bytes(), name
-    assert again == whole
+    assert again == found
     told.clear()
     run_study(study, scale(desk), killed, told.append)
     assert not any(line.startswith("training") for line in told)
@@ -137,10 +146,9 @@ def test_a_killed_study_ends_as_one_never_killed(desk: Path) -> None:
         run_study(study, dataclasses.replace(scale(desk), limit=3), killed)
 
 
-def test_what_a_study_says(desk: Path) -> None:
-    out = desk / "whole"
-    results = run_study(load_study(str(desk / "study.toml")), scale(desk), out)
-    short, refined, long = results["runs"]
+def test_what_a_study_says(desk: Path, whole: tuple[dict, list[str]]) -> None:
+    out, (results, _) = desk / "whole", whole
+    short, refined, long, twin = results["runs"]
     for row in results["runs"]:
         one = row["scores"]["CIDEr-D"]
         assert one["interval"][0] <= one["score"] <= one["interval"][1]
@@ -150,6 +158,8 @@ def test_what_a_study_says(desk: Path) -> None:
     assert "against" not in short
     assert set(long["against"]) >= {"BLEU-4", "CIDEr-D"}
     assert refined["calls"] > short["calls"]
+    assert [one["latent loss"] for one in twin["losses"]] == [0.0, 0.0]
+    assert twin["calls"] == 15
     assert np.mean([one["caption loss"] for one in long["losses"]]) < short["losses"][0]["caption loss"]
     claims = {one["says"]: one for one in results["claims"]}
     assert claims["more steps end at a lower caption loss"]["verdict"] == "confirmed"
@@ -164,11 +174,27 @@ def test_what_a_study_says(desk: Path) -> None:
     assert "ms_per_photo" not in (out / "results.json").read_text()
 
 
+@pytest.mark.parametrize("figure", ["bars", "line"])
+def test_pictures_of_other_manners(
+    desk: Path, whole: tuple[dict, list[str]], tmp_path: Path, figure: str
+) -> None:
+    study = dataclasses.replace(load_study(str(desk / "study.toml")), figure=figure)
+    draw(study, whole[0], {}, tmp_path / "a.png")
+    changed = json.loads(json.dumps(whole[0]))
+    changed["runs"][2]["scores"]["CIDEr-D"]["score"] += 0.5
+    changed["runs"][2]["scores"]["CIDEr-D"]["interval"][1] += 0.5
+    draw(study, changed, {}, tmp_path / "b.png")
+    a, b = (np.asarray(Image.open(tmp_path / f"{name}.png")) for name in "ab")
+    assert a.shape == b.shape
+    assert (a != b).any()
+
+
 def test_a_study_that_trains_nothing_samples_one_captioner(desk: Path) -> None:
     lines = (
         STUDY.format(figure="line").replace('base = "tiny.toml"', "").replace("settings.train.steps = 4", "")
     )
-    lines = lines.replace("settings.train.steps = 24", "settings.sampling = { steps = 4 }")
+    lines = lines.replace("settings.train.steps = 12", "settings.sampling = { steps = 4 }")
+    lines = lines.replace("beams = 2", "settings.sampling = { steps = 3 }")
     kept = lines.index('[[claims]]\nsays = "more steps end')
     (desk / "sampling.toml").write_text(lines[:kept])
     done = clearcap(
@@ -177,7 +203,7 @@ def test_a_study_that_trains_nothing_samples_one_captioner(desk: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert [row["calls"] for row in found["runs"]] == [6, 6 + 4, 4]  # the captioner's own six steps, and back
+    assert [row["calls"] for row in found["runs"]] == [6, 6 + 4, 4, 3]  # six steps of its own, and back
     assert found == json.loads((desk / "sampled" / "results.json").read_text())
     assert found["measured"]["overrides"] == ["guidance=0"]
 
@@ -191,7 +217,7 @@ def test_a_study_that_trains_nothing_samples_one_captioner(desk: Path) -> None:
         ('asks = "Does more training help?"', "", "has no 'asks'"),
         ('kind = "as good"', 'kind = "better"', "choose one of higher, as good"),
         ('base = "tiny.toml"', "", "sets train, but nothing is trained"),
-        ("settings.train.steps = 24", "setings.train.steps = 24", "unknown setting 'setings'"),
+        ("settings.train.steps = 12", "setings.train.steps = 24", "unknown setting 'setings'"),
     ],
 )
 def test_a_study_that_cannot_be_run_is_one_line(
@@ -216,11 +242,11 @@ def test_corpora_must_be_those_that_a_study_needs(desk: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("of", "than", "low", "high", "kind", "margin", "verdict"),
     [
-        ([3, 4], [1, 2], 0.5, 2, "higher", 0, "confirmed"),
-        ([3, 4], [1, 2], -0.5, 2, "higher", 0, "cannot be told"),  # photos are not sure
-        ([1.5, 4], [1, 2], 0.5, 2, "higher", 0, "cannot be told"),  # seeds are not
-        ([1, 2], [3, 4], -2, -0.5, "higher", 0, "not confirmed"),
-        ([1, 3.5], [3, 4], -2, -0.5, "higher", 0, "cannot be told"),
+        ([3.0, 4.0], [1.0, 2.0], 0.5, 2.0, "higher", 0.0, "confirmed"),
+        ([3.0, 4.0], [1.0, 2.0], -0.5, 2.0, "higher", 0.0, "cannot be told"),  # photos are not sure
+        ([1.5, 4.0], [1.0, 2.0], 0.5, 2.0, "higher", 0.0, "cannot be told"),  # seeds are not
+        ([1.0, 2.0], [3.0, 4.0], -2.0, -0.5, "higher", 0.0, "not confirmed"),
+        ([1.0, 3.5], [3.0, 4.0], -2.0, -0.5, "higher", 0.0, "cannot be told"),
         ([1.0, 1.0], [1.05, 1.0], -0.05, 0.05, "as good", 0.1, "confirmed"),
         ([1.0, 1.0], [1.05, 1.0], -0.15, 0.05, "as good", 0.1, "cannot be told"),
         ([0.8, 0.7], [1.0, 1.0], -0.3, -0.15, "as good", 0.1, "not confirmed"),

@@ -106,14 +106,12 @@ def load_encoder(vision: VisionConfig) -> Any:
     if not _is_captioner(vision.source):
         return kind.load(vision)
     start, _ = load_captioner(vision.source)
-    encoder = kind.build(vision, start.vision.settings())
-    try:
-        encoder.load_state_dict(start.vision.state_dict())
-    except RuntimeError as fault:
-        has = start.config.vision["kind"]
+    if (has := start.config.vision["kind"]) != vision.kind:
         raise InputError(
             f"vision.source={vision.source} has an image encoder of kind {has}; pass vision.kind={has}"
-        ) from fault
+        )
+    encoder = kind.build(vision, start.vision.settings())
+    encoder.load_state_dict(start.vision.state_dict())
     return encoder
 
 

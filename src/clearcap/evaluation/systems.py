@@ -23,7 +23,7 @@ class System:
     Attributes:
         captions: photo -> caption.
         scored: its figures.
-        calls: of the denoiser a caption takes, early exit aside.
+        calls: of the network a caption takes, one after another, early exit aside.
         ms: milliseconds a photo of the middle batch, sampling alone: neither its encoding nor a choice.
         encode_ms: milliseconds that encoding a photo took, on average.
     """

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import statistics
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +15,10 @@ from typing import Any
 from clearcap.config import Preset, SamplingConfig, changes, load_preset, require
 from clearcap.data.corpus import open_spec, parse_spec
 from clearcap.data.reading import read_json
+from clearcap.data.records import CaptionedPhoto
 from clearcap.data.writing import write_json, write_text
-from clearcap.evaluation.systems import System, sample_systems
+from clearcap.evaluation.scores import score_captions
+from clearcap.evaluation.systems import NAMES, System, sample_systems
 from clearcap.studies.picture import draw
 from clearcap.studies.results import assess, table_of, times_of
 from clearcap.studies.study import LOSSES, Study, StudyRun, overrides_of
@@ -99,6 +103,8 @@ def run_study(
     for seed in study.seeds:
         groups: dict[Path | str, dict[str, Mapping[str, Any]]] = {}
         for run in study.runs:
+            if run.beams:
+                continue
             if study.trains:
                 folder = trained(presets[run.name, seed], out, tell, f"{run.name}, seed {seed}")
                 curves[run.name].append(_curve(folder))
@@ -126,6 +132,24 @@ def run_study(
             )
             for run_name, system in found.items():
                 systems[run_name].append(system)
+        for run in (run for run in study.runs if run.beams):
+            preset = presets[run.name, seed]
+            folder = twin_of(preset, out, tell, f"{run.name}, seed {seed}")
+            curves[run.name].append(_curve(folder))
+            losses[run.name].append(_last(curves[run.name][-1]))
+            tell(f"captioning {len(measured.photos[:limit])} photos, {run.name}, seed {seed}")
+            systems[run.name].append(
+                write_system(
+                    preset,
+                    folder,
+                    measured.photos[:limit],
+                    out / "tokens" / f"{_sees(preset)}.safetensors",
+                    beams=run.beams,
+                    batch_size=scale.batch_size,
+                    metrics=study.metrics,
+                    seed=seed,
+                )
+            )
     corpora = scale.data[:-1]
     used = max((run.corpora or len(corpora) for run in study.runs), default=0) if study.trains else 0
     about = {
@@ -187,16 +211,74 @@ def trained(preset: Preset, out: Path, tell: Callable[[str], None], what: str) -
     """
     from clearcap.training.run import train
 
-    about = dataclasses.asdict(preset)
-    key = _digest(
-        {name: about[name] for name in about if name != "sampling"} | {"data": _kept(about["data"])}
-    )
-    folder = out / "models" / key
+    folder = out / "models" / _key(preset)
     if not (folder / "trained.json").is_file():
         tell(f"training {what}")
         train(preset, folder)
         write_json(folder / "trained.json", {"run": what})
     return folder
+
+
+def twin_of(preset: Preset, out: Path, tell: Callable[[str], None], what: str) -> Path:
+    """The folder of the training of a captioner's word-by-word twin; arguments and errors as for ``trained``."""
+    from clearcap.training.twin.run import WEIGHTS, train_twin
+
+    folder = out / "models" / f"twin-{_key(preset)}"
+    if not (folder / WEIGHTS).is_file():
+        tell(f"training {what}")
+        train_twin(preset, folder)
+    return folder
+
+
+def write_system(
+    preset: Preset,
+    folder: Path,
+    photos: Sequence[CaptionedPhoto],
+    tokens: Path,
+    *,
+    beams: int,
+    batch_size: int,
+    metrics: Sequence[str],
+    seed: int,
+) -> System:
+    """What a twin writes about photos, scored and timed as captioners are.
+
+    Args:
+        preset: of the captioner whose twin it is.
+        folder: of the twin's training.
+        photos: the split's.
+        tokens: file of their image tokens, made when a captioner of the study was sampled.
+        beams: of the search.
+        batch_size: photos at once.
+        metrics: besides BLEU, ROUGE-L and CIDEr-D.
+        seed: of the bootstrap.
+    """
+    from safetensors.torch import load_file
+
+    from clearcap.training.twin.run import train_twin
+    from clearcap.training.twin.writing import write
+
+    twin, tokenizer = train_twin(preset, folder)
+    kept = load_file(tokens)
+    texts: list[str] = []
+    seconds: list[float] = []
+    for group in kept["tokens"].split(batch_size):
+        started = time.perf_counter()
+        texts += write(twin, group, tokenizer, beams=beams, batch=batch_size)
+        seconds.append((time.perf_counter() - started) / len(group))
+    captions = {photo.id: text for photo, text in zip(photos, texts, strict=True)}
+    references = {photo.id: photo.captions for photo in photos}
+    scored = score_captions(captions, references, metrics=[*NAMES, *metrics], seed=seed)
+    ms = 1000 * statistics.median(seconds)
+    return System(captions, scored, twin.length - 1, ms, float(kept["ms"]))
+
+
+def _key(preset: Preset) -> str:
+    """What tells trainings apart: every setting but those of sampling."""
+    about = dataclasses.asdict(preset)
+    return _digest(
+        {name: about[name] for name in about if name != "sampling"} | {"data": _kept(about["data"])}
+    )
 
 
 def _kept(data: Mapping[str, Any]) -> dict[str, Any]:

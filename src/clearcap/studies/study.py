@@ -25,6 +25,8 @@ class StudyRun:
         name: by which claims and files call it.
         shown: what it is.
         settings: sections of a preset that differ; of sampling alone, where nothing is trained.
+        beams: 0 samples by diffusion; otherwise the captioner's word-by-word twin is trained in its place and
+            writes with so many beams.
         corpora: how many of the corpora are trained on; 0 is all.
         x: its place on the horizontal axis of a line.
         line: the line that it lies on.
@@ -34,6 +36,7 @@ class StudyRun:
     name: str
     shown: str = ""
     settings: dict = field(default_factory=dict)
+    beams: int = 0
     corpora: int = 1
     x: float = 0.0
     line: str = ""
@@ -119,6 +122,11 @@ class Study:
                 self.trains or not sections,
                 f"{where}: {run.name} sets {', '.join(sections)}, but nothing is trained; name a base",
             )
+        first = {run.beams > 0 for run in self.runs[:1]}
+        require(
+            first == {False} and (self.trains or not any(run.beams for run in self.runs)),
+            f"{where}: a run with beams needs a study that trains and begins with one without",
+        )
         for claim in self.claims:
             require(claim.kind in KINDS, f"{where}: kind={claim.kind!r}; choose one of {', '.join(KINDS)}")
             for one in (claim.of, claim.than):
