@@ -83,6 +83,7 @@ BUILT_IN: dict[str, dict[str, str]] = {  # kind -> name -> where it is defined
         "nocaps": "clearcap.data.nocaps:NOCAPS",
         "stanford-paragraphs": "clearcap.data.paragraphs:STANFORD_PARAGRAPHS",
         "folder": "clearcap.data.folder:FOLDER",
+        "joined": "clearcap.data.joined:JOINED",
         "huggingface": "clearcap.data.huggingface:HUGGINGFACE",
         "webdataset": "clearcap.data.shards:WEBDATASET",
     },
