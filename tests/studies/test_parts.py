@@ -16,6 +16,7 @@ from clearcap.data.images import PhotoFile
 from clearcap.data.records import CaptionedPhoto
 from clearcap.denoiser.appended import build_appended
 from clearcap.errors import InputError
+from clearcap.studies.study import load_study
 from clearcap.training.log import progress_bar
 from clearcap.training.objectives import DiffusionLMObjective, LadicObjective
 from clearcap.training.run import examples_of
@@ -173,7 +174,7 @@ def test_photos_are_mirrored_unless_the_settings_say_no(lender: Path, mirror: bo
 
 
 def test_the_twin_of_a_study_has_as_many_trained_parameters() -> None:
-    asked = load_preset("ladic-study")
+    asked = load_preset(load_study("autoregressive").base)
     captioner, tokenizer = build_captioner(asked)
     twin = build_twin(sizes_of(asked), vocab=len(tokenizer), image_dim=256, tokens=49)
     trained = LadicObjective(captioner, captioner.noise(1.0)).parameters()

@@ -155,7 +155,9 @@ def studies() -> list[str]:
 
 
 def load_study(name: str) -> Study:
-    """A study by name, or a TOML file by path; a ``base`` that ends in .toml lies beside it.
+    """A study by name, or a TOML file by path.
+
+    Its ``base`` is one of the presets of ``studies/bases``, a preset that ships, or a .toml file beside it.
 
     Raises:
         InputError: there is none, or it does not say what ``Study`` asks for.
@@ -168,8 +170,10 @@ def load_study(name: str) -> Study:
         require(False, f"{path}: not valid TOML ({fault}); mend that line")
     for needed in ("asks", "paper", "minutes", "against", "runs", "claims"):
         require(needed in tables, f"{path}: has no {needed!r}; add it")
-    if str(tables.get("base", "")).endswith(".toml"):
-        tables["base"] = str(path.parent / tables["base"])
+    base = str(tables.get("base", ""))
+    own = _folder() / "bases" / f"{base}.toml"
+    if base.endswith(".toml") or own.is_file():
+        tables["base"] = str(path.parent / base if base.endswith(".toml") else own)
     return make(Study, {"name": path.stem} | tables, where=str(path))
 
 
