@@ -28,7 +28,7 @@ import numpy as np
 import torch
 
 from benchmarks.web_noise import same_noise
-from clearcap.captioner.network import CaptionRequest
+from clearcap.captioner.generating import CaptionRequest
 from clearcap.captioner.onnx.web import MEGABYTES, PHOTOS, export_web
 from clearcap.data.corpus import open_spec
 from clearcap.data.images import open_image, to_square
@@ -185,7 +185,7 @@ def compare_page(
         ).scores
         for said in (ids, theirs)
     ]
-    difference = compare(*scores)["CIDEr-D"].difference
+    difference = compare(scores[:1], scores[1:])["CIDEr-D"].difference
     return found | {
         "photos": len(rows),
         "equal_photos": int((theirs == ids).all(1).sum()),

@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 from clearcap.moved import MovedFinder
 
-__version__ = "0.1.0"
-
 _HOMES = {  # public name -> module that holds it; loaded on first use, so that import does nothing
     "Captioner": "clearcap.captioner.model",
     "CaptionerConfig": "clearcap.captioner.model",
     "CaptionPipeline": "clearcap.pipeline.pipeline",
     "CaptionResult": "clearcap.pipeline.pipeline",
+    "__version__": "clearcap.config",
 }
 
 __all__ = ["CaptionPipeline", "CaptionResult", "Captioner", "CaptionerConfig", "__version__"]
 
 if TYPE_CHECKING:
     from clearcap.captioner.model import Captioner, CaptionerConfig
+    from clearcap.config import __version__
     from clearcap.pipeline import CaptionPipeline, CaptionResult
 
 sys.meta_path.append(MovedFinder())

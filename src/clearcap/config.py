@@ -16,8 +16,9 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 from clearcap import registry
 from clearcap.errors import InputError, RenamedWarning
 
-T = TypeVar("T")
+__version__ = "0.1.0"
 
+T = TypeVar("T")
 
 RENAMED: dict[str, dict[str, str]] = {  # section -> old name of a setting -> its name; old ones go with 0.2
     "TextConfig": {},
@@ -66,15 +67,23 @@ def require(ok: bool, message: str) -> None:
 class TextConfig:
     """The text space."""
 
-    source: str = knob("", "folder or hub name of a BERT-family masked language model to start from")
+    source: str = knob(
+        "", "folder or hub name of a BERT-family masked language model, or of a captioner that has one"
+    )
     kind: str = knob("bert-split", "how captions become latents", part="text space")
     split: int = knob(2, "layers of the lower half, which encodes")
     decoder: str = knob("upper", "what stands before the LM head", ("upper", "identity"))
-    special: str = knob("normalised", "latent of positions that are not words", ("zero", "raw", "normalised"))
+    special: str = knob(
+        "normalised",
+        "latent of positions that are not words; own: what the lower half makes of them",
+        ("zero", "raw", "normalised", "own"),
+    )
     filler: str = knob("[PAD]", "token that stands for special positions in the caption loss")
     length: int = knob(20, "positions of a caption, [CLS] and [SEP] included")
     max_words: int = knob(30, "words of a training caption that are kept, before it is cut to length")
     keep_period: bool = knob(False, "keep the full stop at a caption's end")
+    normalise: bool = knob(True, "normalise latents by channel, over the training captions")
+    pretrained: bool = knob(True, "take over the weights of text.source, not its sizes and tokenizer alone")
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -95,14 +104,16 @@ class VisionConfig:
     )
     source: str = knob(
         "",
-        "weights: a safetensors file (compact, efficientnet, pair), a folder or hub name (pretrained), a network's "
-        "name (timm)",
+        "weights: a safetensors file or a captioner's folder (compact, efficientnet, pair), a folder or hub name "
+        "(pretrained), a network's name (timm)",
     )
     tokens: int = knob(49, "image tokens the denoiser attends to")
     dim: int = knob(256, "channels of an image token")
     image_size: int = knob(224, "photos are squashed to this many pixels a side")
     mode: str = knob(
-        "patches", "what a pretrained encoder gives: all tokens or one vector", ("patches", "global")
+        "patches",
+        "what a pretrained encoder or a pair gives: all tokens or one vector",
+        ("patches", "global"),
     )
 
     def __post_init__(self) -> None:
@@ -114,7 +125,9 @@ class VisionConfig:
 class DenoiserConfig:
     """The network that is trained."""
 
-    kind: str = knob("cross-attention", "how the photo enters: attended to, or fused", part="denoiser")
+    kind: str = knob(
+        "cross-attention", "how the photo enters: attended to, appended or fused", part="denoiser"
+    )
     width: int = knob(256, "channels")
     depth: int = knob(5, "layers")
     heads: int = knob(4, "attention heads")
@@ -164,6 +177,10 @@ class DiffusionConfig:
         0.0, "keep lambda * caption loss at this multiple of the latent loss; 0: fixed lambda"
     )
 
+    image_weight: float = knob(
+        0.0, "diffusion-lm, concat: weight of restoring the photo's vector where it was appended"
+    )
+
     def __post_init__(self) -> None:
         check_choices(self)
         require(self.steps >= 2, f"diffusion.steps={self.steps} must be at least 2")
@@ -177,7 +194,7 @@ class DiffusionConfig:
             0 <= self.lag < self.steps,
             f"diffusion.lag={self.lag} must lie below diffusion.steps={self.steps}",
         )
-        for name in ("caption_weight", "dynamic_weight"):
+        for name in ("caption_weight", "dynamic_weight", "image_weight"):
             require(getattr(self, name) >= 0, f"diffusion.{name}={getattr(self, name)} must not be negative")
         require(
             self.infilling == 0 or self.prediction_type == "x0",
@@ -373,6 +390,7 @@ class DataConfig:
     watch_photos: int = knob(200, "photos of the periodic evaluation")
     features: str = knob("cache/features", "folder of the image-feature cache; made where missing")
     views: int = knob(4, "augmented views of each training photo in the cache, the photo itself included")
+    mirror: bool = knob(True, "mirror half of the photos, but for those whose captions name a side")
     text: str = knob("", "captions without photos, as NAME:ROOT:SPLIT of a corpus (see train.text_only)")
     text_exclude: str = knob("", "corpus NAME:ROOT:SPLIT whose photos' captions data.text must not give")
 

@@ -138,3 +138,30 @@ def test_different_photos_are_refused() -> None:
 def test_bad_settings_are_named(settings) -> None:
     with pytest.raises(InputError, match=f"{next(iter(settings))}="):
         intervals(score({1: "a"}, {1: ["a"]}), **settings)
+
+
+def test_runs_of_one_system_are_pooled_by_photo() -> None:
+    """Twice the same run is that run; runs that differ have the mean of their scores, and no narrower an interval."""
+    a, b = (score(*corpus(seed, 0.4)) for seed in (0, 5))
+    other = score(*corpus(7, 0.7))
+    for once, twice in (
+        (intervals(a), intervals([a, a])),
+        (compare(a, other), compare([a, a], [other, other])),
+    ):
+        for name, one in once.items():
+            found = twice[name]
+            for mine, theirs in zip(vars(one).values(), vars(found).values(), strict=True):
+                if isinstance(mine, float):
+                    assert np.isclose(mine, theirs, atol=1e-9), name
+    both = intervals([a, b])
+    assert np.isclose(both["CIDEr-D"].estimate, (a.corpus["CIDEr-D"] + b.corpus["CIDEr-D"]) / 2)
+    hypotheses, references = corpus(0, 0.4)
+    joined = {f"a{p}": text for p, text in hypotheses.items()} | {
+        f"b{p}": text for p, text in corpus(5, 0.4)[0].items()
+    }
+    told = {f"{run}{p}": texts for run in "ab" for p, texts in references.items()}
+    assert np.isclose(both["BLEU-4"].estimate, score(joined, told, ("BLEU",)).corpus["BLEU-4"])
+    with pytest.raises(InputError, match="2 runs cannot be exchanged with 1"):
+        compare([a, b], other)
+    with pytest.raises(InputError, match="cover different photos"):
+        intervals([a, score(*corpus(0, 0.4, photos=59))])

@@ -16,9 +16,7 @@ from clearcap.captioner.network import Generated
 from clearcap.captioner.onnx.export import export_graphs, quantize_graphs
 from clearcap.data.images import open_image, to_square
 from clearcap.data.records import CaptionedPhoto
-from clearcap.evaluation.scores import score_captions
-from clearcap.metrics.scoring import Scores
-from clearcap.metrics.significance import compare
+from clearcap.evaluation.scores import Scored, compare_scored, score_captions
 from clearcap.pipeline import CaptionPipeline
 
 FIRST = "torch float32"  # what the others are compared with
@@ -183,19 +181,19 @@ def _median(times: Sequence[Took]) -> Took:
 
 def _rows(backends: Mapping[str, Backend], references: dict[str, tuple[str, ...]], seed: int) -> list[Row]:
     rows: list[Row] = []
-    base: tuple[np.ndarray, Scores] | None = None
+    base: tuple[np.ndarray, Scored] | None = None
     for name, backend in backends.items():
         alone = _median(backend.alone)
         if not references:
             rows.append(Row(name, alone))
             continue
         ids = np.concatenate(backend.ids)
-        scores = score_captions(backend.captions, references, metrics=["CIDEr-D"], seed=seed).scores
+        scores = score_captions(backend.captions, references, metrics=["CIDEr-D"], seed=seed)
         base = base or (ids, scores)
         equal = ids == base[0]
         tokens, photos = float(equal.mean()), int(equal.all(-1).sum())
-        difference = compare(base[1], scores, seed=seed)["CIDEr-D"].difference
+        difference = compare_scored([base[1]], [scores], seed=seed)["CIDEr-D"].difference
         loss = (difference.estimate, difference.low, difference.high)
-        together, cider = _median(backend.together), scores.corpus["CIDEr-D"]
+        together, cider = _median(backend.together), scores.scores.corpus["CIDEr-D"]
         rows.append(Row(name, alone, together, tokens, photos, cider, loss))
     return rows

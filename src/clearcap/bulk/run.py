@@ -12,7 +12,6 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from clearcap import __version__
 from clearcap.bulk.file import Tally, write_captions
 from clearcap.bulk.formats import FORMATS, Row, format_of
 from clearcap.bulk.journal import read_run
@@ -20,7 +19,7 @@ from clearcap.bulk.shards import JOURNALS, begin_shards, end_shards, shard_name
 from clearcap.bulk.sidecars import Sidecars
 from clearcap.bulk.sources import Item
 from clearcap.bulk.wording import Wording
-from clearcap.config import LENGTHS, number, own_names
+from clearcap.config import LENGTHS, __version__, number, own_names
 from clearcap.data.threads import threads
 from clearcap.errors import InputError
 from clearcap.pipeline import CaptionPipeline, CaptionResult

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from clearcap import registry
 from clearcap.captioner.building import check_tokens
+from clearcap.captioner.folder import local_folder, read_settings
 from clearcap.captioner.model import Captioner, CaptionerConfig, load_captioner
-from clearcap.config import Preset, TextConfig
+from clearcap.config import Preset, TextConfig, VisionConfig
 from clearcap.errors import InputError
 from clearcap.text.tokenizer import clean_caption, encode_captions
 from clearcap.vision.trained import TrainedEncoder
@@ -36,7 +37,7 @@ def build_captioner(preset: Preset, *, seed: int = 0) -> tuple[Captioner, Any]:
         raise InputError(
             f"text.filler={preset.text.filler!r} is not in the vocabulary of {preset.text.source}"
         )
-    encoder = registry.find("image encoder", preset.vision.kind).load(preset.vision)
+    encoder = load_encoder(preset.vision)
     check_tokens(preset.vision, encoder)
     config = CaptionerConfig(
         **preset.of_the_model(),
@@ -46,7 +47,8 @@ def build_captioner(preset: Preset, *, seed: int = 0) -> tuple[Captioner, Any]:
     )
     torch.manual_seed(seed)
     captioner = Captioner(config)
-    captioner.text.copy_weights(pretrained)
+    if preset.text.pretrained:
+        captioner.text.copy_weights(pretrained)
     if preset.vision.source:  # else it stays as the seed drew it
         captioner.vision.load_state_dict(encoder.state_dict(), strict=True)
     if preset.denoiser.null == "mean-colour":  # stands for no photo in LaDiC's code
@@ -94,6 +96,33 @@ def continue_captioner(preset: Preset) -> tuple[Captioner, Any]:
     return captioner, tokenizer
 
 
+def load_encoder(vision: VisionConfig) -> Any:
+    """The image encoder that ``vision.source`` names: a trained network, or that of a captioner.
+
+    Raises:
+        InputError: it is missing, or of another kind than ``vision.kind``.
+    """
+    kind = registry.find("image encoder", vision.kind)
+    if not _is_captioner(vision.source):
+        return kind.load(vision)
+    start, _ = load_captioner(vision.source)
+    if (has := start.config.vision["kind"]) != vision.kind:
+        raise InputError(
+            f"vision.source={vision.source} has an image encoder of kind {has}; pass vision.kind={has}"
+        )
+    encoder = kind.build(vision, start.vision.settings())
+    encoder.load_state_dict(start.vision.state_dict())
+    return encoder
+
+
+def _is_captioner(source: str) -> bool:
+    """Whether a folder at hand, or the name of a model that ships, is a captioner's."""
+    try:
+        return bool(source) and bool(read_settings(local_folder(source)))
+    except InputError:
+        return False
+
+
 def special_ids(tokenizer: Any, filler: str) -> dict[str, int]:
     """Ids of the special tokens that a captioner needs, and of the one that stands for them in the caption loss."""
     special = {"pad": tokenizer.pad_token_id, "cls": tokenizer.cls_token_id, "sep": tokenizer.sep_token_id}
@@ -104,7 +133,7 @@ def load_language_model(source: str, class_name: str) -> tuple[Any, Any]:
     """A pretrained language model and its tokenizer, by hub name or folder, safetensors only.
 
     Args:
-        source: folder or hub name.
+        source: folder or hub name; of a captioner, the language model of its text space.
         class_name: the transformers class that it is loaded as.
 
     Raises:
@@ -117,6 +146,9 @@ def load_language_model(source: str, class_name: str) -> tuple[Any, Any]:
         raise InputError(
             "text.source is empty; pass text.source=<folder or hub name> (see clearcap pretrain-text)"
         )
+    if _is_captioner(source):
+        start, tokenizer = load_captioner(source)
+        return start.text.language_model().eval(), tokenizer
     try:
         model, loading = getattr(transformers, class_name).from_pretrained(
             source,

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from clearcap import __version__
+from clearcap.config import __version__
 from clearcap.data.writing import full, is_full
 from clearcap.errors import InputError, RenamedWarning, needed
 
@@ -72,6 +72,7 @@ def _register() -> None:
         published,
         score,
         serve,
+        study,
         table,
         train,
     )
@@ -97,6 +98,7 @@ def _register() -> None:
     app.command("compute-stats")(train.compute_stats)
     app.command()(evaluate.evaluate)
     app.command()(table.table)
+    app.command()(study.study)
     app.command()(filling.evaluate_fill)
     app.command()(score.score)
     app.command()(published.parity)

@@ -125,6 +125,20 @@ class FusedDenoiser(nn.Module):
     ) -> Hidden:
         """``batch`` is photos * copies, photo-major; ``x_self`` and ``t`` are not looked at.
 
+        Arguments as for ``whole``.
+        """
+        return self.whole(x, x_self, t, context, words)[:, : x.shape[1]]
+
+    def whole(
+        self,
+        x: Hidden,
+        x_self: Hidden | None,
+        t: Int[Tensor, " batch"] | None,
+        context: Context,
+        words: Bool[Tensor, "batch length"] | None = None,
+    ) -> Float[Tensor, "batch positions width"]:
+        """The prediction at every position, those behind the words included.
+
         Args:
             x: noisy latent.
             x_self, t: taken so that any sampler can call this denoiser.
@@ -139,7 +153,7 @@ class FusedDenoiser(nn.Module):
         h = self.drop(self.norm(h + self.position[: h.shape[1]].to(h.dtype)))
         for block in self.blocks:
             h = block(h, mask=attended[:, None, None])
-        return self.head(h)[:, : x.shape[1]]
+        return self.head(h)
 
 
 def build_concat(

@@ -46,11 +46,12 @@ class LevelLosses:
     noisy: Tensor
     first: Tensor
     rounding: Tensor
+    image: Tensor | float = 0.0  # restoring the photo's vector, weighted
 
     @property
     def latent(self) -> Tensor:
-        """L'_simple: restoring x0 from x_t and from x_1."""
-        return self.noisy + self.first
+        """L'_simple: restoring x0 from x_t and from x_1, and the photo's vector where that is asked for."""
+        return self.noisy + self.first + self.image
 
 
 def draw_levels(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,6 +113,17 @@ def _sample(
         tuple(tuple(mean_confidences([one.confidence for one in captions])) for captions in together),
         (seconds, more),
     )
+
+
+def captions_of(
+    pipeline: CaptionPipeline, batch: Batch, sampling: SamplingConfig
+) -> Iterator[tuple[str, str]]:
+    """Photos with the caption of each that a setting chooses."""
+    if sampling.candidates == 1:
+        yield from zip(batch.photos, batch.alone, strict=True)
+        return
+    for photo, captions, trust in zip(batch.photos, batch.candidates, batch.confidence, strict=True):
+        yield photo, captions[pipeline.choose(captions, [[p] for p in trust], sampling)]
 
 
 def median_ms(batches: Sequence[Batch], together: bool) -> float:

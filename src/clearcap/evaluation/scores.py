@@ -14,7 +14,7 @@ import numpy as np
 from clearcap.errors import InputError, RenamedWarning
 from clearcap.metrics.diversity import diversity
 from clearcap.metrics.scoring import NAMES, Scores, score
-from clearcap.metrics.significance import Comparison, compare, intervals
+from clearcap.metrics.significance import Comparison, Interval, compare, intervals
 from clearcap.registry import find
 
 
@@ -149,8 +149,22 @@ def compare_captions(
         photos=len(held),
         alone=tuple(photo for photo in {**captions[0], **captions[1]} if photo not in held),
         corpus=(first.corpus, second.corpus),
-        tests=compare(first, second, seed=seed),
+        tests=compare([first], [second], seed=seed),
     )
+
+
+def compare_scored(a: Sequence[Scored], b: Sequence[Scored], *, seed: int = 0) -> dict[str, Comparison]:
+    """Two systems, metric by metric and photo by photo; several runs (seeds) of one are pooled.
+
+    Raises:
+        InputError: as `clearcap.metrics.significance.compare`.
+    """
+    return compare([one.scores for one in a], [one.scores for one in b], seed=seed)
+
+
+def pooled_scores(runs: Sequence[Scored], *, seed: int = 0) -> dict[str, Interval]:
+    """Scores of several runs of a system together, with 95% intervals over photos. Raises InputError."""
+    return intervals([one.scores for one in runs], seed=seed)
 
 
 def shuffled_scores(

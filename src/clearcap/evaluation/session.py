@@ -135,13 +135,14 @@ class Session:
             write_json(self._folder / name, value)
 
     def tokens(
-        self, progress: Callable[[int], None], batch_size: int | None = None
+        self, progress: Callable[[int], None], batch_size: int | None = None, kept_in: Path | None = None
     ) -> tuple[Float[Any, "photos tokens dim"], float]:
         """Image tokens of the photos, from the folder where they are kept already.
 
         Args:
             progress: told how many photos each batch added.
             batch_size: photos at once; by default the session's.
+            kept_in: the file, where evaluations of captioners that share an image encoder share it.
 
         Returns:
             Tokens and the milliseconds a photo took, decoding included.
@@ -153,7 +154,7 @@ class Session:
         from safetensors import SafetensorError
         from safetensors.torch import load_file, save_file
 
-        file, captioner = self.file("tokens.safetensors"), self.pipeline.captioner
+        file, captioner = kept_in or self.file("tokens.safetensors"), self.pipeline.captioner
         if file is not None and file.is_file():
             try:
                 kept = load_file(file)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from clearcap.config import SamplingConfig
 from clearcap.data.records import Corpus
 from clearcap.data.writing import whole_file
 from clearcap.errors import InputError
-from clearcap.evaluation.samples import Batch, calls_of, median_ms, sample_all
+from clearcap.evaluation.samples import Batch, calls_of, captions_of, median_ms, sample_all
 from clearcap.evaluation.scores import Scored, conventions, score_captions
 from clearcap.evaluation.session import Progress, Session, Tally
 from clearcap.metrics.scoring import NAMES
@@ -301,7 +301,9 @@ def _rows(
         batches = sampled[_setting(method.sampling)]
         together = method.sampling.candidates > 1
         started = time.perf_counter()
-        captions = dict(pair for batch in batches for pair in _captions(at, batch, method.sampling))
+        captions = dict(
+            pair for batch in batches for pair in captions_of(at.pipeline, batch, method.sampling)
+        )
         choice_ms = 1000 * (time.perf_counter() - started) / len(captions)
         scored = score_captions(captions, at.references, metrics=SCORED, seed=seed)
         steps = method.sampling.steps
@@ -310,12 +312,3 @@ def _rows(
             plain[steps] = scored
         rows.append(Row(method, scored, encode_ms + median_ms(batches, together) + choice_ms, tested))
     return tuple(rows)
-
-
-def _captions(at: Session, batch: Batch, sampling: SamplingConfig) -> Iterator[tuple[str, str]]:
-    """Photos with the caption of each that a setting chooses."""
-    if sampling.candidates == 1:
-        yield from zip(batch.photos, batch.alone, strict=True)
-        return
-    for photo, captions, trust in zip(batch.photos, batch.candidates, batch.confidence, strict=True):
-        yield photo, captions[at.pipeline.choose(captions, [[p] for p in trust], sampling)]

@@ -50,47 +50,81 @@ class Comparison:
         }
 
 
-def intervals(scores: Scores, samples: int = 1000, level: float = 0.95, seed: int = 0) -> dict[str, Interval]:
+def intervals(
+    scores: Scores | Sequence[Scores], samples: int = 1000, level: float = 0.95, seed: int = 0
+) -> dict[str, Interval]:
     """Bootstrap interval of each metric over photos sampled with replacement.
 
     BLEU is recomputed from summed n-gram statistics of each resample. CIDEr-D keeps the document frequency of
     the whole set, as if it were given. Scores that cannot be computed from parts, such as METEOR, are left out.
+
+    Args:
+        scores: of a system. Those of several runs of it (seeds) are pooled: a photo that is sampled brings its
+            caption of every run, so runs do not make the interval narrower than the photos allow.
+        samples: resamples.
+        level: share of them that the interval holds.
+        seed: of the sampling.
+
+    Raises:
+        InputError: runs were not scored on the same photos.
     """
     samples, seed = _checked(samples, level, seed)
     rng = np.random.default_rng(seed)
-    names = _resampled(scores)
-    resamples = _resamples(rng, len(scores.photos), samples)
-    found = _joined([_of_selections(names, (scores, weights)) for weights in resamples])
-    return {name: _interval(scores.corpus[name], found[name], level) for name in names}
+    runs = _aligned(_several(scores))
+    names, corpus = _shared(runs), _pooled(runs)
+    resamples = _resamples(rng, len(runs[0].photos), samples)
+    found = _joined([_of_selections(names, *((run, taken) for run in runs)) for taken in resamples])
+    return {name: _interval(corpus[name], found[name], level) for name in names}
 
 
 def compare(
-    a: Scores, b: Scores, samples: int = 1000, level: float = 0.95, seed: int = 0
+    a: Scores | Sequence[Scores],
+    b: Scores | Sequence[Scores],
+    samples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
 ) -> dict[str, Comparison]:
     """Compare two systems metric by metric, photo by photo.
 
+    Args:
+        a, b: scores of the systems; those of several runs (seeds) of one are pooled, as by ``intervals``, and all
+            captions of a photo are sampled or exchanged together.
+        samples: resamples, and rearrangements.
+        level: share of the resamples that the interval holds.
+        seed: of both.
+
     Raises:
-        InputError: the systems were not scored on the same photos or share no metric.
+        InputError: the systems were not scored on the same photos, share no metric, or have another number of runs.
     """
     samples, seed = _checked(samples, level, seed)
-    if set(a.photos) != set(b.photos):
-        raise InputError(
-            f"the two results cover different photos ({len(a.photos)} and {len(b.photos)}, "
-            f"{len(set(a.photos) & set(b.photos))} in both); score both on the same photos"
-        )
-    b = _reordered(b, a)
-    names = [name for name in _resampled(a) if name in _resampled(b)]
+    count, total = len(_several(a)), len(_several(a)) + len(_several(b))
+    if total != 2 * count:
+        raise InputError(f"{count} runs cannot be exchanged with {total - count}; compare as many of each")
+    runs = _aligned([*_several(a), *_several(b)])
+    mine, other = runs[:count], runs[count:]
+    names = [name for name in _shared(mine) if name in _shared(other)]
     if not names:
-        raise InputError(f"the two results share no metric ({', '.join(a.corpus)} and {', '.join(b.corpus)})")
-    rng, photos = np.random.default_rng(seed), len(a.photos)
+        said = (", ".join(some[0].corpus) for some in (mine, other))
+        raise InputError(f"the two results share no metric ({' and '.join(said)})")
+    rng, photos = np.random.default_rng(seed), len(runs[0].photos)
+
+    def taken(runs: Sequence[Scores], weights: Any) -> list[tuple[Scores, Any]]:
+        return [(run, weights) for run in runs]
+
     resamples = _resamples(rng, photos, samples)
-    resampled = _joined([_differences(names, [(a, taken)], [(b, taken)]) for taken in resamples])
+    resampled = _joined(
+        [_differences(names, taken(mine, weights), taken(other, weights)) for weights in resamples]
+    )
     kept = (rng.integers(0, 2, (size, photos)) for size in _batches(samples))
-    swaps = (([(a, keep), (b, 1 - keep)], [(b, keep), (a, 1 - keep)]) for keep in kept)
+    swaps = (
+        (taken(mine, keep) + taken(other, 1 - keep), taken(other, keep) + taken(mine, 1 - keep))
+        for keep in kept
+    )
     swapped = _joined([_differences(names, *swap) for swap in swaps])
     found: dict[str, Comparison] = {}
+    here, there = _pooled(mine), _pooled(other)
     for name in names:
-        difference, values = a.corpus[name] - b.corpus[name], resampled[name]
+        difference, values = here[name] - there[name], resampled[name]
         beyond = min((values <= 0).mean(), (values >= 0).mean())
         # one added to both: the arrangement that was observed is one of the permutations
         extreme = (1 + (np.abs(swapped[name]) >= abs(difference) - 1e-12).sum()) / (1 + samples)
@@ -106,6 +140,35 @@ def _checked(samples: int, level: float, seed: int) -> tuple[int, int]:
     if not 0 < number("level", level, float) < 1:
         raise InputError(f"level={level} is not between 0 and 1; pass 0.95 for a 95% interval")
     return samples, number("seed", seed, int, 0)
+
+
+def _several(scores: Scores | Sequence[Scores]) -> list[Scores]:
+    return [scores] if isinstance(scores, Scores) else list(scores)
+
+
+def _aligned(runs: Sequence[Scores]) -> list[Scores]:
+    """Scores of the same photos, in one order. Raises InputError where they are of others."""
+    first = runs[0]
+    for run in runs[1:]:
+        if set(first.photos) != set(run.photos):
+            raise InputError(
+                f"the two results cover different photos ({len(first.photos)} and {len(run.photos)}, "
+                f"{len(set(first.photos) & set(run.photos))} in both); score both on the same photos"
+            )
+    return [first, *(_reordered(run, first) for run in runs[1:])]
+
+
+def _shared(runs: Sequence[Scores]) -> list[str]:
+    return [name for name in _resampled(runs[0]) if all(name in _resampled(run) for run in runs)]
+
+
+def _pooled(runs: Sequence[Scores]) -> dict[str, float]:
+    """Corpus scores of the captions of all runs together."""
+    if len(runs) == 1:
+        return runs[0].corpus
+    every = np.ones((1, len(runs[0].photos)), int)
+    of_all = _of_selections(_shared(runs), *((run, every) for run in runs))
+    return {name: float(value[0]) for name, value in of_all.items()}
 
 
 def _resampled(scores: Scores) -> list[str]:

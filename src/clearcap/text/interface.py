@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from clearcap.arrays import Latents, Logits, TokenIds
 from clearcap.config import TextConfig
+from clearcap.errors import InputError
 
 
 class TextSpace(nn.Module, ABC):
@@ -51,6 +52,16 @@ class TextSpace(nn.Module, ABC):
     @abstractmethod
     def copy_weights(self, pretrained: Any) -> None:
         """Take over a pretrained model's weights, which has the sizes that this space was built with."""
+
+    def language_model(self) -> Any:
+        """The pretrained model that ``copy_weights`` took over, for another captioner to start from.
+
+        Raises:
+            InputError: this space did not keep all of it.
+        """
+        raise InputError(
+            f"{type(self).__name__} is no whole language model; pass text.source of another captioner"
+        )
 
     def fit(
         self,

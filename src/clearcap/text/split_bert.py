@@ -183,6 +183,7 @@ class SplitBertSpace(TextSpace):
         self.lm_head = lm_head
         self.dim = dim
         self.filler_id = filler_id
+        self.reassigned = True  # whether positions that are not words take the special latent
         self.special_ids = tuple(sorted({pad_id, cls_id, sep_id, filler_id}))
         self._replaced = torch.tensor(sorted({pad_id, cls_id, sep_id}))
         self.register_buffer("mean", torch.zeros(dim))
@@ -233,6 +234,7 @@ class SplitBertSpace(TextSpace):
             filler_id=tokens["filler"],
         )
         space.encoder.apply(init_bert)
+        space.reassigned = text.special != "own"
         return space
 
     @classmethod
@@ -255,6 +257,39 @@ class SplitBertSpace(TextSpace):
         head = {k: v for k, v in pretrained.cls.state_dict().items() if k != "predictions.bias"}
         self.lm_head.load_state_dict(head)
 
+    def language_model(self) -> Any:
+        """The ``transformers.BertForMaskedLM`` whose halves these are: what ``copy_weights`` takes over.
+
+        Raises:
+            InputError: the decoder is the identity, so there is no upper half.
+        """
+        from transformers import BertConfig, BertForMaskedLM
+
+        if not len(self.upper):
+            raise InputError("this text space kept no upper half of its BERT, so it cannot be split anew")
+        layers = [*self.encoder.encoder["layer"], *self.upper]
+        words, head = self.encoder.embeddings["word_embeddings"], self.lm_head.state_dict()
+        first = layers[0]
+        bert = BertForMaskedLM(
+            BertConfig(
+                vocab_size=words.num_embeddings,
+                hidden_size=self.dim,
+                num_hidden_layers=len(layers),
+                num_attention_heads=first.heads,
+                intermediate_size=first.intermediate["dense"].out_features,
+                max_position_embeddings=self.encoder.embeddings["position_embeddings"].num_embeddings,
+                type_vocab_size=self.encoder.embeddings["token_type_embeddings"].num_embeddings,
+                layer_norm_eps=self.encoder.embeddings["LayerNorm"].eps,
+                hidden_act=next(name for name, act in ACTIVATIONS.items() if act is first.act),
+                tie_word_embeddings=False,
+            )
+        )
+        bert.bert.embeddings.load_state_dict(self.encoder.embeddings.state_dict())
+        for theirs, mine in zip(bert.bert.encoder.layer, layers, strict=True):
+            theirs.load_state_dict(mine.state_dict())
+        bert.cls.load_state_dict(head | {"predictions.bias": head["predictions.decoder.bias"]})
+        return bert
+
     def fit(
         self,
         ids: Int[Tensor, "captions length"],
@@ -264,7 +299,8 @@ class SplitBertSpace(TextSpace):
     ) -> None:
         """Channel statistics of a tokenised corpus, and the latent of positions that are not words."""
         # The authors' statistics cover every position; words are all that is normalised otherwise.
-        self.set_statistics(*self.statistics(ids, mask, words_only=text.special != "raw"))
+        if text.normalise:
+            self.set_statistics(*self.statistics(ids, mask, words_only=text.special != "raw"))
         period = [tokenizer.cls_token_id, tokenizer.convert_tokens_to_ids("."), tokenizer.sep_token_id]
         self.set_special_latent(text.special, torch.tensor([period]))
 
@@ -310,7 +346,7 @@ class SplitBertSpace(TextSpace):
     @torch.no_grad()
     def encode(self, ids: TokenIds, mask: TokenIds) -> Latents:
         x = (self.contextual(ids, mask) - self.mean) / self.std
-        return torch.where(word_positions(mask)[..., None], x, self.special)
+        return torch.where(word_positions(mask)[..., None], x, self.special) if self.reassigned else x
 
     def decode(self, x: Latents) -> Logits:
         h = x * self.std + self.mean
@@ -358,7 +394,8 @@ class SplitBertSpace(TextSpace):
 
         Args:
             kind: "zero" (the paper), "raw" (the authors' code: the lower half's vector of "." put, not
-                normalised, among normalised ones) or "normalised" (the same vector, normalised).
+                normalised, among normalised ones), "normalised" (the same vector, normalised) or "own" (that vector
+                too, but no position takes it).
             ids: ``[CLS] . [SEP]``.
         """
         vector = self.contextual(ids, torch.ones_like(ids))[0, 1]
@@ -366,6 +403,7 @@ class SplitBertSpace(TextSpace):
             "zero": torch.zeros_like(vector),
             "raw": vector,
             "normalised": (vector - self.mean) / self.std,
+            "own": (vector - self.mean) / self.std,
         }
         if kind not in choices:
             raise InputError(f"unknown special latent {kind!r}; choose one of {', '.join(choices)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from clearcap.diffusion.diffusion_lm import (
 )
 from clearcap.diffusion.ladic import Draws, draw, training_losses
 from clearcap.diffusion.noise import Noise, Predict, infilled
+from clearcap.errors import InputError
 from clearcap.sampling.guidance import guide
 from clearcap.text.split_bert import word_positions
 
@@ -115,7 +117,12 @@ class DiffusionLMObjective(Objective):
         asked = captioner.objective
         self.caption_weight, self.dynamic = asked.caption_weight, asked.dynamic_weight
         self.levels, self.lag, self.drop_image = asked.levels, asked.lag, asked.drop_image
-        self.distance = DISTANCES[asked.distance]
+        self.distance, self.image_weight = DISTANCES[asked.distance], asked.image_weight
+        if self.image_weight and captioner.config.denoiser["kind"] != "concat":
+            raise InputError(
+                f"diffusion.image_weight={self.image_weight} needs denoiser.kind=concat, which gives the photo a "
+                "position of its own; set it to 0"
+            )
 
     def forward(
         self, image: Tensor, has_image: Tensor, x0: Tensor, ids: Tensor, draws: LevelDraws
@@ -140,15 +147,22 @@ class DiffusionLMObjective(Objective):
         plain = [(features, shown * keep[:, None])]
         words: Tensor = ids.ne(self.text.pad_id)
 
+        restored: list[Tensor] = []
+
         def predict(x: Tensor, guided: Tensor | None) -> Tensor:
             rows = words.repeat_interleave(len(x) // len(words), 0)
-            without = self.denoiser(x, None, None, plain, words=rows)
+            every = self.denoiser.whole(x, None, None, plain, words=rows)
+            without = every[:, : x.shape[1]]
+            if self.image_weight:
+                wanted = features[:, :1].detach().repeat_interleave(len(x) // len(features), 0)
+                restored.append(self.distance(every[:, x.shape[1] :][:, :1].float(), wanted.float()))
             if guided is None or not self.guide:
                 return without
             with_text = self.denoiser(x, None, None, self.denoiser.image_context(image), words=rows)
             led = guide(with_text, without, self.guide)
             return torch.where(guided[:, None, None], led, without)
 
-        return level_losses(
+        found = level_losses(
             predict, self.text, self.noise, x0=x0, ids=ids, draws=draws, distance=self.distance, lag=self.lag
         )
+        return replace(found, image=self.image_weight * restored[0]) if restored else found

@@ -336,7 +336,7 @@ def examples_of(
             lambda n: progress.advance(task, n),
         )
         captions = [(*own, *others) for own, others in zip(captions, more, strict=True)]
-    return prepare_examples(
+    examples = prepare_examples(
         captioner,
         tokenize_for(preset.text, tokenizer),
         captions,
@@ -344,6 +344,8 @@ def examples_of(
         _text_only(data, watched),
         config.agreement,
     )
+    never = torch.zeros_like(examples.mirrored)
+    return examples if data.mirror else dataclasses.replace(examples, mirrored=never)
 
 
 def _text_only(data: DataConfig, watched: Sequence[CaptionedPhoto]) -> list[str]:

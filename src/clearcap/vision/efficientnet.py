@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from clearcap.config import VisionConfig
 from clearcap.errors import InputError
 from clearcap.vision.compact import CompactEncoder
 from clearcap.vision.trained import TrainedEncoder
@@ -235,12 +236,14 @@ class PairedEncoder(TrainedEncoder):
         image_size: int = 224,
         compact: dict[str, Any] | None = None,
         efficientnet: dict[str, Any] | None = None,
+        pooled: bool = False,
     ) -> None:
         """An untrained pair.
 
         Args:
             dim: width of the output tokens.
             image_size: side of the photos, in pixels.
+            pooled: give one vector a photo, the mean of its tokens at the root mean square of 1.
             compact, efficientnet: further arguments of ``CompactEncoder`` and ``EfficientNetEncoder``.
 
         Raises:
@@ -249,19 +252,25 @@ class PairedEncoder(TrainedEncoder):
         super().__init__()
         self.compact: Any = CompactEncoder(dim=dim, image_size=image_size, **(compact or {}))
         self.efficientnet: Any = EfficientNetEncoder(dim=dim, image_size=image_size, **(efficientnet or {}))
-        self.dim, self.image_size, self.tokens = dim, image_size, self.compact.tokens
-        if self.efficientnet.tokens != self.tokens:
+        self.dim, self.image_size, self.pooled = dim, image_size, pooled
+        self.tokens = 1 if pooled else self.compact.tokens
+        if self.efficientnet.tokens != self.compact.tokens:
             raise InputError(
-                f"the encoders make {self.tokens} and {self.efficientnet.tokens} tokens of a photo"
+                f"the encoders make {self.compact.tokens} and {self.efficientnet.tokens} tokens of a photo"
             )
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch tokens dim"]:
         """Photos with values in 0..1 to tokens, row by row of the grid."""
         tokens: Tensor = self.compact(images) + self.efficientnet(images)
-        return tokens
+        return F.rms_norm(tokens.mean(1, keepdim=True), (self.dim,)) if self.pooled else tokens
+
+    @classmethod
+    def build(cls, vision: VisionConfig, settings: dict[str, Any]) -> PairedEncoder:
+        """An untrained pair, pooled where ``vision.mode`` is global. Raises InputError."""
+        return super().build(vision, settings | ({"pooled": True} if vision.mode == "global" else {}))
 
     def settings(self) -> dict[str, Any]:
-        """Plain values from which the constructor makes an untrained copy."""
+        """Plain values from which the constructor makes an untrained copy; ``vision.mode`` says whether it pools."""
         parts = settings_of_both(self.compact, self.efficientnet)
         return {"dim": self.dim, "image_size": self.image_size, **parts}
 

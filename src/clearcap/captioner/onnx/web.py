@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Float, Int32
 from torch import Tensor
 
+from clearcap.captioner.generating import CaptionRequest
 from clearcap.captioner.model import Captioner, load_captioner
-from clearcap.captioner.network import CaptionRequest
 from clearcap.captioner.onnx import FORMAT, graph_file
 from clearcap.captioner.onnx.export import Graph, digest, graphs_of, require_onnx, write_graph
 from clearcap.data.images import open_image, to_square

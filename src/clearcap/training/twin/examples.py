@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from clearcap.errors import InputError
 from clearcap.training.examples import SIDED
 
 Tokenize = Callable[[Sequence[str]], tuple[Tensor, Tensor]]
@@ -50,6 +51,9 @@ def tokenised(
         captions: of each captioned photo, by id.
         names: ids of the cache's photos, in order.
         tokenize: captions that fill its whole length are left out, for they may have been cut.
+
+    Raises:
+        InputError: no caption is left.
     """
     ids, counts, rows, sided = [], [0], [], []
     for row, name in enumerate(names):
@@ -62,6 +66,10 @@ def tokenised(
             counts.append(int(whole.sum()))
             rows.append(row)
             sided.append(any(SIDED.search(caption.lower()) for caption in captions[name]))
+    if not ids:
+        raise InputError(
+            "every caption fills its whole length, so none is sure to be whole; raise text.length"
+        )
     return TokenisedCaptions(
         torch.cat(ids), torch.tensor(counts).cumsum(0), torch.tensor(rows), ~torch.tensor(sided)
     )

@@ -1,0 +1,149 @@
+"""Training of a captioner's word-by-word twin: same photos, tokens, captions, steps and optimiser."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from rich.console import Console
+from torch import Tensor
+
+from clearcap.captioner.towers import build_captioner, tokenize_for
+from clearcap.config import Preset, TrainConfig
+from clearcap.data.features import Features, flip
+from clearcap.data.writing import whole_file
+from clearcap.training.examples import photos_of_step
+from clearcap.training.log import RunLog, progress_bar, tracked_accelerator
+from clearcap.training.loop import fit
+from clearcap.training.objectives import Objective
+from clearcap.training.optimizers import make_optimizers
+from clearcap.training.run import cached_features, open_data, write_preset
+from clearcap.training.schedules import generator_at
+from clearcap.training.twin.examples import TokenisedCaptions, tokenised
+from clearcap.training.twin.network import Twin, TwinConfig, build_twin
+
+WEIGHTS = "twin.safetensors"
+
+
+class TwinObjective(Objective):
+    """Cross-entropy of every word, given those before it; there is no latent, whose loss is 0."""
+
+    caption_weight = 1.0
+    twin: Any  # a Twin; nn.Module's own typing would make it "Tensor or Module"
+
+    def __init__(self, twin: Twin, pad: int) -> None:
+        """Args:
+        twin: what is trained.
+        pad: id of the padding.
+        """
+        super().__init__()
+        self.twin, self.pad = twin, pad
+
+    def forward(
+        self, image: Float[Tensor, "photos tokens dim"], ids: Int[Tensor, "batch length"]
+    ) -> tuple[Tensor, Tensor]:
+        loss = self.twin.loss(ids, self.twin.image_context(image), self.pad)
+        return torch.zeros_like(loss), loss
+
+
+def sizes_of(preset: Preset) -> TwinConfig:
+    """The twin of a preset's denoiser: its width, heads, feed-forward and dropout, and the length of its captions.
+
+    A denoiser has projections and a time head that a twin lacks, a twin a word matrix of its width where a
+    captioner trains its LM head: with a layer less and a feed-forward a third wider, that of ``ladic-study`` has as
+    many trained parameters within 5%.
+    """
+    sizes = preset.denoiser
+    return TwinConfig(
+        width=sizes.width,
+        depth=max(1, sizes.depth - 1),
+        heads=sizes.heads,
+        hidden=sizes.hidden * 4 // 3,
+        adapter_depth=sizes.adapter_depth,
+        dropout=sizes.dropout,
+        image_dropout=sizes.image_dropout,
+        length=preset.text.length,
+    )
+
+
+def train_twin(preset: Preset, out: Path, console: Console | None = None) -> tuple[Twin, Any]:
+    """Train the twin of a preset's captioner, or go on where a killed run stopped.
+
+    Captions that fill their whole length are left out, for they may have been cut; the feature cache is shared with
+    the captioner.
+    Writes ``out/checkpoint``, ``out/curves.jsonl`` and ``out/twin.safetensors`` (averaged weights).
+
+    Args:
+        preset: of the captioner.
+        out: the run's folder.
+        console: where progress is shown; standard error by default.
+
+    Returns:
+        The twin, in evaluation mode, and its tokenizer.
+
+    Raises:
+        InputError: settings, corpus or towers do not fit.
+    """
+    from safetensors.torch import load_file, save_file
+
+    console, config = console or Console(stderr=True), preset.train
+    captioner, tokenizer = build_captioner(preset, seed=config.seed)
+    sizes = sizes_of(preset)
+    twin = build_twin(
+        sizes, vocab=len(tokenizer), image_dim=captioner.vision.dim, tokens=captioner.vision.tokens
+    )
+    if (out / WEIGHTS).is_file():
+        twin.load_state_dict(load_file(out / WEIGHTS))
+        return twin.eval(), tokenizer
+    photos, watched = open_data(preset.data)
+    accelerator = tracked_accelerator(config.tracker, out)
+    twin.to(accelerator.device)
+    with progress_bar(console, accelerator.is_main_process) as progress:
+        features = cached_features(
+            captioner, [*photos, *watched], Path(preset.data.features), preset.data.views, progress
+        )
+        captions = tokenised(
+            {photo.id: photo.captions for photo in photos},
+            list(features.names),
+            tokenize_for(preset.text, tokenizer),
+        )
+        write_preset(preset, out)
+        log = RunLog(out, console, progress, accelerator)
+        log.begin(config.steps)
+        objective = TwinObjective(twin, tokenizer.pad_token_id)
+        fit(
+            twin,
+            objective,
+            make_optimizers(objective, config),
+            batches_of_twin(captions, features, config, mirror=preset.data.mirror),
+            config,
+            out,
+            settings={"twin": dataclasses.asdict(sizes)},
+            report=log.report,
+            evaluate=lambda step: None,
+            accelerator=accelerator,
+        )
+    with whole_file(out / WEIGHTS) as fresh:
+        save_file({name: tensor.cpu() for name, tensor in twin.state_dict().items()}, fresh)
+    return twin.cpu().eval(), tokenizer
+
+
+def batches_of_twin(
+    captions: TokenisedCaptions, features: Features, config: TrainConfig, *, mirror: bool = True
+) -> Callable[[int, int, int], tuple[Any, ...]]:
+    """Image tokens and captions of a step, a pure function of it, as ``clearcap.training.loop.fit`` asks for them."""
+
+    def batch_at(step: int, rank: int, world: int) -> tuple[Any, ...]:
+        chosen = photos_of_step(len(captions.rows), config.photos, config.seed, step, rank, world)
+        generator = generator_at(config.seed, 1, step, rank)
+        views = torch.randint(len(features.tokens), (len(chosen),), generator=generator)
+        image = features.gather(views, captions.rows[chosen])
+        turned = captions.mirrored[chosen] & (torch.rand(len(chosen), generator=generator) < 0.5) & mirror
+        image = torch.where(turned[:, None, None], flip(image), image)
+        return image, captions.sample(chosen, config.copies, generator)
+
+    return batch_at
