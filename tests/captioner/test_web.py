@@ -20,7 +20,7 @@ from tiny_captioner import tiny_captioner
 
 from benchmarks.web_noise import normal, same_noise
 from clearcap.captioner.model import Captioner, load_captioner
-from clearcap.captioner.network import CaptionRequest
+from clearcap.captioner.generating import CaptionRequest
 from clearcap.data.images import to_square
 from clearcap.errors import InputError
 from clearcap.text.tokenizer import decode_caption, word_ids
