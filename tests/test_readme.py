@@ -88,7 +88,7 @@ def test_commands_run(desk: Path, page: str, number: int) -> None:
         capture_output=True,
         text=True,
         env={**os.environ, **forks.for_scripts(), "PATH": path},
-        timeout=600,
+        timeout=1800,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
