@@ -39,7 +39,7 @@ from clearcap.pipeline import CaptionPipeline
 from clearcap.text.tokenizer import decode_caption
 
 WEB = Path(__file__).parents[1] / "web"
-READ = """async ([name, bytes, seed]) => {
+READ = """async ([bytes, seed]) => {
     const { pixels } = await import("./src/browser.js");
     const { squash } = await import("./src/resize.js");
     const blob = new Blob([Uint8Array.from(atob(bytes), (letter) => letter.charCodeAt(0))]);
@@ -112,6 +112,12 @@ def python_ids(pipeline: CaptionPipeline, squares: np.ndarray, seed: int, batch:
     return np.concatenate(found)
 
 
+def encoded(photo: CaptionedPhoto) -> str:
+    """A photo's file in base64, as a page can be given it."""
+    with photo.image.stream() as stream:
+        return base64.b64encode(stream.read()).decode()
+
+
 def measure_page(site: Path, photos: Sequence[CaptionedPhoto], seed: int, chromium: str) -> dict[str, Any]:
     """Open a page in Chromium, cut the network off, caption photos; open it again without a network."""
     from playwright.sync_api import sync_playwright
@@ -145,7 +151,7 @@ def measure_page(site: Path, photos: Sequence[CaptionedPhoto], seed: int, chromi
         again.wait_for_selector("body[data-ready]", timeout=300_000)
         second = time.perf_counter() - starting
         again.evaluate(OPEN)
-        offline = again.evaluate(READ, ["photo", base64.b64encode(photos[0].image.read()).decode(), seed])
+        offline = again.evaluate(READ, [encoded(photos[0]), seed])
         isolated = again.evaluate("globalThis.crossOriginIsolated")
         context.close()
     return {
