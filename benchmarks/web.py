@@ -41,20 +41,18 @@ from clearcap.text.tokenizer import decode_caption
 WEB = Path(__file__).parents[1] / "web"
 READ = """async ([bytes, seed]) => {
     const { pixels } = await import("./src/browser.js");
+    const { opening } = await import("./app.js");
+    const captioner = await opening;
     const { squash } = await import("./src/resize.js");
     const blob = new Blob([Uint8Array.from(atob(bytes), (letter) => letter.charCodeAt(0))]);
     const began = performance.now();
     const photo = await pixels(blob);
-    const found = await globalThis.measured.read(photo, { seed });
+    const found = await captioner.read(photo, { seed });
     const took = performance.now() - began;
-    const square = squash(photo, globalThis.measured.about.image_size);
+    const square = squash(photo, captioner.about.image_size);
     let text = "";
     for (const level of square) text += String.fromCharCode(level);
     return { ids: found.ids, took, square: btoa(text), size: [photo.width, photo.height] };
-}"""
-OPEN = """async () => {
-    const { openCaptioner } = await import("./opening.js");
-    globalThis.measured = await openCaptioner(() => {});
 }"""
 
 
@@ -138,19 +136,13 @@ def measure_page(site: Path, photos: Sequence[CaptionedPhoto], seed: int, chromi
         page.wait_for_selector("body[data-ready]", timeout=300_000)
         start_up = time.perf_counter() - starting
         loaded = dict(sent)
-        page.evaluate(OPEN)
-        first = dict(sent)
         context.set_offline(True)
-        rows = [
-            page.evaluate(READ, ["photo", base64.b64encode(one.image.read()).decode(), seed])
-            for one in photos
-        ]
+        rows = [page.evaluate(READ, [encoded(one), seed]) for one in photos]
         again = context.new_page()
         starting = time.perf_counter()
         again.goto(address)
         again.wait_for_selector("body[data-ready]", timeout=300_000)
         second = time.perf_counter() - starting
-        again.evaluate(OPEN)
         offline = again.evaluate(READ, [encoded(photos[0]), seed])
         isolated = again.evaluate("globalThis.crossOriginIsolated")
         context.close()
@@ -159,7 +151,7 @@ def measure_page(site: Path, photos: Sequence[CaptionedPhoto], seed: int, chromi
         "start_up": start_up,
         "loaded": sum(loaded.values()),
         "files": loaded,
-        "sent_later": sum(sent.values()) - sum(first.values()),
+        "sent_later": sum(sent.values()) - sum(loaded.values()),
         "elsewhere": [one for one in outside if not one.startswith(("blob:", "data:"))],
         "second_start": second,
         "offline_equal": offline["ids"] == rows[0]["ids"],
