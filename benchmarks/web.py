@@ -39,22 +39,20 @@ from clearcap.pipeline import CaptionPipeline
 from clearcap.text.tokenizer import decode_caption
 
 WEB = Path(__file__).parents[1] / "web"
-READ = """async ([name, bytes, seed]) => {
+READ = """async ([bytes, seed]) => {
     const { pixels } = await import("./src/browser.js");
+    const { opening } = await import("./app.js");
+    const captioner = await opening;
     const { squash } = await import("./src/resize.js");
     const blob = new Blob([Uint8Array.from(atob(bytes), (letter) => letter.charCodeAt(0))]);
     const began = performance.now();
     const photo = await pixels(blob);
-    const found = await globalThis.measured.read(photo, { seed });
+    const found = await captioner.read(photo, { seed });
     const took = performance.now() - began;
-    const square = squash(photo, globalThis.measured.about.image_size);
+    const square = squash(photo, captioner.about.image_size);
     let text = "";
     for (const level of square) text += String.fromCharCode(level);
     return { ids: found.ids, took, square: btoa(text), size: [photo.width, photo.height] };
-}"""
-OPEN = """async () => {
-    const { openCaptioner } = await import("./opening.js");
-    globalThis.measured = await openCaptioner(() => {});
 }"""
 
 
@@ -112,6 +110,12 @@ def python_ids(pipeline: CaptionPipeline, squares: np.ndarray, seed: int, batch:
     return np.concatenate(found)
 
 
+def encoded(photo: CaptionedPhoto) -> str:
+    """A photo's file in base64, as a page can be given it."""
+    with photo.image.stream() as stream:
+        return base64.b64encode(stream.read()).decode()
+
+
 def measure_page(site: Path, photos: Sequence[CaptionedPhoto], seed: int, chromium: str) -> dict[str, Any]:
     """Open a page in Chromium, cut the network off, caption photos; open it again without a network."""
     from playwright.sync_api import sync_playwright
@@ -132,20 +136,14 @@ def measure_page(site: Path, photos: Sequence[CaptionedPhoto], seed: int, chromi
         page.wait_for_selector("body[data-ready]", timeout=300_000)
         start_up = time.perf_counter() - starting
         loaded = dict(sent)
-        page.evaluate(OPEN)
-        first = dict(sent)
         context.set_offline(True)
-        rows = [
-            page.evaluate(READ, ["photo", base64.b64encode(one.image.read()).decode(), seed])
-            for one in photos
-        ]
+        rows = [page.evaluate(READ, [encoded(one), seed]) for one in photos]
         again = context.new_page()
         starting = time.perf_counter()
         again.goto(address)
         again.wait_for_selector("body[data-ready]", timeout=300_000)
         second = time.perf_counter() - starting
-        again.evaluate(OPEN)
-        offline = again.evaluate(READ, ["photo", base64.b64encode(photos[0].image.read()).decode(), seed])
+        offline = again.evaluate(READ, [encoded(photos[0]), seed])
         isolated = again.evaluate("globalThis.crossOriginIsolated")
         context.close()
     return {
@@ -153,7 +151,7 @@ def measure_page(site: Path, photos: Sequence[CaptionedPhoto], seed: int, chromi
         "start_up": start_up,
         "loaded": sum(loaded.values()),
         "files": loaded,
-        "sent_later": sum(sent.values()) - sum(first.values()),
+        "sent_later": sum(sent.values()) - sum(loaded.values()),
         "elsewhere": [one for one in outside if not one.startswith(("blob:", "data:"))],
         "second_start": second,
         "offline_equal": offline["ids"] == rows[0]["ids"],

@@ -10,7 +10,7 @@ const seed = /** @type {HTMLInputElement} */ (element("seed"));
 const loaded = /** @type {HTMLProgressElement} */ (element("loaded"));
 
 /** @type {Promise<import("./src/captioner.js").Captioner>} */
-const opening = openCaptioner((share) => (loaded.value = share));
+export const opening = openCaptioner((share) => (loaded.value = share));
 /** @type {Promise<unknown>} */
 let last = opening; // photos take their turn
 
