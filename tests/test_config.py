@@ -178,6 +178,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {  # of a captioner's sections: saved mode
         "length": 20,
         "max_words": 30,
         "keep_period": False,
+        "normalise": True,
+        "pretrained": True,
     },
     "vision": {
         "kind": "compact",
@@ -216,6 +218,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {  # of a captioner's sections: saved mode
         "distance": "l1",
         "lag": 0,
         "dynamic_weight": 0.0,
+        "image_weight": 0.0,
     },
     "sampling": {
         "solver": "ddim",

@@ -168,6 +168,7 @@ def test_what_a_study_says(desk: Path, whole: tuple[dict, list[str]]) -> None:
     assert np.isclose(claims["more steps score higher"]["difference"], difference)
     table = (out / "table.md").read_text()
     assert "| short | 0.1 |" in table
+    assert "| more steps take no longer | in times.json |" in table
     assert results["conclusion"] in table
     times = json.loads((out / "times.json").read_text())
     assert times["claims"][0]["verdict"] == "confirmed"

@@ -109,6 +109,8 @@ def table_of(study: Study, results: Mapping[str, Any]) -> str:
         by = f"{one['metric']} {one['of']} - {one['than']}: {one['difference']:+.4f}"
         by += f" ({interval[0]:+.4f} to {interval[1]:+.4f})" if interval else ", all seeds"
         lines.append(_line([one["says"], one["verdict"], by]))
+    timed = [claim.says for claim in study.claims if claim.metric == TIME]
+    lines += [_line([says, "in times.json", "milliseconds a photo"]) for says in timed]
     return "\n".join([*lines, "", results["conclusion"], ""])
 
 
