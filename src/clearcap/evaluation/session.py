@@ -23,6 +23,7 @@ from clearcap.data.writing import whole_file, write_json
 from clearcap.errors import InputError
 from clearcap.evaluation.journal import Journal, Kind
 from clearcap.pipeline import CaptionPipeline
+from clearcap.pipeline.memory import Memory
 
 Progress = Callable[[int, int, str], None]
 """(work done, work in all, what is going on)."""
@@ -49,6 +50,8 @@ class Session:
         limit: int | None,
         batch_size: int,
         how: dict[str, Any],
+        clip: str | Path | None = None,
+        memory: Memory | None = None,
     ) -> None:
         """Load the captioner.
 
@@ -59,6 +62,8 @@ class Session:
             limit: only the first photos of the split.
             batch_size: photos at once.
             how: fields of ``SamplingConfig`` that differ from the model's own.
+            clip: folder or hub name of a CLIP or scorer that candidates may be chosen by.
+            memory: captioned photos that help.
 
         Raises:
             InputError: no such model or setting, or no photo.
@@ -70,7 +75,7 @@ class Session:
         self.photos = list(corpus.photos[:limit])
         self.references = {photo.id: photo.captions for photo in self.photos}
         self.batch_size = batch_size
-        self.pipeline = CaptionPipeline.from_pretrained(model, backend="fast")
+        self.pipeline = CaptionPipeline.from_pretrained(model, backend="fast", clip=clip, memory=memory)
         self.sampling = self.pipeline.sampling(**how)
         self._model, self._corpus = model, corpus
         self._folder = None if out is None else Path(out)

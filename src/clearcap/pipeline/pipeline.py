@@ -7,18 +7,21 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 from torch import Tensor
 
+from clearcap.captioner.fingerprint import check_fingerprint
 from clearcap.captioner.network import Generated, Network
 from clearcap.captioner.onnx import is_exported
+from clearcap.captioner.scorer import SCORER, Judge
 from clearcap.config import LENGTHS, SamplingConfig, number, own_names, sampling_with
 from clearcap.data.ahead import ahead
 from clearcap.data.fetch import clipped
@@ -27,6 +30,7 @@ from clearcap.errors import InputError, RenamedWarning
 from clearcap.metrics.cider import DocumentFrequency
 from clearcap.metrics.learned import ClipScorer
 from clearcap.pipeline.infilling import Infilled, Template, gives_most, infill_captions
+from clearcap.pipeline.memory import Memory, Neighbour
 from clearcap.pipeline.trajectory import Frame, trajectory
 from clearcap.sampling.selection import choose, diverse
 from clearcap.text.tokenizer import DecodedCaption, decode_caption, word_ids
@@ -42,6 +46,8 @@ class CaptionResult:
         confidence: mean probability of its words.
         words: each word and its probability.
         candidates: all captions sampled, in sampling order.
+        remembered: id of the remembered photo that the caption was said of; "" where the captioner wrote it itself.
+            Its words then have the cosine of the two photos as their probability.
     """
 
     image: str
@@ -49,16 +55,18 @@ class CaptionResult:
     confidence: float
     words: tuple[tuple[str, float], ...]
     candidates: tuple[str, ...]
+    remembered: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """The fields that ``clearcap caption --json`` prints."""
         words = [{"word": word, "confidence": round(p, 4)} for word, p in self.words]
-        return {
+        told = {
             "image": self.image,
             "caption": self.caption,
             "confidence": round(self.confidence, 4),
             "words": words,
         }
+        return told | ({"remembered": self.remembered} if self.remembered else {})
 
     def diverse(self, count: int, novelty: float = 0.5) -> list[str]:
         """A few candidates that are good and unlike each other, best first (``clearcap.sampling.selection.diverse``).
@@ -71,6 +79,11 @@ class CaptionResult:
 
 Decoded: TypeAlias = list[tuple[str, np.ndarray | InputError]]
 """A batch of photos: names, and pixels or why there are none."""
+BLIND = ("mbr", "confidence", "neighbours")
+"""Selection rules that do not ask how well captions fit the photo; plug-ins' rules may."""
+SEEING = ("similarity", "mbr+similarity")
+"""Selection rules that cannot do without it."""
+WITH_MEMORY = {"candidates": 10, "utility": "cider"}
 BACKENDS = ("torch", "prepacked", "compiled", "onnx", "fast")
 
 
@@ -81,8 +94,13 @@ class CaptionPipeline:
         captioner: any captioner.
         tokenizer: its tokenizer.
         frequency: document frequency for minimum Bayes risk by CIDEr; without one all n-grams weigh the same.
-        clip: judges how well a caption fits a photo, for ``select="similarity"``.
+        clip: judges how well a caption fits a photo, for ``select="similarity"``; without one a scorer does.
         source: folder that the captioner was loaded from, which ``save_pretrained`` needs.
+        memory: captioned photos; what people said of those that are like a photo helps to caption it.
+        scorer: folder of the scorer; default ``source``, if one lies there.
+
+    Raises:
+        InputError: the memory was made with another image encoder.
     """
 
     def __init__(
@@ -92,12 +110,18 @@ class CaptionPipeline:
         frequency: DocumentFrequency | None = None,
         clip: ClipScorer | None = None,
         source: Path | None = None,
+        memory: Memory | None = None,
+        scorer: Path | None = None,
     ) -> None:
         self.source = source
         self.captioner = captioner.eval()
         self.tokenizer = tokenizer
         self.frequency = frequency
         self.clip = clip
+        self.memory = memory
+        if memory is not None:
+            check_fingerprint(self.captioner, memory.encoder, "the memory")
+        self._scorer = scorer or source
 
     @classmethod
     def from_pretrained(
@@ -108,6 +132,7 @@ class CaptionPipeline:
         dtype: str | torch.dtype | None = None,
         backend: str | None = None,
         clip: str | Path | None = None,
+        memory: str | Path | Memory | None = None,
         **options: Any,
     ) -> CaptionPipeline:
         """Load a captioner, for inference: a ``Network``, not the transformers model (``Captioner``).
@@ -122,7 +147,9 @@ class CaptionPipeline:
                 ``clearcap export --onnx`` wrote, which runs on the CPU with the weights it was written with. None is
                 what the folder holds, torch where it holds both; "fast" is the same with prepacked for torch;
                 "compiled" is torch.compile's denoiser, which takes a minute at its first call of a shape.
-            clip: folder or hub name of a CLIP that candidates may be chosen by (``select="similarity"``).
+            clip: folder or hub name of a CLIP that candidates may be chosen by (``select="similarity"``), or folder of
+                a scorer (``clearcap train-scorer``); default is the scorer that lies beside the weights, if any.
+            memory: folder that ``clearcap remember`` wrote with this model, or what ``Memory.load`` made of it.
             options: transformers' own: ``revision``, ``cache_dir``, ``token``, ``local_files_only``,
                 ``force_download``, ``subfolder``, ``device_map`` (one device), ``torch_dtype``.
 
@@ -140,7 +167,9 @@ class CaptionPipeline:
         )
 
         how = Loading.of(device, dtype, **options)
-        scorer = None if clip is None else ClipScorer.load(clip)
+        scorer = Path(clip) if clip is not None and (Path(clip) / SCORER).is_file() else None
+        judge = None if clip is None or scorer else ClipScorer.load(clip)
+        known = Memory.load(memory) if isinstance(memory, (str, Path)) else memory
         folder = find_folder(str(model or "default"), **how.hub)
         frequency = load_frequency(str(folder))
         given = how.dtype or (
@@ -162,7 +191,7 @@ class CaptionPipeline:
                     f"{folder}: graphs run on the CPU with the weights they were written with, "
                     f"not on {place} in {given}; leave device and dtype out"
                 )
-            return cls(*load_graphs(folder), frequency, scorer, folder)
+            return cls(*load_graphs(folder), frequency, judge, folder, known, scorer)
         place = find_device(how.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         captioner, tokenizer = load_network(str(folder))
         captioner.vision = captioner.vision.folded()
@@ -173,7 +202,14 @@ class CaptionPipeline:
             captioner = prepare_for_inference(captioner)
         if backend == "compiled":
             captioner.denoiser.compile(dynamic=True)
-        return cls(captioner, tokenizer, frequency, scorer, folder)
+        return cls(captioner, tokenizer, frequency, judge, folder, known, scorer)
+
+    @cached_property
+    def scorer(self) -> Judge | None:
+        """What judges by similarity where no CLIP was given, if there is one. Raises InputError if it is damaged."""
+        if self._scorer is None or not (self._scorer / SCORER).is_file():
+            return None
+        return Judge.load(self._scorer / SCORER, self.captioner, self.tokenizer)
 
     @property
     def device(self) -> torch.device:
@@ -331,7 +367,7 @@ class CaptionPipeline:
             self.encode(image),
             [template],
             seed=checked_seed(seed),
-            sampling=self.sampling(**how),
+            sampling=sampling_with(self.captioner.defaults, how),
         )[0]
 
     def trajectory(
@@ -348,7 +384,7 @@ class CaptionPipeline:
             self.tokenizer,
             self.encode(image),
             seed=checked_seed(seed),
-            sampling=self.sampling(**how),
+            sampling=sampling_with(self.captioner.defaults, how),
             show=show,
         )
 
@@ -415,6 +451,8 @@ class CaptionPipeline:
         confidences: Sequence[Sequence[float]],
         how: SamplingConfig,
         photo: UInt8[np.ndarray, "height width 3"] | None = None,
+        image: Float[Tensor, "tokens dim"] | None = None,
+        remembered: int = 0,
     ) -> int:
         """Index of the candidate that the sampling settings choose.
 
@@ -422,33 +460,45 @@ class CaptionPipeline:
             captions: candidates for one photo.
             confidences: each one's word probabilities.
             how: sampling settings.
-            photo: which ``select="similarity"`` compares the captions with, squashed as the captioner sees it.
+            photo: which a CLIP compares the captions with, squashed as the captioner sees it.
+            image: its tokens, which a scorer compares them with.
+            remembered: how many of them, at the end, are of remembered photos.
 
         Raises:
-            InputError: similarity is asked for without a CLIP or a photo.
+            InputError: similarity is asked for without a CLIP or a scorer, or without what it looks at.
         """
-        if len(captions) == 1:
+        if len(captions) == 1 and how.select != "neighbours":
             return 0
-        similarity = None
-        if how.select == "similarity":
-            if self.clip is None or photo is None:
+        similarity: Sequence[float] | None = None
+        if how.select not in BLIND:
+            if self.clip is not None and photo is not None:
+                similarity = self.clip.similarity(Image.fromarray(photo), captions)
+            elif self.clip is None and image is not None and self.scorer is not None:
+                similarity = self.scorer.similarity(image, captions).tolist()
+            elif how.select in SEEING:
                 raise InputError(
-                    "select=similarity compares captions with the photo by a CLIP: caption with "
-                    "CaptionPipeline.from_pretrained(model, clip=FOLDER) or clearcap caption --clip FOLDER"
+                    f"select={how.select} compares captions with the photo: caption with "
+                    "CaptionPipeline.from_pretrained(model, clip=FOLDER) or clearcap caption --clip FOLDER, the "
+                    "folder of a CLIP or of a scorer that clearcap train-scorer made"
                 )
-            similarity = self.clip.similarity(Image.fromarray(photo), captions)
         return choose(
             captions,
             how.select,
             confidences=confidences,
             similarity=similarity,
             utility=how.utility,
-            frequency=self.frequency,
+            frequency=self.frequency or (self.memory.frequency if self.memory else None),
+            remembered=remembered,
         )
 
     def sampling(self, **how: Any) -> SamplingConfig:
-        """The model's sampling settings with some of them changed (``clearcap.config.sampling_with``)."""
-        return sampling_with(self.captioner.defaults, how)
+        """The model's sampling settings with some of them changed (``clearcap.config.sampling_with``).
+
+        With a memory ten captions are drawn and compared by CIDEr unless told otherwise: one alone would be outvoted
+        by the remembered ones, and by BLEU these agree on nothing (LOG.md).
+        """
+        usual = WITH_MEMORY if self.memory else {}
+        return sampling_with(self.captioner.defaults, usual | own_names(how))
 
     def pixels(self, photos: Sequence[np.ndarray]) -> Tensor:
         """Square uint8 photos as the captioner's input [photos, 3, size, size] in 0..1."""
@@ -471,20 +521,38 @@ class CaptionPipeline:
         whole: Bool[Tensor, " vocab"] | None,
     ) -> list[CaptionResult]:
         pixels = self.pixels([photo for _, photo in photos])
-        generated = self.captioner.generate(pixels, seed=seed, sampling=sampling, whole_words=whole)
+        with torch.inference_mode():
+            image = self.captioner.encode_image(pixels)
+        generated = self.captioner.generate(image=image, seed=seed, sampling=sampling, whole_words=whole)
+        near = self.memory.neighbours(image) if self.memory else [[] for _ in photos]
         return [
-            self._result(name, photo, candidates, sampling)
-            for (name, photo), candidates in zip(photos, self.decode(generated), strict=True)
+            self._result(name, photo, tokens, candidates, neighbours, sampling)
+            for (name, photo), tokens, candidates, neighbours in zip(
+                photos, image, self.decode(generated), near, strict=True
+            )
         ]
 
     def _result(
-        self, name: str, photo: np.ndarray, candidates: Sequence[DecodedCaption], sampling: SamplingConfig
+        self,
+        name: str,
+        photo: np.ndarray,
+        tokens: Tensor,
+        candidates: Sequence[DecodedCaption],
+        neighbours: Sequence[Neighbour],
+        sampling: SamplingConfig,
     ) -> CaptionResult:
-        captions = tuple(one.text for one in candidates)
-        best = self.choose(captions, [one.confidence for one in candidates], sampling, photo)
-        words, trust = candidates[best].words, candidates[best].confidence
-        mean = float(np.mean(trust)) if trust else 0.0
-        return CaptionResult(name, captions[best], mean, tuple(zip(words, trust, strict=True)), captions)
+        drawn = tuple(one.text for one in candidates)
+        said = [(caption, one) for one in neighbours for caption in one.captions]
+        captions = [*drawn, *(caption for caption, _ in said)]
+        trust = [one.confidence for one in candidates] + [
+            (max(one.likeness, 0.0),) * len(caption.split()) for caption, one in said
+        ]
+        best = self.choose(captions, trust, sampling, photo, tokens, len(said))
+        words = candidates[best].words if best < len(drawn) else captions[best].split()
+        mean = float(np.mean(trust[best])) if trust[best] else 0.0
+        source = said[best - len(drawn)][1].photo if best >= len(drawn) else ""
+        told = tuple(zip(words, trust[best], strict=True))
+        return CaptionResult(name, captions[best], mean, told, drawn, source)
 
 
 def checked_seed(seed: Any) -> int:

@@ -33,7 +33,7 @@ from clearcap.pipeline.infilling import (
     layouts_of,
     parse_template,
 )
-from clearcap.pipeline.pipeline import CaptionResult, checked_seed
+from clearcap.pipeline.pipeline import SEEING, CaptionResult, checked_seed
 from clearcap.service.batching import Job
 from clearcap.service.settings import ServiceSettings
 
@@ -95,8 +95,10 @@ class Work:
                 f"length={longest}: captions of this model have at most {captioner.length - 2} words; "
                 "ask for fewer"
             )
-        if sampling.select == "similarity" and sampling.candidates > 1 and self.pipeline.clip is None:
-            raise InputError("select=similarity needs a CLIP: start the service with --clip FOLDER")
+        judged = self.pipeline.clip is not None or self.pipeline.scorer is not None
+        if sampling.select in SEEING and sampling.candidates > 1 and not judged:
+            told = f"select={sampling.select} needs a CLIP or a scorer: start the service with --clip FOLDER"
+            raise InputError(told)
         self._check_calls(sampling, sampling.candidates)
         return Asked(sampling, how, checked_seed(seed), not LENGTHS.isdisjoint(how))
 
