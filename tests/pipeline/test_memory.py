@@ -7,13 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import clearcap
 from PIL import Image
 from tiny_captioner import CAPTIONS, photos, save_tiny_captioner
-from typer.testing import CliRunner
 
 from clearcap import CaptionPipeline
 from clearcap.captioner.fingerprint import pooled_tokens
-from clearcap.cli.main import _register, app
 from clearcap.data import open_corpus
 from clearcap.errors import InputError
 from clearcap.metrics.cider import DocumentFrequency
@@ -132,26 +131,24 @@ def test_a_damaged_memory_is_one_line(memory: Path, tmp_path: Path) -> None:
 def test_the_command_line_remembers_a_folder_and_evaluates_its_neighbours(
     model: Path, album: Path, tmp_path: Path
 ) -> None:
-    if not app.registered_commands:
-        _register()
-    run, out = CliRunner().invoke, tmp_path / "memory"
-    done = run(app, ["remember", str(album), "--model", str(model), "--out", str(out)])
-    assert done.exit_code == 0, done.output
-    assert f"{COUNT} photos with {2 * COUNT} captions" in done.output
-    told = ["--model", str(model), "--memory", str(out)]
-    done = run(app, ["caption", str(album / "2.png"), *told, "--neighbours", "1", "--select", "neighbours"])
-    kept = Memory.load(out)
-    assert done.stdout.strip() in kept.captions[kept.photos.index("2.png")]
-    places = ["--data", f"folder:{album}", "--select", "neighbours", "--neighbours", "1"]
-    done = run(app, ["evaluate", *told, *places, "--out", str(tmp_path / "found")])
-    assert done.exit_code == 0, done.output
+    out = tmp_path / "memory"
+    done = clearcap("remember", album, "--model", model, "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert f"{COUNT} photos with {2 * COUNT} captions" in done.stdout
+    told = ["--model", model, "--memory", out, "--neighbours", "1", "--select", "neighbours"]
+    done = clearcap("evaluate", *told, "--data", f"folder:{album}", "--out", tmp_path / "found")
+    assert done.returncode == 0, done.stderr
     scores = json.loads((tmp_path / "found" / "evaluation.json").read_text())
     assert scores["manifest"]["memory"]["neighbours"] == 1
-    assert scores["BLEU-4"] == pytest.approx(1)  # each photo finds itself, and one of its own captions is chosen
+    assert scores["BLEU-4"] == pytest.approx(
+        1
+    )  # each photo finds itself, and one of its own captions is chosen
 
 
 def test_pixels_and_their_tokens_give_the_same_caption(model: Path, album: Path) -> None:
     pipeline = CaptionPipeline.from_pretrained(model)
     tokens = pipeline.encode(album / "0.png")
-    drawn = pipeline.decode(pipeline.captioner.generate(image=tokens, sampling=pipeline.sampling(candidates=2)))
+    drawn = pipeline.decode(
+        pipeline.captioner.generate(image=tokens, sampling=pipeline.sampling(candidates=2))
+    )
     assert pipeline(album / "0.png", candidates=2).candidates == tuple(one.text for one in drawn[0])

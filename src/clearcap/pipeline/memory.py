@@ -27,6 +27,9 @@ VECTORS, CAPTIONS = "memory.safetensors", "captions.jsonl"
 DIMS = 128  # principal components at most
 CHUNK = 256  # photos whose tokens are held at once
 COUNT = 25  # neighbours that are looked up
+COUNTED = (
+    5_000  # photos whose captions n-grams are counted in: a second; the captions of 100,000 would take many
+)
 
 
 @dataclass(frozen=True)
@@ -164,8 +167,8 @@ class Memory:
 
     @cached_property
     def frequency(self) -> DocumentFrequency:
-        """How rare n-grams are in what it holds, for captioners that know no corpus."""
-        return DocumentFrequency.of(self.captions)
+        """How rare n-grams are in what it holds, or in a sample of that, for captioners that know no corpus."""
+        return DocumentFrequency.of(self.captions[:: -(-len(self) // COUNTED)])
 
     def neighbours(self, tokens: Float[Tensor, "photos tokens dim"]) -> list[list[Neighbour]]:
         """The remembered photos that are most like some photos, most alike first."""
