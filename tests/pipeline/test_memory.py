@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import clearcap
 from PIL import Image
 from tiny_captioner import CAPTIONS, photos, save_tiny_captioner
 
 from clearcap import CaptionPipeline
 from clearcap.captioner.fingerprint import pooled_tokens
+from clearcap.cli.evaluate import evaluate
+from clearcap.cli.memory import remember as command
 from clearcap.data import open_corpus
 from clearcap.errors import InputError
 from clearcap.metrics.cider import DocumentFrequency
@@ -128,16 +129,14 @@ def test_a_damaged_memory_is_one_line(memory: Path, tmp_path: Path) -> None:
         remember(None, [])
 
 
-def test_the_command_line_remembers_a_folder_and_evaluates_its_neighbours(
-    model: Path, album: Path, tmp_path: Path
+def test_commands_remember_a_folder_and_evaluate_its_neighbours(
+    model: Path, album: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "memory"
-    done = clearcap("remember", album, "--model", model, "--out", out)
-    assert done.returncode == 0, done.stderr
-    assert f"{COUNT} photos with {2 * COUNT} captions" in done.stdout
-    told = ["--model", model, "--memory", out, "--neighbours", "1", "--select", "neighbours"]
-    done = clearcap("evaluate", *told, "--data", f"folder:{album}", "--out", tmp_path / "found")
-    assert done.returncode == 0, done.stderr
+    command([str(album)], str(model), out)
+    assert f"{COUNT} photos with {2 * COUNT} captions remembered in {out}" in capsys.readouterr().out
+    told = {"model": str(model), "memory": out, "neighbours": 1, "select": "neighbours"}
+    evaluate(**told, data=f"folder:{album}", out=tmp_path / "found")
     scores = json.loads((tmp_path / "found" / "evaluation.json").read_text())
     assert scores["manifest"]["memory"]["neighbours"] == 1
     assert scores["BLEU-4"] == pytest.approx(

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from commands import clearcap
+import typer
 from PIL import Image
 from tiny_captioner import CAPTIONS
 
+from clearcap.cli.labelling import label as command
 from clearcap.data import expand, open_corpus
 from clearcap.errors import InputError
 from clearcap.text.tokenizer import train_tokenizer
@@ -37,7 +38,9 @@ def blip(folder: Path) -> Path:
     ids = {"bos_token_id": tokenizer.cls_token_id, "sep_token_id": tokenizer.sep_token_id}
     text = {**SIZES, **ids, "vocab_size": len(tokenizer), "pad_token_id": 0, "encoder_hidden_size": 16}
     torch.manual_seed(0)
-    config = BlipConfig(text_config=text, vision_config={**VISION, "initializer_range": 0.5}, projection_dim=16)
+    config = BlipConfig(
+        text_config=text, vision_config={**VISION, "initializer_range": 0.5}, projection_dim=16
+    )
     return saved(
         BlipForConditionalGeneration(config),
         BlipProcessor(BlipImageProcessorPil(size={"height": 32, "width": 32}), tokenizer),
@@ -120,7 +123,10 @@ def test_what_is_written_is_what_transformers_generates(kind: str, teachers: Any
     folder, photo = teachers[kind], Image.open(album / "0.png")
     how = Labelling(str(folder), beams=1, max_tokens=6, prompt="a dog" if kind == "chat" else "")
     both = Teacher(how).write([photo, Image.open(album / "1.png")])
-    model, processor = AutoModelForImageTextToText.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
+    model, processor = (
+        AutoModelForImageTextToText.from_pretrained(folder),
+        AutoProcessor.from_pretrained(folder),
+    )
     text = {"text": "<image>a dog"} if kind == "chat" else {}
     inputs = processor(images=photo, return_tensors="pt", **text)
     with torch.inference_mode():
@@ -128,7 +134,6 @@ def test_what_is_written_is_what_transformers_generates(kind: str, teachers: Any
     if kind == "chat":
         ids = ids[:, inputs["input_ids"].shape[1] :]
     assert both[0] == processor.batch_decode(ids, skip_special_tokens=True)[0].strip() != ""
-    assert "dog" not in both[0] or kind != "chat" or not both[0].startswith("a dog")
 
 
 def test_a_folder_of_captions_comes_out_and_a_stopped_run_goes_on(
@@ -163,10 +168,14 @@ def test_a_teacher_that_is_none_is_one_line(tmp_path: Path) -> None:
         Labelling("any", beams=0)
 
 
-def test_the_command_line_names_what_failed(teachers: Any, album: Path, tmp_path: Path) -> None:
+def test_the_command_names_what_failed(
+    teachers: Any, album: Path, tmp_path: Path, capsys: Any, caplog: Any
+) -> None:
     out = tmp_path / "labelled"
-    done = clearcap("label", album, "--teacher", teachers["blip"], "--out", out, "--max-tokens", "5")
-    assert done.returncode == 1
-    assert [line for line in done.stderr.splitlines() if "2.png" in line and line.startswith("clearcap:")]
-    assert f"4 photos captioned in {out}" in done.stdout
+    with pytest.raises(typer.Exit) as stopped:
+        command([str(album)], str(teachers["blip"]), out, max_tokens=5)
+    assert stopped.value.exit_code == 1
+    assert sum("2.png" in line for line in caplog.messages) == 1
+    assert caplog.messages[-1] == "1 of 5 photos failed"
+    assert f"4 photos captioned in {out}" in capsys.readouterr().out
     assert len([json.loads(line) for line in (out / "captions.jsonl").open()]) == 4

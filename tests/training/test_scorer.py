@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from commands import clearcap, interrupted_after
+from commands import interrupted_after
 from PIL import Image
 from safetensors.torch import load_file
 from tiny_captioner import save_tiny_captioner, tiny_captioner
@@ -18,6 +18,7 @@ from tiny_captioner import save_tiny_captioner, tiny_captioner
 from clearcap import CaptionPipeline
 from clearcap.captioner.fingerprint import fingerprint
 from clearcap.captioner.scorer import SCORER, Judge, Scorer, ScorerConfig, save_scorer, word_pieces
+from clearcap.cli.score import score
 from clearcap.data import open_corpus
 from clearcap.errors import InputError
 from clearcap.sampling.selection import choose, expected_utility
@@ -152,16 +153,17 @@ def test_a_caption_is_read_as_far_as_the_tower_goes() -> None:
     assert (ids[1] == tokenizer.pad_token_id).all()
 
 
-def test_score_tells_how_well_captions_fit_their_photos(trained: Path, album: Path, tmp_path: Path) -> None:
+def test_score_tells_how_well_captions_fit_their_photos(
+    trained: Path, album: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     told = {f"{i}.png": f"a {list(COLOURS)[(i + (i > 3)) % 4]} dog" for i in range(8)}
     results = [{"image_id": name, "caption": caption} for name, caption in told.items()]
     (tmp_path / "results.json").write_text(json.dumps(results))
     references = {name: ["a dog"] for name in told}
     (tmp_path / "references.json").write_text(json.dumps(references))
     places = [tmp_path / "results.json", tmp_path / "references.json"]
-    done = clearcap("score", *places, "--photos", album, "--model", trained, "--metrics", "BLEU", "--json")
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    score(*places, "BLEU", photos=album, model=str(trained), as_json=True)
+    found = json.loads(capsys.readouterr().out)
     pipeline = CaptionPipeline.from_pretrained(trained)
     fit = [
         float(pipeline.scorer.similarity(pipeline.encode(album / name)[0], [text])[0])
