@@ -94,6 +94,8 @@ def test_a_remembered_photo_finds_itself_and_the_memory_joins_the_vote(
     assert len(result.words) == len(result.caption.split())
     one = CaptionPipeline.from_pretrained(model, memory=Memory.load(memory, 1))
     assert one(album / "5.png", select="neighbours").remembered == "5.png"
+    with pytest.raises(InputError, match="select=neighbours chooses among remembered captions"):
+        plain(album / "5.png", select="neighbours")
 
 
 def test_the_baseline_chooses_among_remembered_captions_alone() -> None:

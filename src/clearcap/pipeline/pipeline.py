@@ -467,7 +467,7 @@ class CaptionPipeline:
         Raises:
             InputError: similarity is asked for without a CLIP or a scorer, or without what it looks at.
         """
-        if len(captions) == 1 and how.select != "neighbours":
+        if len(captions) == 1:
             return 0
         similarity: Sequence[float] | None = None
         if how.select not in BLIND:
@@ -495,10 +495,16 @@ class CaptionPipeline:
         """The model's sampling settings with some of them changed (``clearcap.config.sampling_with``).
 
         With a memory ten captions are drawn and compared by CIDEr unless told otherwise: one alone would be outvoted
-        by the remembered ones, and by BLEU these agree on nothing (LOG.md).
+        by the remembered ones, and BLEU chooses worse among these (LOG.md).
+
+        Raises:
+            InputError: an unknown setting, a value that it cannot have, or neighbours are asked for without a memory.
         """
         usual = WITH_MEMORY if self.memory else {}
-        return sampling_with(self.captioner.defaults, usual | own_names(how))
+        found = sampling_with(self.captioner.defaults, usual | own_names(how))
+        if found.select == "neighbours" and not self.memory:
+            raise InputError("select=neighbours chooses among remembered captions; pass memory=FOLDER")
+        return found
 
     def pixels(self, photos: Sequence[np.ndarray]) -> Tensor:
         """Square uint8 photos as the captioner's input [photos, 3, size, size] in 0..1."""

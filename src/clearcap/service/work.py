@@ -19,7 +19,6 @@ from clearcap.config import (
     changes,
     make,
     own_names,
-    sampling_with,
 )
 from clearcap.data.images import PhotoBytes, open_image, to_square
 from clearcap.errors import InputError
@@ -88,7 +87,7 @@ class Work:
             seed = int(seed) if str(seed).isdecimal() else seed
         how = defaults | how
         captioner = self.pipeline.captioner
-        sampling = sampling_with(captioner.defaults, how)
+        sampling = self.pipeline.sampling(**how)
         longest = max(sampling.length, sampling.min_length, sampling.max_length)
         if longest > captioner.length - 2:  # before lengths are listed
             raise InputError(
