@@ -21,6 +21,8 @@ from clearcap.captioner.scorer import SCORER, Judge, Scorer, ScorerConfig, save_
 from clearcap.cli.score import score
 from clearcap.data import open_corpus
 from clearcap.errors import InputError
+from clearcap.evaluation.files import ByPhoto
+from clearcap.evaluation.photo_similarity import photo_files
 from clearcap.sampling.selection import choose, expected_utility
 from clearcap.training.scorer.run import ScorerObjective, ScorerTraining, train_scorer, usual_settings
 
@@ -171,5 +173,12 @@ def test_score_tells_how_well_captions_fit_their_photos(
     ]
     assert found["scorer similarity"] == pytest.approx(np.mean(fit), abs=1e-4)
     assert min(fit[:4]) > max(fit[4:])  # the last four name another colour
+    for name, number in (("0.png", "000000000285.png"), ("1.png", "000000000776.png")):
+        shutil.copy(album / name, tmp_path / number)
+    numbered: ByPhoto[list[str]] = ByPhoto()
+    numbered |= {"285": ["a dog"], "776": ["a dog"]}
+    assert photo_files(numbered, ["776"], tmp_path) == {"776": tmp_path / "000000000776.png"}
+    with pytest.raises(InputError, match=r"1 photo \(9\) not in"):
+        photo_files(numbered, ["9"], tmp_path)
     low, high = found["intervals"]["scorer similarity"]
     assert low < found["scorer similarity"] < high

@@ -70,7 +70,7 @@ def score(
         from clearcap.pipeline import CaptionPipeline
 
         pipeline = CaptionPipeline.from_pretrained(model, backend="fast", clip=scorer)
-        fit = photo_similarity(candidates, photo_files(candidates, known.names, photos), pipeline)
+        fit = photo_similarity(candidates, photo_files(known, candidates, photos), pipeline)
         corpus |= fit.corpus
         found_intervals |= {name: (one.low, one.high) for name, one in intervals(fit, seed=seed).items()}
     if as_json:

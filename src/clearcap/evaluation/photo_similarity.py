@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from itertools import islice
 from pathlib import Path
 
-from clearcap.data.records import several
+from clearcap.data.paths import IMAGE_SUFFIXES
 from clearcap.errors import InputError
+from clearcap.evaluation.files import ByPhoto, join
 from clearcap.metrics.scoring import Scores
 from clearcap.pipeline import CaptionPipeline
 
@@ -42,26 +43,22 @@ def photo_similarity(
     return Scores({NAME: sum(found.values()) / max(1, len(found))}, {NAME: found})
 
 
-def photo_files(photos: Iterable[str], names: Mapping[str, Sequence[str]], folder: Path) -> dict[str, Path]:
-    """The file of each photo.
+def photo_files(references: ByPhoto[list[str]], photos: Iterable[str], folder: Path) -> dict[str, Path]:
+    """The file of each photo, found by id, by what the references call it besides, or by number (`join`).
 
     Args:
-        photos: ids, which may be file names.
-        names: what else a file of references calls them.
-        folder: where they lie.
+        references: of a file.
+        photos: those of them that are wanted.
+        folder: where the files lie, or in folders below it.
 
     Raises:
-        InputError: one has no file there.
+        InputError: a photo has no file there, or several fit.
     """
-    found, missing = {}, []
+    paths = (path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    files: dict[str, list[str]] = {path.relative_to(folder).as_posix(): [] for path in sorted(paths)}
+    wanted: ByPhoto[str] = ByPhoto()
     for photo in photos:
-        files = [folder / name for name in (photo, *names.get(photo, ()))]
-        if file := next((file for file in files if file.is_file()), None):
-            found[photo] = file
-        else:
-            missing.append(photo)
-    if missing:
-        raise InputError(
-            f"{several(missing, 'photo')} without a file in {folder}; give their file_name in the references"
-        )
-    return found
+        wanted[photo] = photo
+        wanted.names[photo] = references.names.get(photo, [])
+    found, _ = join(wanted, files, names=("the references", str(folder)), subset=True)
+    return {photo: folder / file for file, photo in found.items()}
