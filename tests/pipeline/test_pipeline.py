@@ -222,8 +222,9 @@ def test_a_clip_chooses_the_caption_most_like_the_photo(tmp_path: Path) -> None:
     with torch.inference_mode():
         similarity = clip(**inputs).logits_per_image[0]
     assert result.caption == result.candidates[int(similarity.argmax())]
+    bare = save_tiny_captioner(tmp_path / "bare")  # a model without a scorer
     with pytest.raises(InputError, match="--clip"):
-        CaptionPipeline.from_pretrained()(photo, candidates=2, select="similarity")
+        CaptionPipeline.from_pretrained(bare)(photo, candidates=2, select="similarity")
 
 
 def test_diverse_captions_are_candidates_unlike_each_other() -> None:

@@ -112,6 +112,7 @@ def test_values_of_another_type_are_refused(
         ({"refine": 10**9}, "ask for fewer candidates or steps"),
         ({"steps": 1, "spacing": "stride", "candidates": 4}, "ask for fewer candidates or steps"),
         ({"candidates": 2, "select": "similarity"}, "needs a CLIP"),
+        ({"candidates": 2, "select": "neighbours"}, "chooses among remembered captions"),
     ],
 )
 def test_what_would_take_forever_is_refused(

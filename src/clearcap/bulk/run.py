@@ -172,6 +172,8 @@ class Run:
             "wording": asdict(output.wording),
             "diverse": output.diverse,
         }
+        if pipeline.memory:
+            run["memory"] = pipeline.memory.described()
         self.run: dict[str, Any] = json.loads(json.dumps(run))  # as a journal gives it back
 
     def __call__(self, sources: Iterable[Item], told: Any = lambda tally, fault: None) -> Summary:

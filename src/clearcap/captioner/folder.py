@@ -18,6 +18,7 @@ from clearcap.metrics.cider import DocumentFrequency
 
 MODEL_TYPE = "clearcap"
 FREQUENCY = "document_frequency.json.gz"  # beside the weights, where the training captions were counted
+SCORER = "scorer.safetensors"  # beside the weights, where one was trained (``clearcap train-scorer``)
 CURVES, SAMPLES = "curves.jsonl", "samples.jsonl"  # of a training run, beside its model
 TOKENIZER = "tokenizer.json"
 SHARES = "shares"  # in config.json: folder, from this one, whose weights stand for those not here

@@ -71,6 +71,9 @@ class CaptionModel(ABC):
     text: Any  # a TextSpace; nn.Module's own typing would make each part "Tensor or Module"
     vision: Any  # an ImageEncoder
     denoiser: Any  # a Denoiser
+    image_tokens: (
+        bool  # whether ``encode_image`` gives them; graphs give the denoiser's keys and values instead
+    )
     libraries: tuple[str, ...]  # packages that the numbers of captions depend on, besides NumPy
 
     def take(self, config: Any, parts: Parts) -> None:

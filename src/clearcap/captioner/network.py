@@ -21,6 +21,7 @@ from clearcap.captioner.generating import CaptionModel, Generated
 class Network(CaptionModel, nn.Module):
     """A diffusion image captioner in torch."""
 
+    image_tokens = True
     libraries = ("torch", "transformers")
 
     def __init__(self, config: Settings, parts: Parts | None = None) -> None:

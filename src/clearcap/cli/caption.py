@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clearcap.cli.options import Settings, sampling_settings
+from clearcap.cli.options import MemoryFolder, Neighbours, Select, Settings, open_memory, sampling_settings
 
 if TYPE_CHECKING:
     from clearcap.bulk.file import Tally
@@ -61,16 +61,15 @@ def caption(
     guidance: Annotated[float | None, typer.Option(help="classifier-free guidance scale")] = None,
     length: Annotated[int | None, typer.Option(help="words to write; 0: as the model sees fit")] = None,
     candidates: Annotated[int | None, typer.Option(help="captions sampled for each photo")] = None,
-    select: Annotated[
-        str | None,
-        typer.Option(help="choice among candidates: mbr, confidence, mbr-and-confidence or similarity"),
-    ] = None,
+    select: Select = None,
     utility: Annotated[
         str | None, typer.Option(help="what mbr compares candidates by: bleu or cider")
     ] = None,
     clip: Annotated[
-        str | None, typer.Option(help="folder or hub name of a CLIP, which similarity goes by")
+        str | None, typer.Option(help="folder or hub name of a CLIP or scorer, which similarity goes by")
     ] = None,
+    memory: MemoryFolder = None,
+    neighbours: Neighbours = 25,
     diverse: Annotated[
         int, typer.Option(help="captions to print of each photo, unlike each other; 0: the chosen one")
     ] = 0,
@@ -145,7 +144,9 @@ def caption(
         workers = number("workers", workers, int, 1)
     sources = Sources(paths, recursive=recursive, image_column=image_column)
     began = time.perf_counter()
-    pipeline = CaptionPipeline.from_pretrained(model, device=device, dtype=dtype, backend=backend, clip=clip)
+    pipeline = CaptionPipeline.from_pretrained(
+        model, device=device, dtype=dtype, backend=backend, clip=clip, memory=open_memory(memory, neighbours)
+    )
     how = sampling_settings(
         setting,
         steps=steps,

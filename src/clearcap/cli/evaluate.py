@@ -33,10 +33,15 @@ def evaluate(
     steps: Annotated[int | None, typer.Option(help="calls of the denoiser")] = None,
     guidance: Annotated[float | None, typer.Option(help="classifier-free guidance scale")] = None,
     candidates: Annotated[int | None, typer.Option(help="captions sampled per photo")] = None,
-    select: Annotated[str | None, typer.Option(help="choice among candidates: mbr or confidence")] = None,
+    select: options.Select = None,
     utility: Annotated[
         str | None, typer.Option(help="what mbr compares candidates by: bleu or cider")
     ] = None,
+    clip: Annotated[
+        str | None, typer.Option(help="folder or hub name of a CLIP or scorer, which similarity goes by")
+    ] = None,
+    memory: options.MemoryFolder = None,
+    neighbours: options.Neighbours = 25,
     metrics: Annotated[
         str, typer.Option(help="to score by besides BLEU, ROUGE-L and CIDEr-D: METEOR,SPICE or a plug-in's")
     ] = "",
@@ -79,6 +84,8 @@ def evaluate(
             batch_size=batch_size,
             seed=seed,
             shuffle=shuffle_photos,
+            clip=clip,
+            memory=options.open_memory(memory, neighbours),
             progress=advance,
             metrics=[name.strip() for name in metrics.split(",") if name.strip()],
             **how,

@@ -69,6 +69,8 @@ def _register() -> None:
         data,
         evaluate,
         filling,
+        labelling,
+        memory,
         published,
         score,
         serve,
@@ -95,6 +97,9 @@ def _register() -> None:
     app.command("finetune-encoder")(train.finetune_encoder)
     app.command()(control.fill)
     app.command()(control.watch)
+    app.command()(memory.remember)
+    app.command()(labelling.label)
+    app.command("train-scorer")(train.train_scorer)
     app.command("compute-stats")(train.compute_stats)
     app.command()(evaluate.evaluate)
     app.command()(table.table)

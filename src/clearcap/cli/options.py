@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from clearcap.data.records import Corpus
+    from clearcap.pipeline.memory import Memory
 
 Number = TypeVar("Number", int, float)
 
@@ -34,6 +36,17 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", help="KEY=VALUE of any sampling setting, such as refine_time=0.7; may be repeated"),
 ]
+Select = Annotated[
+    str | None,
+    typer.Option(
+        help="choice among candidates: mbr, confidence, mbr-and-confidence, similarity, mbr-and-similarity "
+        "or neighbours"
+    ),
+]
+MemoryFolder = Annotated[
+    Path | None, typer.Option(help="folder of remembered photos (clearcap remember) whose captions help")
+]
+Neighbours = Annotated[int, typer.Option(help="remembered photos that are looked up for each photo")]
 AsJson = Annotated[bool, typer.Option("--json", help="one JSON object on standard output")]
 
 
@@ -42,6 +55,15 @@ def sampling_settings(setting: list[str] | None, **flags: Any) -> dict[str, Any]
     from clearcap.config import SamplingConfig, changes
 
     return changes(SamplingConfig, setting or []) | {k: v for k, v in flags.items() if v is not None}
+
+
+def open_memory(folder: Path | None, neighbours: int) -> Memory | None:
+    """The memory that the common options ask for. Raises InputError."""
+    if folder is None:
+        return None
+    from clearcap.pipeline.memory import Memory
+
+    return Memory.load(folder, neighbours)
 
 
 def spelt(data: str, root: str, split: str) -> str:

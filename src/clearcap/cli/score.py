@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from clearcap.cli import options
+from clearcap.errors import InputError
 
 
 def score(
@@ -27,6 +28,18 @@ def score(
     compare: Annotated[
         Path | None, typer.Option(help="another result file: paired test on the photos that both caption")
     ] = None,
+    photos: Annotated[
+        Path | None,
+        typer.Option(
+            help="folder of the photos: adds the captions' similarity to them by the model's scorer"
+        ),
+    ] = None,
+    model: Annotated[
+        str, typer.Option(help="with --photos: captioner whose encoder and scorer judge")
+    ] = "default",
+    scorer: Annotated[
+        str | None, typer.Option(help="with --photos: folder of the scorer; default that of the model")
+    ] = None,
     seed: Annotated[int, typer.Option(help="of the bootstrap")] = 0,
     as_json: options.AsJson = False,
 ) -> None:
@@ -39,6 +52,8 @@ def score(
     names = (str(results), str(references))
     candidates, held = join(read_results(results), known, names=names, subset=subset or compare is not None)
     if compare is not None:
+        if photos is not None:
+            raise InputError("--photos adds a figure of one result file; leave --compare out")
         from clearcap.cli.evaluate import print_comparison
 
         others, _ = join(read_results(compare), known, names=(str(compare), names[1]), subset=True)
@@ -48,15 +63,24 @@ def score(
         return
 
     scored = score_captions(candidates, held, metrics=chosen, seed=seed)
+    corpus, found_intervals = dict(scored.scores.corpus), dict(scored.intervals)
+    if photos is not None:
+        from clearcap.evaluation.photo_similarity import photo_files, photo_similarity
+        from clearcap.pipeline import CaptionPipeline
+
+        pipeline = CaptionPipeline.from_pretrained(model, backend="fast", clip=scorer)
+        fit = photo_similarity(candidates, photo_files(known, candidates, photos), pipeline, seed=seed)
+        corpus |= fit.scores.corpus
+        found_intervals |= fit.intervals
     if as_json:
-        found = {**scored.scores.corpus, "intervals": scored.intervals, "captions": scored.diversity}
+        found = {**corpus, "intervals": found_intervals, "captions": scored.diversity}
         print(json.dumps({**found, "photos": len(held)}))
         return
     options.show_table(
         ("metric", "score", "95% interval"),
         (
-            (name, f"{value:.4f}", options.in_interval(scored.intervals.get(name)))
-            for name, value in scored.scores.corpus.items()
+            (name, f"{value:.4f}", options.in_interval(found_intervals.get(name)))
+            for name, value in corpus.items()
         ),
         title=f"{results} against {references}",
         caption=f"{len(held):,} photos",

@@ -206,6 +206,28 @@ def finetune_encoder(
     run(learned, rest, watched, captioner.vision, tokenizer, config, out)
 
 
+def train_scorer(
+    model: Start,
+    overrides: Overrides = None,
+    out: RunFolder = Path("runs/scorer"),
+    data: Learned = None,
+    watch: Annotated[
+        list[str] | None, typer.Option(help="corpus NAME:ROOT:SPLIT to measure recall on; several allowed")
+    ] = None,
+    settings: ShowSettings = False,
+) -> None:
+    """Train a small contrastive scorer on a captioner's image tokens: --select similarity goes by it."""
+    from clearcap.captioner.model import load_captioner
+    from clearcap.training.scorer.run import train_scorer as run
+    from clearcap.training.scorer.run import usual_settings
+
+    config = usual_settings()
+    if settings:
+        show_knobs(config)
+    captioner, tokenizer = load_captioner(model)
+    run(captioner, tokenizer, photos_of(data), photos_of(watch), override(config, overrides or []), out)
+
+
 def add_encoder(
     weights: Annotated[Path, typer.Argument(help="state dict of EfficientNet-Lite2, a .pth file")],
     preset: Annotated[str, typer.Argument(help="preset name or TOML file")] = "compact",

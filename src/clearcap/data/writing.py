@@ -82,6 +82,18 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
 
 
+def whole_lines(path: Path) -> list[bytes]:
+    """The whole lines of a file that a killed run wrote; a part of one at the end is cut off. Raises InputError."""
+    if not path.is_file():
+        return []
+    lines = path.read_bytes().splitlines(keepends=True)
+    whole = [line for line in lines if line.endswith(b"\n")]
+    if len(whole) < len(lines):
+        with whole_file(path) as fresh:
+            fresh.write_bytes(b"".join(whole))
+    return whole
+
+
 def new_array(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap:
     """An array in a file, to be filled in; its room is taken at once, for a map of a full disk ends the process.
 

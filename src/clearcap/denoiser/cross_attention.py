@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from clearcap.arrays import Context, ImageTokens, Latents
 from clearcap.arrays.layers import Block, Hidden, ImageAdapter, TimeEmbedding, init_bert
-from clearcap.config import DenoiserConfig
-from clearcap.errors import InputError
+from clearcap.config import DenoiserConfig, require
 
 
 class CrossAttentionDenoiser(nn.Module):
@@ -104,11 +103,11 @@ def build_cross_attention(
         InputError: sizes that do not fit each other.
     """
     width, heads = sizes.width, sizes.heads
-    if not sizes.projected and width != 2 * dim:
-        raise InputError(
-            f"denoiser.width={width}: without projections it must be twice the latent's {dim} channels; "
-            f"set denoiser.width={2 * dim} or denoiser.projected=true"
-        )
+    require(
+        sizes.projected or width == 2 * dim,
+        f"denoiser.width={width}: without projections it must be twice the latent's {dim} channels; "
+        f"set denoiser.width={2 * dim} or denoiser.projected=true",
+    )
     heads_of_time: dict[str, nn.Module] = {
         "none": nn.Identity(),
         "norm": nn.LayerNorm(width, eps=1e-12),
@@ -140,9 +139,9 @@ def position_rows(sizes: DenoiserConfig, needed: int) -> int:
     Raises:
         InputError: the settings ask for fewer than are needed.
     """
-    if 0 < sizes.positions < needed:
-        raise InputError(
-            f"denoiser.positions={sizes.positions} is too few for the {needed} positions of a caption; "
-            f"set denoiser.positions to {needed} or more, or to 0"
-        )
+    require(
+        not 0 < sizes.positions < needed,
+        f"denoiser.positions={sizes.positions} is too few for the {needed} positions of a caption; "
+        f"set denoiser.positions to {needed} or more, or to 0",
+    )
     return sizes.positions or needed

@@ -8,9 +8,8 @@ from torch import Tensor, nn
 
 from clearcap.arrays import Context
 from clearcap.arrays.layers import Block, Hidden
-from clearcap.config import DenoiserConfig
+from clearcap.config import DenoiserConfig, require
 from clearcap.denoiser.cross_attention import position_rows
-from clearcap.errors import InputError
 
 FEATURES = 2  # a photo's vector and a caption's
 
@@ -173,11 +172,11 @@ def build_add(
 def _build(
     fuse: nn.Module, sizes: DenoiserConfig, dim: int, length: int, image_dim: int, image_tokens: int
 ) -> FusedDenoiser:
-    if sizes.width != dim or image_tokens != 1:
-        raise InputError(
-            f"a denoiser of kind {sizes.kind} needs denoiser.width={dim} (the latent's) and vision.tokens=1 (one "
-            f"vector a photo), not {sizes.width} and {image_tokens}; set vision.mode='global' and those sizes"
-        )
+    require(
+        sizes.width == dim and image_tokens == 1,
+        f"a denoiser of kind {sizes.kind} needs denoiser.width={dim} (the latent's) and vision.tokens=1 (one "
+        f"vector a photo), not {sizes.width} and {image_tokens}; set vision.mode='global' and those sizes",
+    )
     blocks = [Block(sizes.width, sizes.heads, sizes.hidden, None, sizes.dropout) for _ in range(sizes.depth)]
     return FusedDenoiser(
         fuse=fuse,

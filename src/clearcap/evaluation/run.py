@@ -24,6 +24,7 @@ from clearcap.evaluation.journal import Captioned, Journal, read_journal
 from clearcap.evaluation.scores import Scored, conventions, metrics_of, score_captions, shuffled_scores
 from clearcap.evaluation.session import Session
 from clearcap.metrics.scoring import NAMES
+from clearcap.pipeline.memory import Memory
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,8 @@ def evaluate(
     seed: int = 0,
     shuffle: bool = False,
     metrics: Sequence[str] = (),
+    clip: str | Path | None = None,
+    memory: Memory | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
     **how: Any,
 ) -> Evaluation:
@@ -87,6 +90,8 @@ def evaluate(
         seed: same seed, same captions.
         shuffle: also score the captions against other photos' references.
         metrics: names of metrics in the registry to score by besides BLEU, ROUGE-L and CIDEr-D.
+        clip: folder or hub name of a CLIP or scorer that candidates may be chosen by.
+        memory: captioned photos that help; with ``select="neighbours"`` they alone are the baseline.
         progress: called with photos done and photos in all.
         how: fields of ``SamplingConfig`` that differ from the model's own.
 
@@ -96,9 +101,13 @@ def evaluate(
     """
     names = tuple(dict.fromkeys([*NAMES, *metrics]))
     described = conventions(names)
-    with Session(model, corpus, out=out, limit=limit, batch_size=batch_size, how=how) as at:
+    with Session(
+        model, corpus, out=out, limit=limit, batch_size=batch_size, how=how, clip=clip, memory=memory
+    ) as at:
         sampling = dataclasses.asdict(at.sampling)
         chief = {name: sampling.pop(name) for name in ("steps", "guidance", "candidates", "select")}
+        aids = {"clip": None if clip is None else str(clip), "memory": memory and memory.described()}
+        chief |= {name: aid for name, aid in aids.items() if aid}
         manifest = at.claim(**chief, seed=seed, sampling=sampling, batch_size=batch_size, metrics=described)
         stopwatch = Stopwatch(at.file("timing.json"))
         with at.journal("captions.jsonl", Captioned, list(at.references), batch_size) as journal:

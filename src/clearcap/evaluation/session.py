@@ -21,6 +21,7 @@ from clearcap.data.writing import whole_file, write_json
 from clearcap.errors import InputError
 from clearcap.evaluation.journal import Journal, Kind
 from clearcap.pipeline import CaptionPipeline
+from clearcap.pipeline.memory import Memory
 
 Progress = Callable[[int, int, str], None]
 """(work done, work in all, what is going on)."""
@@ -47,6 +48,8 @@ class Session:
         batch_size: int,
         how: dict[str, Any],
         in_torch: bool = False,
+        clip: str | Path | None = None,
+        memory: Memory | None = None,
     ) -> None:
         """Load the captioner.
 
@@ -58,6 +61,8 @@ class Session:
             batch_size: photos at once.
             how: fields of ``SamplingConfig`` that differ from the model's own.
             in_torch: whether the captioner must be torch's where it has weights for that.
+            clip: folder or hub name of a CLIP or scorer that candidates may be chosen by.
+            memory: captioned photos that help.
 
         Raises:
             InputError: no such model or setting, or no photo.
@@ -72,7 +77,7 @@ class Session:
         backend = (
             "prepacked" if in_torch and not is_exported(find_folder(str(model or "default"))) else "fast"
         )
-        self.pipeline = CaptionPipeline.from_pretrained(model, backend=backend)
+        self.pipeline = CaptionPipeline.from_pretrained(model, backend=backend, clip=clip, memory=memory)
         self.sampling = self.pipeline.sampling(**how)
         self._model, self._corpus = model, corpus
         self._folder = None if out is None else Path(out)

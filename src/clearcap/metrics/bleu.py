@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from clearcap.metrics.interface import Captions, Pooled
-from clearcap.metrics.ngrams import ORDERS, Corpus, count
+from clearcap.metrics.ngrams import ORDERS, Corpus, count, shared_counts
 from clearcap.metrics.tokenizer import tokenize
 
 NAMES = tuple(f"BLEU-{n}" for n in ORDERS)
@@ -68,12 +68,12 @@ def pairwise(candidates: Sequence[str]) -> Float[np.ndarray, "candidates candida
     log_precision = np.zeros((len(captions), len(captions)))
     with np.errstate(divide="ignore", invalid="ignore"):
         for n, table in zip(ORDERS, tables, strict=True):
-            matched = np.minimum(table[:, None], table[None]).sum(-1)
+            matched = shared_counts(table)
             proposed = np.maximum(0, lengths - n + 1)[:, None]
             smooth = float(n > 1)
             log_precision += np.log((matched + smooth) / (proposed + smooth))
         utilities = np.exp(log_precision / len(ORDERS) + np.minimum(0, 1 - lengths[None] / lengths[:, None]))
-    return np.where(np.minimum(tables[0][:, None], tables[0][None]).sum(-1) > 0, utilities, 0.0)
+    return np.where(shared_counts(tables[0]) > 0, utilities, 0.0)
 
 
 def _closest_lengths(corpus: Corpus) -> Int[np.ndarray, " photos"]:

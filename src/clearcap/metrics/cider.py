@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 
 from clearcap.metrics.frequency import DocumentFrequency
 from clearcap.metrics.interface import Captions, Score
-from clearcap.metrics.ngrams import ORDERS, Corpus, Counted, count
+from clearcap.metrics.ngrams import ORDERS, Corpus, Counted, count, shared_counts
 from clearcap.metrics.tokenizer import tokenize
 
 SIGMA = 6.0  # width of the length penalty
@@ -71,7 +71,7 @@ def pairwise(
     for table, weight in zip(counted.dense(), weights_of(counted, frequency), strict=True):
         vectors = table * weight
         norms = np.linalg.norm(vectors, axis=1)
-        dot = (np.minimum(vectors[:, None], vectors[None]) * vectors[None]).sum(-1)
+        dot = shared_counts(table, weight, vectors)
         products = norms[:, None] * norms[None]
         total += np.divide(dot, products, out=dot, where=products != 0)
     return SCALE * total * _length_penalty(lengths[:, None], lengths[None]) / len(ORDERS)

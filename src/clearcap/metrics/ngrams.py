@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 ORDERS = (1, 2, 3, 4)
 
@@ -168,6 +168,30 @@ def count(captions: Iterable[Sequence[str]]) -> Counted:
         keys, counts = np.unique(caption[starts] * max(1, distinct) + gram, return_counts=True)
         rows.append(Rows(keys // max(1, distinct), keys % max(1, distinct), counts, distinct))
     return Counted(lengths, tuple(rows), list(ids), tuple(grams))
+
+
+def shared_counts(
+    table: Int[np.ndarray, "captions grams"],
+    weight: Float[np.ndarray, " grams"] | None = None,
+    value: Float[np.ndarray, "captions grams"] | None = None,
+) -> Float[np.ndarray, "captions captions"]:
+    """What each caption (row) shares with each (column): the sum over n-grams of min(a, b) * weight * value of b.
+
+    The minimum of two counts is the number of thresholds 1, 2, ... that both reach, so that a few matrix products do
+    where comparing every pair would take captions * captions * n-grams of memory.
+
+    Args:
+        table: counts.
+        weight: of each n-gram; default 1.
+        value: what an n-gram is worth in the second caption; default 1.
+    """
+    total = np.zeros((len(table), len(table)))
+    for times in range(1, int(table.max(initial=0)) + 1):
+        reached = (table >= times).astype(float)
+        total += (reached if weight is None else reached * weight) @ (
+            reached if value is None else reached * value
+        ).T
+    return total
 
 
 def _between(rows: Rows, start: int, stop: int) -> Rows:

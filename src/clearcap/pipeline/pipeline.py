@@ -7,16 +7,19 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.util import find_spec
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
 from clearcap.arrays import Array, namespace
+from clearcap.captioner.fingerprint import check_fingerprint
+from clearcap.captioner.folder import SCORER
 from clearcap.captioner.generating import CaptionModel, Generated
 from clearcap.captioner.onnx import has_graphs, is_exported
 from clearcap.config import LENGTHS, SamplingConfig, number, own_names, sampling_with
@@ -28,9 +31,13 @@ from clearcap.errors import InputError, RenamedWarning, needed
 from clearcap.metrics.cider import DocumentFrequency
 from clearcap.metrics.learned import ClipScorer
 from clearcap.pipeline.infilling import Infilled, Template, gives_most, infill_captions
+from clearcap.pipeline.memory import Memory, Neighbour
 from clearcap.pipeline.trajectory import Frame, trajectory
 from clearcap.sampling.selection import choose, diverse
 from clearcap.text.tokenizer import DecodedCaption, decode_caption, word_ids
+
+if TYPE_CHECKING:
+    from clearcap.captioner.scorer import Judge
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,8 @@ class CaptionResult:
         confidence: mean probability of its words.
         words: each word and its probability.
         candidates: all captions sampled, in sampling order.
+        remembered: id of the remembered photo that the caption was said of; "" where the captioner wrote it itself.
+            Its words then have the cosine of the two photos as their probability.
     """
 
     image: str
@@ -50,16 +59,18 @@ class CaptionResult:
     confidence: float
     words: tuple[tuple[str, float], ...]
     candidates: tuple[str, ...]
+    remembered: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """The fields that ``clearcap caption --json`` prints."""
         words = [{"word": word, "confidence": round(p, 4)} for word, p in self.words]
-        return {
+        told = {
             "image": self.image,
             "caption": self.caption,
             "confidence": round(self.confidence, 4),
             "words": words,
         }
+        return told | ({"remembered": self.remembered} if self.remembered else {})
 
     def diverse(self, count: int, novelty: float = 0.5) -> list[str]:
         """A few candidates that are good and unlike each other, best first (``clearcap.sampling.selection.diverse``).
@@ -72,6 +83,11 @@ class CaptionResult:
 
 Decoded: TypeAlias = list[tuple[str, np.ndarray | InputError]]
 """A batch of photos: names, and pixels or why there are none."""
+BLIND = ("mbr", "confidence", "mbr-and-confidence", "neighbours")
+"""Selection rules that do not ask how well captions fit the photo; plug-ins' rules may."""
+SEEING = ("similarity", "mbr-and-similarity")
+"""Selection rules that cannot do without it."""
+WITH_MEMORY = {"candidates": 10, "select": "mbr", "utility": "cider"}
 BACKENDS = ("torch", "prepacked", "compiled", "onnx", "fast")
 
 
@@ -82,8 +98,13 @@ class CaptionPipeline:
         captioner: any captioner.
         tokenizer: its tokenizer.
         frequency: document frequency for minimum Bayes risk by CIDEr; without one all n-grams weigh the same.
-        clip: judges how well a caption fits a photo, for ``select="similarity"``.
+        clip: judges how well a caption fits a photo, for ``select="similarity"``; without one a scorer does.
         source: folder that the captioner was loaded from, which ``save_pretrained`` needs.
+        memory: captioned photos; what people said of those that are like a photo helps to caption it.
+        scorer: folder of the scorer; default ``source``, if one lies there.
+
+    Raises:
+        InputError: the memory was made with another image encoder.
     """
 
     def __init__(
@@ -93,12 +114,18 @@ class CaptionPipeline:
         frequency: DocumentFrequency | None = None,
         clip: ClipScorer | None = None,
         source: Path | None = None,
+        memory: Memory | None = None,
+        scorer: Path | None = None,
     ) -> None:
         self.source = source
         self.captioner = captioner.for_inference()
         self.tokenizer = tokenizer
         self.frequency = frequency
         self.clip = clip
+        self.memory = memory
+        if memory is not None:
+            check_fingerprint(self.captioner, memory.encoder, "the memory")
+        self._scorer = scorer or source
 
     @classmethod
     def from_pretrained(
@@ -109,6 +136,7 @@ class CaptionPipeline:
         dtype: Any = None,
         backend: str | None = None,
         clip: str | Path | None = None,
+        memory: str | Path | Memory | None = None,
         **options: Any,
     ) -> CaptionPipeline:
         """Load a captioner, for inference: a ``Network``, not the transformers model (``Captioner``).
@@ -121,10 +149,12 @@ class CaptionPipeline:
                 (``clearcap.captioner.prepacked``): a paper-size model is up to 1.5 times faster, captions are the
                 same up to rounding, and the captioner cannot be saved; or "onnx" for a folder that
                 ``clearcap export`` wrote, which needs no torch and runs on the CPU in float32. None is onnx where the
-                folder holds graphs, no GPU is at hand and no device or dtype is asked for, else torch; "fast" is the
-                same with prepacked for torch; "compiled" is torch.compile's denoiser, which takes a minute at its
-                first call of a shape.
-            clip: folder or hub name of a CLIP that candidates may be chosen by (``select="similarity"``).
+                folder holds graphs, no GPU is at hand, no device or dtype is asked for and neither a memory nor a
+                scorer looks at image tokens, which graphs do not give; else torch. "fast" is the same with prepacked
+                for torch; "compiled" is torch.compile's denoiser, which takes a minute at its first call of a shape.
+            clip: folder or hub name of a CLIP that candidates may be chosen by (``select="similarity"``), or folder of
+                a scorer (``clearcap train-scorer``); default is the scorer that lies beside the weights, if any.
+            memory: folder that ``clearcap remember`` wrote with this model, or what ``Memory.load`` made of it.
             options: transformers' own: ``revision``, ``cache_dir``, ``token``, ``local_files_only``,
                 ``force_download``, ``subfolder``, ``device_map`` (one device), ``torch_dtype``.
 
@@ -135,17 +165,25 @@ class CaptionPipeline:
         from clearcap.captioner.folder import Loading, find_folder, load_frequency, saved_dtype
 
         how = Loading.of(device, dtype, **options)
-        scorer = None if clip is None else ClipScorer.load(clip)
+        scorer = Path(clip) if clip is not None and (Path(clip) / SCORER).is_file() else None
+        judge = None if clip is None or scorer else ClipScorer.load(clip)
         folder = find_folder(str(model or "default"), **how.hub)
         frequency = load_frequency(str(folder))
         kind = saved_dtype(folder) if "auto" in (dtype, options.get("torch_dtype")) else how.dtype
         if backend == "packed":
             warnings.warn("the backend 'packed' is called 'prepacked' now", RenamedWarning, stacklevel=2)
             backend = "prepacked"
+        looking = "a memory" if memory is not None else "a scorer" if scorer else None
         if backend is not None and backend not in BACKENDS:
             raise InputError(f"unknown backend {backend!r}; choose one of {', '.join(BACKENDS)}")
         if backend in (None, "fast"):
-            backend = chosen_backend(folder, how.device, kind, "torch" if backend is None else "prepacked")
+            other = "torch" if backend is None else "prepacked"
+            backend = chosen_backend(folder, how.device, kind, other, looking is not None)
+        if backend == "onnx" and looking:
+            raise InputError(
+                f"{looking} looks at image tokens, which graphs do not give: leave backend out, or use a folder with "
+                "the weights that its graphs were written of"
+            )
         if backend == "onnx":
             from clearcap.captioner.onnx.runtime import load_graphs
 
@@ -157,12 +195,30 @@ class CaptionPipeline:
                     f"{folder}: graphs run on the CPU with the weights they were written with, "
                     f"not on {how.device or 'cpu'} in {kind or 'float32'}; leave device and dtype out"
                 )
-            return cls(*load_graphs(folder), frequency, scorer, folder)
+            return cls(*load_graphs(folder), frequency, judge, folder)
         try:
             from clearcap.captioner.placing import load_placed
         except ModuleNotFoundError as fault:
-            raise InputError(needed(fault, f"captioning with {folder} by torch") or str(fault)) from fault
-        return cls(*load_placed(folder, how.device, kind, backend), frequency, scorer, folder)
+            raise InputError(
+                needed(fault, f"captioning with {looking or folder} by torch") or str(fault)
+            ) from fault
+        known = Memory.load(memory) if isinstance(memory, (str, Path)) else memory
+        return cls(*load_placed(folder, how.device, kind, backend), frequency, judge, folder, known, scorer)
+
+    @cached_property
+    def scorer(self) -> Judge | None:
+        """What judges by similarity where no CLIP was given, if there is one.
+
+        Raises:
+            InputError: it is damaged, the captioner gives no image tokens, or torch is not installed.
+        """
+        if self._scorer is None or not (self._scorer / SCORER).is_file():
+            return None
+        try:
+            from clearcap.captioner.scorer import Judge
+        except ModuleNotFoundError as fault:
+            raise InputError(needed(fault, "a scorer") or str(fault)) from fault
+        return Judge.load(self._scorer / SCORER, self.captioner, self.tokenizer)
 
     @property
     def device(self) -> Any:
@@ -321,7 +377,7 @@ class CaptionPipeline:
             self.encode(image),
             [template],
             seed=checked_seed(seed),
-            sampling=self.sampling(**how),
+            sampling=sampling_with(self.captioner.defaults, how),
         )[0]
 
     def trajectory(
@@ -338,7 +394,7 @@ class CaptionPipeline:
             self.tokenizer,
             self.encode(image),
             seed=checked_seed(seed),
-            sampling=self.sampling(**how),
+            sampling=sampling_with(self.captioner.defaults, how),
             show=show,
         )
 
@@ -406,6 +462,8 @@ class CaptionPipeline:
         confidences: Sequence[Sequence[float]],
         how: SamplingConfig,
         photo: UInt8[np.ndarray, "height width 3"] | None = None,
+        image: Float[Array, "tokens dim"] | None = None,
+        remembered: int = 0,
     ) -> int:
         """Index of the candidate that the sampling settings choose.
 
@@ -413,33 +471,52 @@ class CaptionPipeline:
             captions: candidates for one photo.
             confidences: each one's word probabilities.
             how: sampling settings.
-            photo: which ``select="similarity"`` compares the captions with, squashed as the captioner sees it.
+            photo: which a CLIP compares the captions with, squashed as the captioner sees it.
+            image: its tokens, which a scorer compares them with.
+            remembered: how many of them, at the end, are of remembered photos.
 
         Raises:
-            InputError: similarity is asked for without a CLIP or a photo.
+            InputError: similarity is asked for without a CLIP or a scorer, or without what it looks at.
         """
         if len(captions) == 1:
             return 0
-        similarity = None
-        if how.select == "similarity":
-            if self.clip is None or photo is None:
+        similarity: Sequence[float] | None = None
+        if how.select not in BLIND:
+            if self.clip is not None and photo is not None:
+                similarity = self.clip.similarity(Image.fromarray(photo), captions)
+            elif self.clip is None and image is not None and self.scorer is not None:
+                similarity = self.scorer.similarity(image, captions).tolist()
+            elif how.select in SEEING:
                 raise InputError(
-                    "select=similarity compares captions with the photo by a CLIP: caption with "
-                    "CaptionPipeline.from_pretrained(model, clip=FOLDER) or clearcap caption --clip FOLDER"
+                    f"select={how.select} compares captions with the photo: caption with "
+                    "CaptionPipeline.from_pretrained(model, clip=FOLDER) or clearcap caption --clip FOLDER, the "
+                    "folder of a CLIP or of a scorer that clearcap train-scorer made"
                 )
-            similarity = self.clip.similarity(Image.fromarray(photo), captions)
         return choose(
             captions,
             how.select,
             confidences=confidences,
             similarity=similarity,
             utility=how.utility,
-            frequency=self.frequency,
+            frequency=self.frequency or (self.memory.frequency if self.memory else None),
+            remembered=remembered,
         )
 
     def sampling(self, **how: Any) -> SamplingConfig:
-        """The model's sampling settings with some of them changed (``clearcap.config.sampling_with``)."""
-        return sampling_with(self.captioner.defaults, how)
+        """The model's sampling settings with some of them changed (``clearcap.config.sampling_with``).
+
+        With a memory ten captions are drawn and chosen by their agreement in CIDEr unless told otherwise: one alone
+        would be outvoted by the remembered ones, BLEU chooses worse among these (LOG.md), and their words have no
+        probability that could be weighed. Lengths stay the model's.
+
+        Raises:
+            InputError: an unknown setting, a value that it cannot have, or neighbours are asked for without a memory.
+        """
+        usual = WITH_MEMORY if self.memory else {}
+        found = sampling_with(self.captioner.defaults, usual | own_names(how))
+        if found.select == "neighbours" and not self.memory:
+            raise InputError("select=neighbours chooses among remembered captions; pass memory=FOLDER")
+        return found
 
     def pixels(self, photos: Sequence[np.ndarray]) -> Array:
         """Square uint8 photos as the captioner's input [photos, 3, size, size] in 0..1."""
@@ -458,28 +535,59 @@ class CaptionPipeline:
         whole: Bool[np.ndarray, " vocab"] | None,
     ) -> list[CaptionResult]:
         pixels = self.pixels([photo for _, photo in photos])
-        generated = self.captioner.generate(pixels, seed=seed, sampling=sampling, whole_words=whole)
+        with self.captioner.inference():
+            image = self.captioner.encode_image(pixels)
+        generated = self.captioner.generate(image=image, seed=seed, sampling=sampling, whole_words=whole)
+        near = self.memory.neighbours(image) if self.memory else [[] for _ in photos]
         return [
-            self._result(name, photo, candidates, sampling)
-            for (name, photo), candidates in zip(photos, self.decode(generated), strict=True)
+            self._result(name, photo, tokens, candidates, neighbours, sampling)
+            for (name, photo), tokens, candidates, neighbours in zip(
+                photos, image, self.decode(generated), near, strict=True
+            )
         ]
 
     def _result(
-        self, name: str, photo: np.ndarray, candidates: Sequence[DecodedCaption], sampling: SamplingConfig
+        self,
+        name: str,
+        photo: np.ndarray,
+        tokens: Array,
+        candidates: Sequence[DecodedCaption],
+        neighbours: Sequence[Neighbour],
+        sampling: SamplingConfig,
     ) -> CaptionResult:
-        captions = tuple(one.text for one in candidates)
-        best = self.choose(captions, [one.confidence for one in candidates], sampling, photo)
-        words, trust = candidates[best].words, candidates[best].confidence
-        mean = float(np.mean(trust)) if trust else 0.0
-        return CaptionResult(name, captions[best], mean, tuple(zip(words, trust, strict=True)), captions)
+        drawn = tuple(one.text for one in candidates)
+        said = [(caption, one) for one in neighbours for caption in one.captions]
+        captions = [*drawn, *(caption for caption, _ in said)]
+        trust = [one.confidence for one in candidates] + [
+            (max(one.likeness, 0.0),) * len(caption.split()) for caption, one in said
+        ]
+        best = self.choose(captions, trust, sampling, photo, tokens, len(said))
+        words = candidates[best].words if best < len(drawn) else captions[best].split()
+        mean = float(np.mean(trust[best])) if trust[best] else 0.0
+        source = said[best - len(drawn)][1].photo if best >= len(drawn) else ""
+        told = tuple(zip(words, trust[best], strict=True))
+        return CaptionResult(name, captions[best], mean, told, drawn, source)
 
 
-def chosen_backend(folder: Path, device: Any, dtype: Any, other: str) -> str:
-    """ "onnx", or ``other`` where that cannot run a folder's captioner as it is asked for."""
+def chosen_backend(folder: Path, device: Any, dtype: Any, other: str, looking: bool = False) -> str:
+    """How a folder's captioner is run where that is left open: by onnxruntime if it can be.
+
+    Args:
+        folder: of the captioner.
+        device: asked for, if any.
+        dtype: asked for, if any.
+        other: the backend of torch to take where graphs cannot do what is asked for.
+        looking: whether a memory or a scorer is given, which look at image tokens; a scorer that lies beside the
+            weights does where torch is installed, and is left alone where it is not.
+    """
     if is_exported(folder):
         return "onnx"
     torch_alone = device is not None or dtype is not None or not has_graphs(folder) or gpu_at_hand()
-    return other if torch_alone else "onnx"
+    if torch_alone:
+        return other
+    if looking or ((folder / SCORER).is_file() and find_spec("torch") is not None):
+        return "prepacked"
+    return "onnx"
 
 
 def gpu_at_hand() -> bool:

@@ -30,6 +30,7 @@ class Candidates:
         similarity: each one's similarity to the photo.
         utility: what minimum Bayes risk compares them by.
         frequency: document frequency of utility "cider"; without it all n-grams weigh the same.
+        remembered: how many of them, at the end, people said of remembered photos that are like this one.
     """
 
     captions: Sequence[str]
@@ -37,6 +38,7 @@ class Candidates:
     similarity: Sequence[float] | None = None
     utility: str = "bleu"
     frequency: DocumentFrequency | None = None
+    remembered: int = 0
 
 
 def by_agreement(candidates: Candidates) -> Sequence[float]:
@@ -57,6 +59,29 @@ def by_agreement_and_confidence(candidates: Candidates) -> Sequence[float]:
     """
     sure = np.log(np.maximum(by_confidence(candidates), 1e-12))
     return (by_agreement(candidates) + SURENESS * sure).tolist()
+
+
+def by_neighbours(candidates: Candidates) -> Sequence[float]:
+    """The baseline that no captioner is needed for: what people said of the most similar remembered photos alone.
+
+    Of their captions that which agrees most with the others is chosen (Devlin et al. 2015).
+
+    Raises:
+        InputError: nothing is remembered.
+    """
+    own = len(candidates.captions) - candidates.remembered
+    if not candidates.remembered:
+        raise InputError(
+            "select=neighbours chooses among remembered captions; give a memory (clearcap remember)"
+        )
+    said = expected_utility(candidates.captions[own:], candidates.utility, candidates.frequency)
+    return [-1.0] * own + said
+
+
+def by_agreement_and_similarity(candidates: Candidates) -> Sequence[float]:
+    """Minimum Bayes risk and similarity to the photo, each in units of its deviation among the candidates, added up."""
+    both = (by_agreement(candidates), by_similarity(candidates))
+    return sum(_standardised(np.asarray(values, float)) for values in both).tolist()  # type: ignore[union-attr]
 
 
 def by_similarity(candidates: Candidates) -> Sequence[float]:
@@ -103,17 +128,20 @@ def choose(
     similarity: Sequence[float] | None = None,
     utility: str = "bleu",
     frequency: DocumentFrequency | None = None,
+    remembered: int = 0,
 ) -> int:
     """Index of the best candidate; of equals the one the model is surest of, then the first.
 
     Args:
         captions: candidates for one photo.
-        method: a selection rule: "mbr", "confidence", "similarity", "mbr-and-confidence", or one that a plug-in
-            registers: a function of ``Candidates`` that gives each one's value, the higher the better.
+        method: a selection rule: "mbr", "confidence", "mbr-and-confidence", "similarity", "mbr-and-similarity",
+            "neighbours", or one that a plug-in registers: a function of ``Candidates`` that gives each one's value,
+            the higher the better.
         confidences: each candidate's word probabilities, for "confidence" and for ties.
-        similarity: photo-caption similarity of each candidate from a CLIP, for "similarity".
+        similarity: photo-caption similarity of each candidate from a CLIP or a scorer, for "similarity".
         utility: of "mbr".
         frequency: of "mbr" with "cider".
+        remembered: how many of the candidates, at the end, are of remembered photos.
 
     Raises:
         InputError: no candidates, an unknown rule, or one without what it judges by.
@@ -122,7 +150,7 @@ def choose(
     if not captions:
         raise InputError("no candidates to choose from; sample at least one caption")
     rule = registry.find("selection rule", text("method", method))
-    values = rule(Candidates(captions, confidences, similarity, utility, frequency))
+    values = rule(Candidates(captions, confidences, similarity, utility, frequency, remembered))
     if len(values) != len(captions):
         raise InputError(f"{len(values)} values for {len(captions)} candidates; pass one for each")
     sure = mean_confidences(confidences) if confidences is not None else [0.0] * len(captions)
@@ -171,6 +199,10 @@ def _utilities(
     if utility == "cider":
         return cider.pairwise(captions, frequency)
     return bleu.pairwise(captions)
+
+
+def _standardised(values: Float[np.ndarray, " candidates"]) -> Float[np.ndarray, " candidates"]:
+    return (values - values.mean()) / max(float(values.std()), 1e-12)
 
 
 def _given(values: Values | None, name: str) -> Values:

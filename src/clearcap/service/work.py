@@ -18,7 +18,6 @@ from clearcap.config import (
     changes,
     make,
     own_names,
-    sampling_with,
 )
 from clearcap.data.images import PhotoBytes, open_image, to_square
 from clearcap.errors import InputError
@@ -32,7 +31,7 @@ from clearcap.pipeline.infilling import (
     layouts_of,
     parse_template,
 )
-from clearcap.pipeline.pipeline import CaptionResult, checked_seed
+from clearcap.pipeline.pipeline import SEEING, CaptionResult, checked_seed
 from clearcap.service.batching import Job
 from clearcap.service.settings import ServiceSettings
 
@@ -87,15 +86,18 @@ class Work:
             seed = int(seed) if str(seed).isdecimal() else seed
         how = defaults | how
         captioner = self.pipeline.captioner
-        sampling = sampling_with(captioner.defaults, how)
+        sampling = self.pipeline.sampling(**how)
         longest = max(sampling.length, sampling.min_length, sampling.max_length)
         if longest > captioner.length - 2:  # before lengths are listed
             raise InputError(
                 f"length={longest}: captions of this model have at most {captioner.length - 2} words; "
                 "ask for fewer"
             )
-        if sampling.select == "similarity" and sampling.candidates > 1 and self.pipeline.clip is None:
-            raise InputError("select=similarity needs a CLIP: start the service with --clip FOLDER")
+        seeing = sampling.select in SEEING and sampling.candidates > 1 and self.pipeline.clip is None
+        if seeing and self.pipeline.scorer is None:
+            raise InputError(
+                f"select={sampling.select} needs a CLIP or a scorer: start the service with --clip FOLDER"
+            )
         self._check_calls(sampling, sampling.candidates)
         return Asked(sampling, how, checked_seed(seed), not LENGTHS.isdisjoint(how))
 

@@ -145,6 +145,7 @@ class GraphModel(CaptionModel):
     """A captioner whose graphs onnxruntime runs, and whose arrays are NumPy's."""
 
     device, dtype, _place = "cpu", np.dtype(np.float32), None
+    image_tokens = False
     libraries = ("onnxruntime",)
 
     def __init__(self, config: Any, parts: Parts) -> None:

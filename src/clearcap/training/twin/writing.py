@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from clearcap.data.features import Features
-from clearcap.data.writing import whole_file
+from clearcap.data.writing import whole_lines
 from clearcap.text.tokenizer import decode_caption
 from clearcap.training.twin.decoding import beam_search
 from clearcap.training.twin.network import Twin
@@ -75,7 +75,7 @@ def write_teacher_captions(
         batch: photos at once.
         advance: told how many photos are done.
     """
-    done = _whole_lines(out)
+    done = len(whole_lines(out))
     advance(done)
     views = len(features.tokens)
     rows = features.rows(names)
@@ -90,15 +90,3 @@ def write_teacher_captions(
                 file.write(json.dumps({"photo": name, "captions": list(dict.fromkeys(captions))}) + "\n")
             file.flush()
             advance(len(group))
-
-
-def _whole_lines(file: Path) -> int:
-    """How many lines of a file are whole; a part of one at the end is cut off."""
-    if not file.is_file():
-        return 0
-    lines = file.read_bytes().splitlines(keepends=True)
-    whole = [line for line in lines if line.endswith(b"\n")]
-    if len(whole) < len(lines):
-        with whole_file(file) as fresh:
-            fresh.write_bytes(b"".join(whole))
-    return len(whole)

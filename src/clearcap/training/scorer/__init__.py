@@ -1,0 +1,1 @@
+"""Training of a scorer: a small contrastive model of photos and captions."""
