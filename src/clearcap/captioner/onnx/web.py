@@ -33,11 +33,8 @@ PHOTOS = 64  # that weights' precision is measured with
 SURE = 0.3  # of a margin: one of less counts as this, or a single near tie would outweigh all
 LEAST_SHARE = (0.25, 0.25)  # of the mean, that a row's and a column's sensitivity is taken as at least
 COARSEST, FINEST = 7, 2**14  # whole numbers of a row's greatest weight
-SHARED = (
-    "encode",
-    "denoise",
-    "decode",
-)  # the graphs that a caption needs; the fourth's answers are in a table
+# the graphs that a caption needs; the fourth's answers are in a table
+SHARED = ("encode", "denoise", "decode")
 
 
 def export_web(
