@@ -66,7 +66,7 @@ def export_web(
         "megabytes": megabytes,
         "vocabulary": vocabulary(captioner, tokenizer),
     }
-    codes = {}
+    codes: dict[str, Code] = {}
     if megabytes:
         codes = encode_weights(captioner, sensitivity(captioner, squares(captioner, photos)), megabytes)
     files = {f"{name}.onnx.gz": graph for name, graph in small_graphs(captioner, codes, stamp).items()}
@@ -270,7 +270,7 @@ def small_graphs(captioner: Captioner, codes: Mapping[str, Code], stamp: str) ->
     """The graphs as files, without what stands for no photo, which only guidance reads."""
     import onnx
 
-    files = {}
+    files: dict[str, bytes] = {}
     with tempfile.TemporaryDirectory() as folder:
         for graph in graphs_of(captioner):
             if graph.name in SHARED:
@@ -293,7 +293,7 @@ def packed(model: ModelProto, codes: Sequence[Code]) -> ModelProto:
     graph = made.graph
     arrays: dict[str, np.ndarray] = {}
     nodes: list[Any] = []
-    kept = []
+    kept: list[Any] = []
     for one in graph.initializer:
         code = _code_of(numpy_helper.to_array(one), codes)
         if code is None:
