@@ -43,7 +43,6 @@ BUILT_IN: dict[str, dict[str, str]] = {  # kind -> name -> where it is defined
         "mbr": "clearcap.sampling.selection:by_agreement",
         "confidence": "clearcap.sampling.selection:by_confidence",
         "similarity": "clearcap.sampling.selection:by_similarity",
-        "mbr-and-confidence": "clearcap.sampling.selection:by_agreement_and_confidence",
         "mbr-and-similarity": "clearcap.sampling.selection:by_agreement_and_similarity",
         "neighbours": "clearcap.sampling.selection:by_neighbours",
     },

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,15 @@ from tiny_captioner import CAPTIONS, photos, save_tiny_captioner
 
 from clearcap import CaptionPipeline
 from clearcap.captioner.fingerprint import pooled_tokens
+from clearcap.captioner.folder import SCORER
+from clearcap.captioner.onnx import GRAPHS, graph_file
 from clearcap.cli.evaluate import evaluate
 from clearcap.cli.memory import remember as command
 from clearcap.data import open_corpus
 from clearcap.errors import InputError
 from clearcap.metrics.cider import DocumentFrequency
 from clearcap.pipeline.memory import Axes, Memory, remember
+from clearcap.pipeline.pipeline import chosen_backend
 from clearcap.sampling.selection import Candidates, by_neighbours, expected_utility
 
 COUNT = 12
@@ -96,6 +100,41 @@ def test_a_remembered_photo_finds_itself_and_the_memory_joins_the_vote(
     assert one(album / "5.png", select="neighbours").remembered == "5.png"
     with pytest.raises(InputError, match="select=neighbours chooses among remembered captions"):
         plain(album / "5.png", select="neighbours")
+
+
+def test_a_model_of_graphs_goes_by_a_memory_in_torch(album: Path, tmp_path: Path) -> None:
+    few = open_corpus("folder", album).photos[:3]
+    with pytest.raises(InputError, match=r"graphs of onnxruntime give no image tokens.*backend=torch"):
+        remember(CaptionPipeline.from_pretrained(backend="onnx"), few)
+    kept = remember(CaptionPipeline.from_pretrained(backend="prepacked"), few)
+    helped = CaptionPipeline.from_pretrained(memory=kept)
+    how, own = helped.sampling(), helped.captioner.defaults
+    assert (how.candidates, how.select, how.utility) == (10, "mbr", "cider")
+    assert [how.length_of(i) for i in range(10)] == [own.length_of(i) for i in range(10)]
+    assert helped.sampling(select="confidence", length=5).select == "confidence"
+    result = helped(album / "1.png")
+    drawn = CaptionPipeline.from_pretrained(backend="torch")(album / "1.png", candidates=10)
+    assert result.candidates == drawn.candidates
+    with pytest.raises(InputError, match="a memory looks at image tokens, which graphs do not give"):
+        CaptionPipeline.from_pretrained(memory=kept, backend="onnx")
+    for name in GRAPHS:
+        graph_file(tmp_path, name).touch()
+    with pytest.raises(InputError, match=r"a memory looks at image tokens.*the weights"):
+        CaptionPipeline.from_pretrained(tmp_path, memory=kept)
+
+
+def test_a_scorer_beside_weights_and_graphs_is_worth_torch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clearcap.pipeline.pipeline.gpu_at_hand", lambda: False)
+    for file in ("model.safetensors", *(graph_file(tmp_path, name) for name in GRAPHS)):
+        (tmp_path / file).touch()
+    assert chosen_backend(tmp_path, None, None, "torch") == "onnx"
+    assert chosen_backend(tmp_path, None, None, "torch", looking=True) == "prepacked"
+    (tmp_path / SCORER).touch()
+    assert chosen_backend(tmp_path, None, None, "torch") == "prepacked"
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert chosen_backend(tmp_path, None, None, "torch") == "onnx"
 
 
 def test_the_baseline_chooses_among_remembered_captions_alone() -> None:

@@ -39,8 +39,7 @@ Settings = Annotated[
 Select = Annotated[
     str | None,
     typer.Option(
-        help="choice among candidates: mbr, confidence, mbr-and-confidence, similarity, mbr-and-similarity "
-        "or neighbours"
+        help="choice among candidates: mbr, confidence, similarity, mbr-and-similarity or neighbours"
     ),
 ]
 MemoryFolder = Annotated[

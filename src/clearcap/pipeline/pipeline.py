@@ -83,7 +83,7 @@ class CaptionResult:
 
 Decoded: TypeAlias = list[tuple[str, np.ndarray | InputError]]
 """A batch of photos: names, and pixels or why there are none."""
-BLIND = ("mbr", "confidence", "mbr-and-confidence", "neighbours")
+BLIND = ("mbr", "confidence", "neighbours")
 """Selection rules that do not ask how well captions fit the photo; plug-ins' rules may."""
 SEEING = ("similarity", "mbr-and-similarity")
 """Selection rules that cannot do without it."""
