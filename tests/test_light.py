@@ -113,6 +113,7 @@ def test_what_needs_more_says_so_in_one_line(
 ) -> None:
     assert done[command].status == 1
     last = done[command].err.strip().splitlines()[-1]
+    assert last.startswith("clearcap: ")
     assert " needs " in last
     assert last.endswith(f"pip install 'clearcap[{NEEDING[command]}]'")
     assert "Traceback" not in done[command].err
@@ -134,9 +135,6 @@ def test_classes_that_need_torch_say_so(folder: Path) -> None:
     first, second, third, caption, frames = run(folder, code)
     assert "clearcap.Captioner needs torch" in first or "clearcap.Captioner needs transformers" in first
     assert "by torch needs torch" in second
-    assert (
-        third
-        == "captioning with a memory by torch needs torch, which is not installed; pip install 'clearcap[torch]'"
-    )
+    assert "captioning with a memory by torch needs torch" in third
     assert caption
     assert frames == "3"
