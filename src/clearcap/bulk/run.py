@@ -9,13 +9,13 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from clearcap import __version__
 from clearcap.bulk.file import Tally, write_captions
 from clearcap.bulk.formats import FORMATS, Row, format_of, write_atomically
 from clearcap.bulk.journal import read_run
@@ -163,7 +163,7 @@ class Run:
         self.batch_size = self.sampling.batch_size or self._recorded_batch() or self._best_batch()
         self.sidecars = Sidecars(output.sidecars, output.overwrite)
         run = {
-            "clearcap": __version__,
+            "clearcap": version("clearcap"),
             "model": model or str(pipeline.source),
             "backend": type(pipeline.captioner.denoiser).__name__,
             "dtype": str(pipeline.dtype).removeprefix("torch."),

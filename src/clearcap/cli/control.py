@@ -23,6 +23,9 @@ def fill(
     length: Annotated[str, typer.Option(help="words: 8, or 6-10")] = "",
     edit: Annotated[str, typer.Option(help="caption to redo but for the words of --keep")] = "",
     keep: Annotated[list[str] | None, typer.Option(help="word of it to keep; may be repeated")] = None,
+    forbid: Annotated[
+        list[str] | None, typer.Option(help="word that no blank may be filled with; may be repeated")
+    ] = None,
     slack: Annotated[int, typer.Option(help="words more or fewer that a redone run may have")] = 0,
     model: Annotated[str, typer.Option(help="folder or hub name; default is the bundled model")] = "default",
     steps: Annotated[int | None, typer.Option(help="calls of the denoiser")] = None,
@@ -54,7 +57,7 @@ def fill(
     )
     how = sampling_settings(setting, steps=steps, guidance=guidance, candidates=candidates)
     pipeline = CaptionPipeline.from_pretrained(model, backend="fast")
-    filled = pipeline.fill(photo, wanted, seed=seed, **how)
+    filled = pipeline.fill(photo, wanted, seed=seed, forbid=forbid or [], **how)
     if as_json:
         told = {"image": photo, "text": filled.text, "words": filled.words, "confidence": filled.confidence}
         print(json.dumps(told))

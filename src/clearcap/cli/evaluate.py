@@ -154,8 +154,7 @@ def compare_captions(
         InputError: no photo is captioned by both.
     """
     from clearcap.data.records import several
-    from clearcap.evaluation.scores import score_captions
-    from clearcap.metrics.significance import compare
+    from clearcap.evaluation import compare, score_captions
 
     held = {photo: texts for photo, texts in references.items() if all(photo in one for one in captions)}
     if not held:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 _HOMES = {  # public name -> module that holds it; loaded on first use, so that import does nothing
     "Evaluation": "clearcap.evaluation.run",
+    "compare": "clearcap.metrics.significance",
     "evaluate": "clearcap.evaluation.run",
     "load_evaluation": "clearcap.evaluation.run",
     "read_references": "clearcap.evaluation.files",
@@ -17,6 +18,7 @@ _HOMES = {  # public name -> module that holds it; loaded on first use, so that 
 
 __all__ = [
     "Evaluation",
+    "compare",
     "evaluate",
     "load_evaluation",
     "read_references",
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from clearcap.evaluation.report import write_report
     from clearcap.evaluation.run import Evaluation, evaluate, load_evaluation
     from clearcap.evaluation.scores import score_captions
+    from clearcap.metrics.significance import compare
 
 
 def __getattr__(name: str) -> Any:

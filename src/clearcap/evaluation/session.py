@@ -14,7 +14,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from clearcap import __version__
 from clearcap.captioner.loading import find_folder, weight_files
 from clearcap.captioner.onnx import GRAPHS, graph_file, is_exported
 from clearcap.data.reading import member, read_json
@@ -26,7 +25,7 @@ from clearcap.pipeline import CaptionPipeline
 
 Progress = Callable[[int, int, str], None]
 """(work done, work in all, what is going on)."""
-_LIBRARIES = ("torch", "transformers", "pillow", "numpy")
+_LIBRARIES = ("clearcap", "torch", "transformers", "pillow", "numpy")
 _TAKEN_OVER = ("model",)  # the same weights under another path are the same model
 
 
@@ -114,7 +113,7 @@ class Session:
             **settings,
             "device": self.pipeline.captioner.device.type,
             "threads": torch.get_num_threads(),
-            "versions": {"clearcap": __version__} | {name: version(name) for name in _LIBRARIES},
+            "versions": {name: version(name) for name in _LIBRARIES},
         }
         return manifest if self._folder is None else _claimed(self._folder, manifest)
 
