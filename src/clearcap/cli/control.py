@@ -72,6 +72,10 @@ def watch(
     steps: Annotated[int | None, typer.Option(help="calls of the denoiser")] = None,
     setting: Settings = None,
     seed: Annotated[int, typer.Option(help="same seed, same caption")] = 0,
+    attention: Annotated[
+        Path | None, typer.Option(help="picture to write of where each word of the caption looks")
+    ] = None,
+    noise: Annotated[bool, typer.Option("--noise", help="begin with the noise itself, read as words")] = False,
 ) -> None:
     """Watch a caption come out of the noise, word by word of growing confidence."""
     from rich.console import Console
@@ -80,18 +84,26 @@ def watch(
     from clearcap.data.images import open_image
     from clearcap.pipeline import CaptionPipeline
     from clearcap.pipeline.trajectory import check_picture, save_picture, table
+    from clearcap.pipeline.words import save_attention
 
-    if out is not None:
-        check_picture(out)
+    for picture in (out, attention):
+        if picture is not None:
+            check_picture(picture)
     how = sampling_settings(setting, steps=steps)
-    pipeline = CaptionPipeline.from_pretrained(model, backend="fast")
-    total = pipeline.sampling(**how).steps
+    pipeline = CaptionPipeline.from_pretrained(model, backend="prepacked" if attention else "fast")
+    total = pipeline.sampling(**how).steps + noise
     with Live(console=Console(), refresh_per_second=20) as live:
         frames = pipeline.trajectory(
-            photo, seed=seed, show=lambda frames: live.update(table(frames, total), refresh=True), **how
+            photo,
+            seed=seed,
+            show=lambda frames: live.update(table(frames, total), refresh=True),
+            noise=noise,
+            **how,
         )
     if out is not None:
         save_picture(frames, out, open_image(photo))
+    if attention is not None:
+        save_attention(pipeline.attention(photo, frames[-1].text, **how), photo, attention)
 
 
 def _range(text: str) -> tuple[int, int]:

@@ -457,9 +457,18 @@ class CaptionPipeline:
         *,
         seed: int = 0,
         show: Callable[[Sequence[Frame]], None] = lambda frames: None,
+        noise: bool = False,
         **how: Any,
     ) -> list[Frame]:
-        """One photo's caption at each step, with each word's confidence; arguments as for a call."""
+        """One photo's caption at each step, with each word's confidence (``clearcap.pipeline.trajectory.trajectory``).
+
+        Args:
+            image: a photo.
+            seed: as for a call.
+            show: given all frames so far after each step.
+            noise: whether a frame before the first step shows the noise itself, read as words.
+            how: as for a call.
+        """
         return trajectory(
             self.captioner,
             self.tokenizer,
@@ -467,6 +476,7 @@ class CaptionPipeline:
             seed=checked_seed(seed),
             sampling=self.sampling(**how),
             show=show,
+            noise=noise,
         )
 
     @property

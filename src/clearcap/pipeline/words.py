@@ -4,17 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
+from PIL import Image
 from torch import Tensor
 
 from clearcap.captioner.attention import mean_attention, on_grid, recorded_attention
 from clearcap.captioner.network import CaptionRequest, Network
 from clearcap.config import SamplingConfig, TextConfig, make, number
+from clearcap.data.images import open_image
+from clearcap.data.writing import whole_file
+from clearcap.errors import InputError
 from clearcap.pipeline.infilling import Layout, Template, fixed_words, layouts_of
 from clearcap.text.tokenizer import decode_caption, word_ids
+
+DOWN, ACROSS = ("top", "middle", "bottom"), ("left", "centre", "right")
 
 
 @dataclass(frozen=True)
@@ -28,7 +36,16 @@ class Attention:
     """
 
     words: tuple[str, ...]
-    maps: Float[Tensor, "words grid grid"]
+    maps: Float[np.ndarray, "words grid grid"]
+
+    def beside_the_others(self) -> Float[np.ndarray, "words grid grid"]:
+        """Each word's map divided by the mean of all, from 0 where that is least to 1 where it is most.
+
+        All words look most at the same few plain places; what a word looks at itself shows beside the others.
+        """
+        ratio = self.maps / np.maximum(self.maps.mean(0, keepdims=True), 1e-12)
+        low, high = ratio.min((1, 2), keepdims=True), ratio.max((1, 2), keepdims=True)
+        return (ratio - low) / np.maximum(high - low, 1e-12)
 
 
 @torch.inference_mode()
@@ -63,7 +80,8 @@ def attention_maps(
             fixed=fixed_words(captioner, [layout]),
         )
     positions = mean_attention(layers)
-    return Attention(words, on_grid(torch.stack([positions[list(place)].mean(0) for place in places])))
+    maps = on_grid(torch.stack([positions[list(place)].mean(0) for place in places]))
+    return Attention(words, maps.cpu().numpy())
 
 
 @torch.inference_mode()
@@ -131,3 +149,64 @@ def read_layout(
     (layout,) = layouts_of(Template((caption,)), tokenizer, captioner.length, keep_period=keep_period)
     decoded = decode_caption(tokenizer, layout.ids, captioner.text.special_ids)
     return layout, decoded.words, decoded.places
+
+
+def place_of(heat: Float[np.ndarray, "rows columns"]) -> str:
+    """Where the greatest value of a map lies, in words: "top left"."""
+    row, column = np.unravel_index(int(heat.argmax()), heat.shape)
+    down, across = DOWN[int(3 * row // heat.shape[0])], ACROSS[int(3 * column // heat.shape[1])]
+    return "centre" if (down, across) == ("middle", "centre") else f"{down} {across}"
+
+
+def lit(image: Any, heat: Float[np.ndarray, "rows columns"], side: int = 480) -> Image.Image:
+    """A photo, dim where a map is 0 and warmly lit where it is 1.
+
+    Args:
+        image: a photo.
+        heat: the map, 0 to 1.
+        side: pixels of the picture's longer side at most.
+
+    Raises:
+        InputError: the photo cannot be read.
+    """
+    picture = small(image, side)
+    photo = np.asarray(picture, dtype=np.float32)
+    spread = Image.fromarray(heat.astype(np.float32)).resize(picture.size, Image.Resampling.BICUBIC)
+    light = np.clip(np.asarray(spread), 0, 1)[..., None]
+    dim = 0.3 * photo + 0.1 * photo.mean(-1, keepdims=True)
+    warm = 0.8 * photo + 0.2 * np.array([255.0, 170.0, 30.0])
+    return Image.fromarray((dim * (1 - light) + warm * light).clip(0, 255).astype(np.uint8))
+
+
+def small(image: Any, side: int) -> Image.Image:
+    """A photo no larger than so many pixels a side. Raises InputError."""
+    picture = open_image(image, at_least=side)
+    picture.thumbnail((side, side))
+    return picture
+
+
+def save_attention(attention: Attention, image: Any, path: str | Path) -> None:
+    """Write one picture: the photo once for every word, lit where that looks more than the caption's other words do.
+
+    Raises:
+        InputError: the photo cannot be read, or the suffix is no picture's.
+    """
+    from matplotlib.figure import Figure
+
+    path = Path(path)
+    if path.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise InputError(f"{path}: attention is written as .png, .svg or .pdf; rename the file")
+    heats = attention.beside_the_others()
+    pictures = [lit(image, heat, 240) for heat in heats]
+    columns = min(5, len(pictures))
+    rows = -(-len(pictures) // columns)
+    tall = pictures[0].height / pictures[0].width
+    figure = Figure(figsize=(1.6 * columns, rows * (1.6 * tall + 0.3)), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes, word, picture in zip(grid, attention.words, pictures, strict=False):
+        axes.imshow(picture)
+        axes.set_title(word, fontsize=10, parse_math=False)
+    for axes in grid:
+        axes.axis("off")
+    with whole_file(path) as fresh:
+        figure.savefig(fresh, dpi=110)

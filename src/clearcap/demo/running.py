@@ -1,0 +1,99 @@
+"""The page served: on this machine alone unless told otherwise, and with nothing fetched from or told to anyone."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import gradio as gr
+
+HERE = Path(__file__).parent
+POLICY = (  # what the browser may load: this server's own files, and what the page makes itself
+    "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'self'; form-action 'self'"
+)
+QUIET = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
+
+
+class OwnFilesOnly:
+    """ASGI middleware: every answer tells the browser to load nothing from elsewhere."""
+
+    def __init__(self, app: Any) -> None:
+        """Args:
+        app: what answers.
+        """
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async def with_policy(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                headers = [(b"content-security-policy", POLICY.encode()), (b"referrer-policy", b"no-referrer")]
+                message = {**message, "headers": [*message.get("headers", ()), *headers]}
+            await send(message)
+
+        await self.app(scope, receive, with_policy)
+
+
+def serve_page(
+    models: Sequence[str],
+    examples: Sequence[Path] = (),
+    *,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    open_browser: bool = False,
+    max_bytes: int = 20 * 2**20,
+    queue: int = 32,
+    wait: bool = True,
+) -> tuple[gr.Blocks, str]:
+    """Serve the page until it is interrupted.
+
+    Args:
+        models: folders or hub names that it offers.
+        examples: photos to try.
+        host: address to listen at.
+        port: to listen at; 0 takes a free one.
+        open_browser: whether to show the page in this machine's browser.
+        max_bytes: of one uploaded file.
+        queue: requests that may wait; more are told to come back.
+        wait: False returns once it is served.
+
+    Returns:
+        The page, to be closed, and its address.
+
+    Raises:
+        InputError: a model cannot be loaded, or an example cannot be read.
+    """
+    os.environ.update(QUIET)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    import gradio as gr
+    from starlette.middleware import Middleware
+
+    from clearcap.demo.page import Models, build_page
+
+    page = build_page(Models(models), examples)
+    page.queue(max_size=queue)
+    theme = gr.themes.Base(
+        primary_hue="emerald", neutral_hue="slate", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
+    )
+    _, address, _ = page.launch(
+        server_name=host,
+        server_port=port or None,
+        inbrowser=open_browser,
+        share=False,
+        quiet=True,
+        prevent_thread_lock=True,
+        max_file_size=max_bytes,
+        footer_links=[],
+        ssr_mode=False,
+        enable_monitoring=False,
+        theme=theme,
+        css=(HERE / "page.css").read_text(),
+        app_kwargs={"middleware": [Middleware(OwnFilesOnly)]},
+    )
+    logging.getLogger("clearcap").warning("the page is at %s", address)
+    if wait:
+        page.block_thread()
+    return page, str(address)
