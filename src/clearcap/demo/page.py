@@ -11,7 +11,7 @@ from html import escape
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
@@ -20,6 +20,9 @@ from clearcap.demo.drafts import Draft
 from clearcap.errors import InputError
 from clearcap.pipeline import CaptionPipeline, Watched
 from clearcap.pipeline.trajectory import Frame
+
+if TYPE_CHECKING:
+    from clearcap.config import SamplingConfig
 
 HERE = Path(__file__).parent
 PAUSE = 1.6  # seconds that a caption takes to appear at least, so that it can be watched
@@ -96,7 +99,7 @@ def build_page(models: Models, examples: Sequence[Path], limits: Limits | None =
         limits: of what a visitor may ask for.
     """
     limits = limits or Limits()
-    with gr.Blocks(title="clearcap", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
+    with gr.Blocks(title="clearcap", analytics_enabled=False, fill_width=True, delete_cache=(3600, 3600)) as page:
         gr.HTML(TITLE, elem_classes="cc-title")
         with gr.Tabs():
             with gr.Tab("One photo"):
@@ -117,19 +120,27 @@ def photo_tab(models: Models, examples: Sequence[Path], limits: Limits) -> None:
             photo = photo_input("Photo: drop, paste, or take one")
             if examples:
                 shown = gr.HTML(example_buttons(models, examples), js_on_load=CLICKS % {"name": "example"})
-                shown.select(lambda event: str(examples[int(_told(event)["value"])]), None, photo, **_QUICK)
+
+                def example(event: gr.EventData) -> str:
+                    return str(examples[int(_told(event)["value"])])
+
+                shown.select(example, None, photo, **_QUICK)
             caption = gr.Button("Caption again", variant="primary")
             with gr.Accordion("Settings", open=True):
-                model = gr.Dropdown(list(models.names), value=models.names[0], label="Model")
-                model.visible = len(models.names) > 1
-                length = gr.Slider(0, 18, 0, step=1, label="Length in words", info="0: as the model sees fit")
-                steps = gr.Slider(1, limits.steps, defaults.steps, step=1, label="Steps out of the noise")
-                candidates = gr.Slider(
-                    1, limits.candidates, min(6, limits.candidates), step=1, label="Candidates"
-                )
-                diversity = gr.Slider(
-                    0, limits.candidates, 0, step=1, label="Diversity", info="captions unlike each other to show"
-                )
+                model = model_choice(models, "Model")
+                with gr.Row():
+                    length = gr.Slider(0, 18, 0, step=1, label="Length", info="words; 0: as the model sees fit", min_width=190)
+                    steps = gr.Slider(
+                        1, limits.steps, defaults.steps, step=1, label="Steps", info="out of the noise", min_width=190
+                    )
+                with gr.Row():
+                    most = limits.candidates
+                    candidates = gr.Slider(
+                        1, most, min(6, most), step=1, label="Candidates", info="to choose among", min_width=190
+                    )
+                    diversity = gr.Slider(
+                        0, most, 0, step=1, label="Diversity", info="captions unlike each other", min_width=190
+                    )
                 seed = gr.Slider(0, 999, 0, step=1, label="Seed", info="same seed, same caption")
         with gr.Column(scale=6, min_width=280):
             card = gr.HTML(
@@ -159,28 +170,26 @@ def photo_tab(models: Models, examples: Sequence[Path], limits: Limits) -> None:
             return
         try:
             for part in captioned(models.of(name), photo, *asked):
-                if isinstance(part, tuple):
-                    watched, frames, how = part
-                    yield finished(watched, frames, how)
+                if isinstance(part, Finished):
+                    yield finished(part)
                 else:
                     yield {card: part, **_hidden(edit, panel), steps_shown: "", chosen: "", command: ""}
         except InputError as fault:
             html = showing.fault(fault, photo, Path(photo).name)
             yield {card: html, steps_shown: "", chosen: "", command: "", draft: None, **_hidden(edit, panel)}
 
-    def finished(watched: Watched, frames: Sequence[Frame], how: dict[str, Any]) -> dict[Any, Any]:
-        result, path = watched.result, watched.result.image
-        words, trust = zip(*result.words, strict=True) if result.words else ((), ())
-        made = Draft(path, tuple(words), tuple(trust), seed=how["seed"])
-        sampling = models.of(how.pop("model")).sampling(**{k: v for k, v in how.items() if k in ("steps",)})
-        different = result.diverse(how["diverse"]) if how["diverse"] else ()
+    def finished(part: Finished) -> dict[Any, Any]:
+        result, path = part.watched.result, part.watched.result.image
+        words, trust = [w for w, _ in result.words], [p for _, p in result.words]
+        made = Draft(path, tuple(words), tuple(trust), seed=part.flags["seed"])
+        count = part.flags.get("diverse")
         return {
             card: showing.caption_card(made),
-            steps_shown: showing.steps_list(frames),
+            steps_shown: showing.steps_list(part.frames),
             chosen: showing.candidates_list(
-                watched, select=sampling.select, utility=sampling.utility, different=different
+                part.watched, part.sampling, result.diverse(count) if count else ()
             ),
-            command: showing.command(["caption", Path(path).name, *flags(how)]),
+            command: showing.command(["caption", Path(path).name, *flags(part.flags)]),
             draft: made,
             edit: gr.Row(visible=True),
             photo: gr.Image(alt_text=result.caption),
@@ -237,15 +246,32 @@ def photo_tab(models: Models, examples: Sequence[Path], limits: Limits) -> None:
     rewrite.click(rewritten, [draft, model], [*ways, command], **ONE_AT_A_TIME)
 
 
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    """A caption that came out of the noise.
+
+    Attributes:
+        watched: it and the other candidates.
+        frames: what the chosen one said, noise first.
+        sampling: the settings in full.
+        flags: those that were asked for, as options of ``clearcap caption``.
+    """
+
+    watched: Watched
+    frames: list[Frame]
+    sampling: SamplingConfig
+    flags: dict[str, Any]
+
+
 def captioned(
     pipeline: CaptionPipeline, photo: str, length: int, steps: int, candidates: int, diversity: int, seed: int
-) -> Iterator[str | tuple[Watched, list[Frame], dict[str, Any]]]:
-    """A caption as it comes out of the noise: HTML after each step, then what came out, its frames and the settings.
+) -> Iterator[str | Finished]:
+    """A caption as it comes out of the noise: HTML after each step, then what came out.
 
     Raises:
         InputError: the photo cannot be read, or a setting cannot be.
     """
-    how: dict[str, Any] = {"steps": int(steps), "candidates": max(int(candidates), int(diversity))}
+    how = {"steps": int(steps), "candidates": max(int(candidates), int(diversity))}
     if length:
         how["length"] = int(length)
     sampling = pipeline.sampling(**how)
@@ -253,14 +279,17 @@ def captioned(
     pause = PAUSE / (sampling.steps + 1)
     for part in streamed(lambda show: pipeline.watch(photo, show, seed=int(seed), **how)):
         if isinstance(part, Watched):
-            frames = [step[part.chosen] for step in seen]
-            yield part, frames, {**how, "diverse": int(diversity), "seed": int(seed)}
+            asked = {**how, "seed": int(seed)} | ({"diverse": int(diversity)} if diversity else {})
+            yield Finished(part, [step[part.chosen] for step in seen], sampling, asked)
             return
         seen.append(part)
-        captions, sure = [f.text for f in part], [[p for _, p in f.words] for f in part]
-        leader = 0 if sampling.select == "similarity" else pipeline.choose(captions, sure, sampling)
-        yield showing.growing_card(part[leader], sampling.steps)
+        yield showing.growing_card(part[pipeline.choose(*said(part), sampling)], sampling.steps)
         time.sleep(pause)
+
+
+def said(frames: Sequence[Frame]) -> tuple[list[str], list[list[float]]]:
+    """The captions of frames, and the probabilities of their words."""
+    return [frame.text for frame in frames], [[p for _, p in frame.words] for frame in frames]
 
 
 def streamed(work: Callable[[Callable[[Any], None]], Any]) -> Iterator[Any]:
@@ -331,8 +360,7 @@ def folder_tab(models: Models, limits: Limits) -> None:
     with gr.Row():
         files = gr.File(file_count="multiple", label=f"Photos, {limits.photos} at most", height=150)
         with gr.Column(min_width=240):
-            model = gr.Dropdown(list(models.names), value=models.names[0], label="Model for the folder")
-            model.visible = len(models.names) > 1
+            model = model_choice(models, "Model for the folder")
             whole = gr.UploadButton("Choose a folder", file_count="directory")
             go = gr.Button("Caption all", variant="primary")
     bar = gr.HTML(elem_id="progress")
@@ -379,6 +407,13 @@ def folder_tab(models: Models, limits: Limits) -> None:
 _QUICK: dict[str, Any] = {"show_progress": "hidden"}
 
 
+def model_choice(models: Models, label: str) -> gr.Dropdown:
+    """A list of the models; hidden where there is one."""
+    return gr.Dropdown(
+        list(models.names), value=models.names[0], label=label, visible=len(models.names) > 1 or "hidden"
+    )
+
+
 def photo_input(label: str) -> gr.Image:
     """Where a photo is dropped, pasted, taken or chosen; its value is the uploaded file, untouched."""
     photo = gr.Image(
@@ -407,7 +442,7 @@ def flags(how: dict[str, Any]) -> list[str]:
             words += ["--set", f"spacing={value}"]
         elif isinstance(value, (list, tuple)):
             words += [part for one in value for part in (f"--{name}", one)]
-        elif name not in ("diverse",) or value:
+        else:
             words += [f"--{name}", str(value)]
     return words
 

@@ -17,6 +17,26 @@ POLICY = (  # what the browser may load: this server's own files, and what the p
 )
 QUIET = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
+CONTRASTS = {  # Gradio's own shades of these are too faint to read for some
+    "body_text_color_subdued": "*neutral_600",
+    "body_text_color_subdued_dark": "*neutral_300",
+    "block_info_text_color": "*neutral_600",
+    "block_info_text_color_dark": "*neutral_300",
+    "block_label_text_color": "*neutral_700",
+    "block_label_text_color_dark": "*neutral_200",
+    "block_title_text_color": "*neutral_700",
+    "block_title_text_color_dark": "*neutral_200",
+    "input_placeholder_color": "*neutral_600",
+    "input_placeholder_color_dark": "*neutral_300",
+    "button_primary_background_fill": "*primary_700",
+    "button_primary_background_fill_dark": "*primary_700",
+    "button_primary_background_fill_hover": "*primary_800",
+    "button_primary_background_fill_hover_dark": "*primary_800",
+    "color_accent": "*primary_700",
+    "slider_color": "*primary_700",
+    "slider_color_dark": "*primary_500",
+}
+
 
 class OwnFilesOnly:
     """ASGI middleware: every answer tells the browser to load nothing from elsewhere."""
@@ -76,8 +96,11 @@ def serve_page(
     page = build_page(Models(models), examples)
     page.queue(max_size=queue)
     theme = gr.themes.Base(
-        primary_hue="emerald", neutral_hue="slate", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
-    )
+        primary_hue="emerald",
+        neutral_hue="slate",
+        font=["system-ui", "sans-serif"],
+        font_mono=["ui-monospace", "monospace"],
+    ).set(**CONTRASTS)
     _, address, _ = page.launch(
         server_name=host,
         server_port=port or None,
@@ -91,6 +114,7 @@ def serve_page(
         enable_monitoring=False,
         theme=theme,
         css=(HERE / "page.css").read_text(),
+        allowed_paths=[str(path) for path in examples],
         app_kwargs={"middleware": [Middleware(OwnFilesOnly)]},
     )
     logging.getLogger("clearcap").warning("the page is at %s", address)

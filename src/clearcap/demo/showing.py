@@ -7,6 +7,7 @@ import io
 import shlex
 from collections.abc import Sequence
 from html import escape
+from typing import TYPE_CHECKING
 
 from PIL.Image import Image
 
@@ -15,6 +16,9 @@ from clearcap.errors import InputError
 from clearcap.pipeline import CaptionPipeline, Watched
 from clearcap.pipeline.trajectory import Frame, colour
 from clearcap.pipeline.words import lit, place_of
+
+if TYPE_CHECKING:
+    from clearcap.config import SamplingConfig
 
 RULES = {
     "mbr": "it agrees most with the others (minimum Bayes risk; the value is its mean {utility} against them)",
@@ -84,7 +88,7 @@ def steps_list(frames: Sequence[Frame]) -> str:
     return f'<h2>Out of the noise</h2><ol class="cc-steps">{rows}</ol>{legend}'
 
 
-def candidates_list(watched: Watched, *, select: str, utility: str, different: Sequence[str] = ()) -> str:
+def candidates_list(watched: Watched, sampling: SamplingConfig, different: Sequence[str] = ()) -> str:
     """The candidates, what each is worth, which one was chosen and why; then those that differ."""
     captions = watched.result.candidates
     if len(captions) == 1:
@@ -100,8 +104,8 @@ def candidates_list(watched: Watched, *, select: str, utility: str, different: S
             f'<span class="cc-bar" aria-hidden="true"><i style="width:{max(0, value) / top:.0%}"></i></span>'
             f"<span>{value:.3f}</span></li>"
         )
-    told = RULES.get(select, "the rule {select} gave it the highest value").format(
-        utility={"bleu": "BLEU-4", "cider": "CIDEr-D"}[utility], select=escape(select)
+    told = RULES.get(sampling.select, "the rule {select} gave it the highest value").format(
+        utility={"bleu": "BLEU-4", "cider": "CIDEr-D"}[sampling.utility], select=escape(sampling.select)
     )
     html = (
         f'<h2>Candidates</h2><ol class="cc-candidates">{"".join(rows)}</ol>'
