@@ -115,8 +115,8 @@ def photo_tab(models: Models, examples: Sequence[Path], limits: Limits) -> None:
     """A photo, the settings, its caption coming out of the noise, and its words to be changed."""
     defaults = models.of(models.names[0]).sampling()
     draft = gr.State(None)
-    with gr.Row():
-        with gr.Column(scale=4, min_width=280):
+    with gr.Row(elem_classes="cc-main"):
+        with gr.Column(elem_classes="cc-photo"):
             photo = photo_input("Photo: drop, paste, or take one")
             if examples:
                 shown = gr.HTML(example_buttons(models, examples), js_on_load=CLICKS % {"name": "example"})
@@ -126,33 +126,17 @@ def photo_tab(models: Models, examples: Sequence[Path], limits: Limits) -> None:
 
                 shown.select(example, None, photo, **_QUICK)
             caption = gr.Button("Caption again", variant="primary")
-            with gr.Accordion("Settings", open=True):
-                model = model_choice(models, "Model")
-                with gr.Row():
-                    length = gr.Slider(0, 18, 0, step=1, label="Length", info="words; 0: as the model sees fit", min_width=190)
-                    steps = gr.Slider(
-                        1, limits.steps, defaults.steps, step=1, label="Steps", info="out of the noise", min_width=190
-                    )
-                with gr.Row():
-                    most = limits.candidates
-                    candidates = gr.Slider(
-                        1, most, min(6, most), step=1, label="Candidates", info="to choose among", min_width=190
-                    )
-                    diversity = gr.Slider(
-                        0, most, 0, step=1, label="Diversity", info="captions unlike each other", min_width=190
-                    )
-                seed = gr.Slider(0, 999, 0, step=1, label="Seed", info="same seed, same caption")
-        with gr.Column(scale=6, min_width=280):
+        with gr.Column(elem_classes="cc-result"):
             card = gr.HTML(
                 '<p class="cc-note">Give it a photo, or try an example.</p>',
                 js_on_load=CLICKS % {"name": "word"},
                 elem_id="caption",
             )
-            with gr.Row(visible=False, elem_classes="cc-edit") as edit:
+            with gr.Row(visible=False) as edit:
                 lock = gr.Button("Lock", size="sm", min_width=90)
                 forbid = gr.Button("Forbid", size="sm", min_width=90)
                 rewrite = gr.Button("Rewrite the rest", size="sm", variant="primary", min_width=140)
-            with gr.Row(visible=False, elem_classes="cc-panel") as panel:
+            with gr.Row(visible=False) as panel:
                 with gr.Column(min_width=220):
                     look = gr.HTML(elem_id="look")
                 with gr.Column(min_width=220):
@@ -161,6 +145,14 @@ def photo_tab(models: Models, examples: Sequence[Path], limits: Limits) -> None:
             steps_shown = gr.HTML(elem_id="steps")
             chosen = gr.HTML(elem_id="candidates")
             command = gr.HTML(elem_id="command")
+        with gr.Column(elem_classes="cc-settings"), gr.Accordion("Settings", open=True):
+            model = model_choice(models, "Model")
+            most = limits.candidates
+            length = gr.Slider(0, 18, 0, step=1, label="Length", info="words; 0: as the model sees fit")
+            steps = gr.Slider(1, limits.steps, defaults.steps, step=1, label="Steps", info="out of the noise")
+            candidates = gr.Slider(1, most, min(6, most), step=1, label="Candidates", info="to choose among")
+            diversity = gr.Slider(0, most, 0, step=1, label="Diversity", info="captions unlike each other")
+            seed = gr.Slider(0, 999, 0, step=1, label="Seed", info="same seed, same caption")
     settings = [model, length, steps, candidates, diversity, seed]
     outputs = [card, steps_shown, chosen, command, draft, edit, panel, look, others, photo]
 

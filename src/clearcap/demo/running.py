@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    import gradio as gr
+from typing import Any
 
 HERE = Path(__file__).parent
 POLICY = (  # what the browser may load: this server's own files, and what the page makes itself
@@ -57,6 +55,13 @@ class OwnFilesOnly:
         await self.app(scope, receive, with_policy)
 
 
+def free_port(host: str) -> int:
+    """A port that nobody listens at just now."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as line:
+        line.bind((host, 0))
+        return int(line.getsockname()[1])
+
+
 def serve_page(
     models: Sequence[str],
     examples: Sequence[Path] = (),
@@ -66,9 +71,8 @@ def serve_page(
     open_browser: bool = False,
     max_bytes: int = 20 * 2**20,
     queue: int = 32,
-    wait: bool = True,
-) -> tuple[gr.Blocks, str]:
-    """Serve the page until it is interrupted.
+) -> None:
+    """Serve the page until it is interrupted; its address is printed once it is there.
 
     Args:
         models: folders or hub names that it offers.
@@ -78,10 +82,6 @@ def serve_page(
         open_browser: whether to show the page in this machine's browser.
         max_bytes: of one uploaded file.
         queue: requests that may wait; more are told to come back.
-        wait: False returns once it is served.
-
-    Returns:
-        The page, to be closed, and its address.
 
     Raises:
         InputError: a model cannot be loaded, or an example cannot be read.
@@ -103,7 +103,7 @@ def serve_page(
     ).set(**CONTRASTS)
     _, address, _ = page.launch(
         server_name=host,
-        server_port=port or None,
+        server_port=port or free_port(host),
         inbrowser=open_browser,
         share=False,
         quiet=True,
@@ -117,7 +117,5 @@ def serve_page(
         allowed_paths=[str(path) for path in examples],
         app_kwargs={"middleware": [Middleware(OwnFilesOnly)]},
     )
-    logging.getLogger("clearcap").warning("the page is at %s", address)
-    if wait:
-        page.block_thread()
-    return page, str(address)
+    print(address, flush=True)
+    page.block_thread()
