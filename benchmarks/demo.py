@@ -80,7 +80,7 @@ def browsed(address: str, *, width: int = 1280, height: int = 900, dark: bool = 
 
 def show_photo(page: Any, photo: Path) -> None:
     """Give the first tab a photo as a person does who chooses a file, the one that is there removed."""
-    remove = page.locator(".cc-photo").get_by_label("Clear")
+    remove = page.locator(".cc-photo").get_by_label("Remove Image")
     if remove.count():
         remove.first.click()
     page.locator(".cc-photo input[type=file]").first.set_input_files(photo)
@@ -137,7 +137,7 @@ def upload_bad_files(count: int, seed: int) -> tuple[int, float]:
                 told = fault_shown(page)
                 lines += "\n" not in told and path.name in told
                 print(told)
-                page.locator(".cc-photo").get_by_label("Clear").first.click()
+                page.locator(".cc-photo").get_by_label("Remove Image").first.click()
                 page.locator("#caption .cc-fault").wait_for(state="detached")
             took = time.monotonic() - began
             show_photo(page, photo)

@@ -74,7 +74,9 @@ def again(page: Any) -> str:
     """The caption of the settings as they are now."""
     before = page.locator("#command").inner_text()
     page.get_by_role("button", name="Caption again").click()
-    page.wait_for_function("text => document.querySelector('#command').innerText.trim() != text.trim()", arg=before)
+    page.wait_for_function(
+        "text => document.querySelector('#command').innerText.trim() != text.trim()", arg=before
+    )
     return caption_shown(page)
 
 
@@ -105,7 +107,12 @@ def test_sliders_do_what_the_command_line_does_which_the_page_names(page: Any) -
     assert set(page.locator("#candidates .cc-candidates p").all_inner_texts()) >= {f"{result.caption} chosen"}
     assert "agrees most" in page.locator("#candidates .cc-note").inner_text()
     steps = page.locator("#steps li")
-    assert [text.split("\n")[0] for text in steps.all_inner_texts()] == ["noise", "step 1", "step 2", "step 3"]
+    assert [text.split("\n")[0] for text in steps.all_inner_texts()] == [
+        "noise",
+        "step 1",
+        "step 2",
+        "step 3",
+    ]
     assert steps.last.locator("p").inner_text().split() == said.split()
     assert steps.first.locator("p").inner_text().split() != said.split()
 
@@ -126,7 +133,9 @@ def test_a_word_shows_where_it_looks_and_the_rest_is_written_around_it(page: Any
     page.get_by_role("button", name="Allow").wait_for()
     before = page.locator("#command").inner_text()
     page.get_by_role("button", name="Rewrite the rest").click()
-    page.wait_for_function("text => document.querySelector('#command').innerText.trim() != text.trim()", arg=before)
+    page.wait_for_function(
+        "text => document.querySelector('#command').innerText.trim() != text.trim()", arg=before
+    )
     new = caption_shown(page).split()
     assert len(new) == len(said)
     assert new[1] == "man"
@@ -154,7 +163,7 @@ def test_an_alternative_or_a_word_of_ones_own_takes_a_words_place(page: Any) -> 
 
 
 def test_photos_are_dropped_pasted_taken_and_chosen_among_examples(page: Any) -> None:
-    clear = page.locator(".cc-photo").get_by_label("Clear")
+    clear = page.locator(".cc-photo").get_by_label("Remove Image")
 
     def emptied() -> None:
         clear.first.click()
@@ -250,7 +259,10 @@ def test_a_folder_is_captioned_edited_and_taken_away(page: Any, tmp_path: Path) 
         rows = list(csv.DictReader(lines))
     assert [row["caption"] for row in rows] == [caption, 'mirrored, "as it were"']
     told = [json.loads(line) for line in taken("JSONL").read_text().splitlines()]
-    assert [(one["image"], one["confidence"] is None) for one in told] == [("one.jpg", False), ("two.png", True)]
+    assert [(one["image"], one["confidence"] is None) for one in told] == [
+        ("one.jpg", False),
+        ("two.png", True),
+    ]
     with zipfile.ZipFile(taken("sidecars")) as archive:
         assert archive.namelist() == ["one.txt", "two.txt"]
         assert archive.read("one.txt").decode() == f"{caption}\n"
@@ -278,7 +290,10 @@ def test_a_phone_shows_it_without_sideways_scrolling_and_the_caption_before_the_
     page.set_viewport_size({"width": 390, "height": 844})
     try:
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
-        caption, settings = page.locator("#caption").bounding_box(), page.locator(".cc-settings").bounding_box()
+        caption, settings = (
+            page.locator("#caption").bounding_box(),
+            page.locator(".cc-settings").bounding_box(),
+        )
         assert caption["y"] < settings["y"]
     finally:
         page.set_viewport_size({"width": 1280, "height": 900})

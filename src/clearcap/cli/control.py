@@ -75,7 +75,9 @@ def watch(
     attention: Annotated[
         Path | None, typer.Option(help="picture to write of where each word of the caption looks")
     ] = None,
-    noise: Annotated[bool, typer.Option("--noise", help="begin with the noise itself, read as words")] = False,
+    noise: Annotated[
+        bool, typer.Option("--noise", help="begin with the noise itself, read as words")
+    ] = False,
 ) -> None:
     """Watch a caption come out of the noise, word by word of growing confidence."""
     from rich.console import Console

@@ -73,7 +73,9 @@ def replace_word(pipeline: CaptionPipeline, draft: Draft, text: str) -> Draft:
     before, after = draft.words[: draft.selected], draft.words[draft.selected + 1 :]
     if not text.strip() or not draft.word:
         raise InputError("no word to put there; write one")
-    words = pipeline.attention(draft.photo, " ".join((*before, text, *after))).words  # as the model spells them
+    words = pipeline.attention(
+        draft.photo, " ".join((*before, text, *after))
+    ).words  # as the model spells them
     count = len(words) - len(before) - len(after)
     if count < 1:
         raise InputError(f"{text!r} has no word in it; write one")

@@ -61,7 +61,9 @@ def table(rows: Sequence[Row]) -> str:
     for place, row in enumerate(rows):
         name = escape(row.name)
         if row.fault:
-            lines.append(f'<tr class="cc-bad"><td></td><th scope="row">{name}</th><td>{escape(row.fault)}</td></tr>')
+            lines.append(
+                f'<tr class="cc-bad"><td></td><th scope="row">{name}</th><td>{escape(row.fault)}</td></tr>'
+            )
             continue
         sure = "" if row.confidence is None else f"<small>{row.confidence:.0%} sure</small>"
         lines.append(

@@ -26,7 +26,11 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 PAUSE = 1.6  # seconds that a caption takes to appear at least, so that it can be watched
-ONE_AT_A_TIME: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "captioner", "show_progress": "hidden"}
+ONE_AT_A_TIME: dict[str, Any] = {
+    "concurrency_limit": 1,
+    "concurrency_id": "captioner",
+    "show_progress": "hidden",
+}
 TITLE = (
     "<h1>clearcap</h1><p>Captions by diffusion: all words at once, refined from noise. "
     "Click a word to see where it looks, and to change it.</p>"
@@ -42,6 +46,12 @@ element.addEventListener('click', (event) => {
 watch('value', () => {
     if (last === null || document.activeElement !== document.body) return;
     element.querySelector(`[data-%(name)s="${CSS.escape(last)}"]`)?.focus();  // the button was drawn anew
+});
+"""
+DESCRIBE = """
+watch('value', () => {
+    const caption = element.querySelector('[data-caption]')?.dataset.caption ?? 'The photo';
+    document.querySelectorAll('.cc-photo .image-container img').forEach((photo) => { photo.alt = caption; });
 });
 """
 EDITS = """
@@ -99,7 +109,9 @@ def build_page(models: Models, examples: Sequence[Path], limits: Limits | None =
         limits: of what a visitor may ask for.
     """
     limits = limits or Limits()
-    with gr.Blocks(title="clearcap", analytics_enabled=False, fill_width=True, delete_cache=(3600, 3600)) as page:
+    with gr.Blocks(
+        title="clearcap", analytics_enabled=False, fill_width=True, delete_cache=(3600, 3600)
+    ) as page:
         gr.HTML(TITLE, elem_classes="cc-title")
         with gr.Tabs():
             with gr.Tab("One photo"):
@@ -129,7 +141,7 @@ def photo_tab(models: Models, examples: Sequence[Path], limits: Limits) -> None:
         with gr.Column(elem_classes="cc-result"):
             card = gr.HTML(
                 '<p class="cc-note">Give it a photo, or try an example.</p>',
-                js_on_load=CLICKS % {"name": "word"},
+                js_on_load=CLICKS % {"name": "word"} + DESCRIBE,
                 elem_id="caption",
             )
             with gr.Row(visible=False) as edit:
@@ -154,7 +166,7 @@ def photo_tab(models: Models, examples: Sequence[Path], limits: Limits) -> None:
             diversity = gr.Slider(0, most, 0, step=1, label="Diversity", info="captions unlike each other")
             seed = gr.Slider(0, 999, 0, step=1, label="Seed", info="same seed, same caption")
     settings = [model, length, steps, candidates, diversity, seed]
-    outputs = [card, steps_shown, chosen, command, draft, edit, panel, look, others, photo]
+    outputs = [card, steps_shown, chosen, command, draft, edit, panel, look, others]
 
     def run(photo: str | None, name: str, *asked: int) -> Iterator[dict[Any, Any]]:
         if photo is None:
@@ -184,7 +196,6 @@ def photo_tab(models: Models, examples: Sequence[Path], limits: Limits) -> None:
             command: showing.command(["caption", Path(path).name, *flags(part.flags)]),
             draft: made,
             edit: gr.Row(visible=True),
-            photo: gr.Image(alt_text=result.caption),
         }
 
     def changed(made: Draft, after: Callable[[CaptionPipeline, Draft], Draft], name: str) -> dict[Any, Any]:
@@ -225,9 +236,17 @@ def photo_tab(models: Models, examples: Sequence[Path], limits: Limits) -> None:
         trigger(run, [photo, *settings], outputs, **ONE_AT_A_TIME, trigger_mode="always_last")
     card.select(select, [draft, model], ways, **ONE_AT_A_TIME)
     others.select(take, [draft, model], ways, **ONE_AT_A_TIME)
-    lock.click(lambda d, name: changed(d, lambda _, d: drafts.toggle_lock(d), name), [draft, model], ways, **ONE_AT_A_TIME)
+    lock.click(
+        lambda d, name: changed(d, lambda _, d: drafts.toggle_lock(d), name),
+        [draft, model],
+        ways,
+        **ONE_AT_A_TIME,
+    )
     forbid.click(
-        lambda d, name: changed(d, lambda _, d: drafts.toggle_forbidden(d), name), [draft, model], ways, **ONE_AT_A_TIME
+        lambda d, name: changed(d, lambda _, d: drafts.toggle_forbidden(d), name),
+        [draft, model],
+        ways,
+        **ONE_AT_A_TIME,
     )
     instead.submit(
         lambda d, name, text: changed(d, lambda pipeline, d: drafts.replace_word(pipeline, d, text), name),
@@ -358,7 +377,9 @@ def folder_tab(models: Models, limits: Limits) -> None:
     bar = gr.HTML(elem_id="progress")
     listed = gr.HTML(js_on_load=EDITS, elem_id="table")
     with gr.Row(visible=False) as taken:
-        buttons = [gr.DownloadButton(f"Download {name}", size="sm") for name in ("CSV", "JSONL", "sidecars (zip)")]
+        buttons = [
+            gr.DownloadButton(f"Download {name}", size="sm") for name in ("CSV", "JSONL", "sidecars (zip)")
+        ]
 
     def run(photos: list[str] | None, name: str) -> Iterator[dict[Any, Any]]:
         photos = [str(photo) for photo in photos or []]
@@ -392,7 +413,9 @@ def folder_tab(models: Models, limits: Limits) -> None:
 
     outputs = [bar, listed, rows, place, taken, *buttons]
     go.click(run, [files, model], outputs, **ONE_AT_A_TIME)
-    whole.upload(lambda photos: photos, whole, files, **_QUICK).then(run, [files, model], outputs, **ONE_AT_A_TIME)
+    whole.upload(lambda photos: photos, whole, files, **_QUICK).then(
+        run, [files, model], outputs, **ONE_AT_A_TIME
+    )
     listed.select(edited, [rows, place], [rows, *buttons], **_QUICK)
 
 
@@ -411,6 +434,8 @@ def photo_input(label: str) -> gr.Image:
     photo = gr.Image(
         label=label, type="filepath", sources=["upload", "clipboard", "webcam"], height=320, buttons=[]
     )
+    # On the part itself, for Gradio writes a file beside every class made of one of its own; parts whose properties are
+    # changed while a page is open are made anew, so only this one's value may be.
     photo.preprocess = lambda given: None if given is None else given.path  # what reads it says what is wrong
     return photo
 

@@ -64,7 +64,10 @@ def caption_card(draft: Draft, note: str = "") -> str:
             f'aria-label="{escape(word)}, {", ".join([told, *states[:1]])}">{escape(word)}'
             f'<small aria-hidden="true">{mark} {told}</small></button>'
         )
-    return f'<div class="cc-words" role="group" aria-label="Caption, word by word">{"".join(buttons)}</div>{note}'
+    return (
+        f'<div class="cc-words" role="group" aria-label="Caption, word by word" '
+        f'data-caption="{escape(draft.text)}">{"".join(buttons)}</div>{note}'
+    )
 
 
 def growing_card(frame: Frame, steps: int) -> str:
@@ -99,7 +102,7 @@ def candidates_list(watched: Watched, sampling: SamplingConfig, different: Seque
         value, chosen = watched.values[places[0]], watched.chosen in places
         times = f" <small>said {len(places)} times</small>" if len(places) > 1 else ""
         rows.append(
-            f'<li{" class=chosen" if chosen else ""}><p>{escape(text)}{times}'
+            f"<li{' class=chosen' if chosen else ''}><p>{escape(text)}{times}"
             f"{' <strong>chosen</strong>' if chosen else ''}</p>"
             f'<span class="cc-bar" aria-hidden="true"><i style="width:{max(0, value) / top:.0%}"></i></span>'
             f"<span>{value:.3f}</span></li>"
