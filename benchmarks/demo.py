@@ -129,19 +129,18 @@ def upload_bad_files(count: int, seed: int) -> tuple[int, float]:
     """How many of so many bad files showed one line, and the seconds all took; the page must still caption then."""
     photo = example_photos(None)[0]
     lines = 0
-    with tempfile.TemporaryDirectory() as scratch, page_served() as address:
-        with browsed(address) as page:
-            began = time.monotonic()
-            for path in bad_files(Path(scratch), count, seed):
-                show_photo(page, path)
-                told = fault_shown(page)
-                lines += "\n" not in told and path.name in told
-                print(told)
-                page.locator(".cc-photo").get_by_label("Remove Image").first.click()
-                page.locator("#caption .cc-fault").wait_for(state="detached")
-            took = time.monotonic() - began
-            show_photo(page, photo)
-            print(f"afterwards: {caption_shown(page)}")
+    with tempfile.TemporaryDirectory() as scratch, page_served() as address, browsed(address) as page:
+        began = time.monotonic()
+        for path in bad_files(Path(scratch), count, seed):
+            show_photo(page, path)
+            told = fault_shown(page)
+            lines += "\n" not in told and path.name in told
+            print(told)
+            page.locator(".cc-photo").get_by_label("Remove Image").first.click()
+            page.locator("#caption .cc-fault").wait_for(state="detached")
+        took = time.monotonic() - began
+        show_photo(page, photo)
+        print(f"afterwards: {caption_shown(page)}")
     return lines, took
 
 

@@ -67,7 +67,9 @@ def test_letters_match_either_case_including_their_unicode_relatives() -> None:
 
 def test_threads_that_match_at_once_find_what_one_finds() -> None:
     pattern = "(a|b|c|d){1,12}(e|f){2,9}g?"
-    texts = [bin(i)[2:].translate({48: "ab"[i % 2], 49: "cd"[i % 3 > 0]}) + "effeg"[: i % 6] for i in range(300)]
+    texts = [
+        bin(i)[2:].translate({48: "ab"[i % 2], 49: "cd"[i % 3 > 0]}) + "effeg"[: i % 6] for i in range(300)
+    ]
     alone = Scanner([Rule("rule", pattern)], {}, {})
     expected = [alone.match(text, 0) for text in texts]
     interval = sys.getswitchinterval()

@@ -109,7 +109,7 @@ def downloads(rows: Sequence[Row], folder: Path) -> tuple[str, str, str]:
     with zipfile.ZipFile(folder / "sidecars.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for name, caption in _sidecars(good):
             archive.writestr(name, caption + "\n")
-    return tuple(str(folder / name) for name in ("captions.csv", "captions.jsonl", "sidecars.zip"))  # type: ignore[return-value]
+    return str(folder / "captions.csv"), str(folder / "captions.jsonl"), str(folder / "sidecars.zip")
 
 
 def _sidecars(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:

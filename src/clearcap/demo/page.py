@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -369,7 +368,12 @@ def folder_tab(models: Models, limits: Limits) -> None:
     """Many photos: progress, a table to edit, files to take away."""
     rows, place = gr.State([]), gr.State("")
     with gr.Row():
-        files = gr.File(file_count="multiple", label=f"Photos, {limits.photos} at most", height=150)
+        files = gr.File(
+            file_count="multiple",
+            label=f"Photos, {limits.photos} at most",
+            height=150,
+            elem_classes="cc-files",
+        )
         with gr.Column(min_width=240):
             model = model_choice(models, "Model for the folder")
             whole = gr.UploadButton("Choose a folder", file_count="directory")
