@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
 
 import pytest
 from hypothesis import given
@@ -78,7 +79,6 @@ def test_threads_that_match_at_once_find_what_one_finds() -> None:
         for _ in range(5):
             shared = Scanner([Rule("rule", pattern)], {}, {})
             with ThreadPoolExecutor(8) as pool:
-                found = pool.map(lambda text: shared.match(text, 0), texts)
-                assert list(found) == expected
+                assert list(pool.map(shared.match, texts, repeat(0))) == expected
     finally:
         sys.setswitchinterval(interval)

@@ -1,4 +1,4 @@
-"""Captions word by word: where words look, what could stand in their place, which are forbidden; every candidate watched."""
+"""Captions word by word: where words look, what could stand there, which are forbidden; candidates watched."""
 
 from __future__ import annotations
 

@@ -59,7 +59,8 @@ def caption_card(draft: Draft, note: str = "") -> str:
         told = "given" if "given" in states else f"{p:.0%}"
         mark = "🔒" if "locked" in states else "⊘" if "forbidden" in states else ""
         buttons.append(
-            f'<button type="button" class="cc-word {" ".join(states)}" data-word="{place}" data-spelt="{escape(word)}" style="{shade(p)}" '
+            f'<button type="button" class="cc-word {" ".join(states)}" data-word="{place}" '
+            f'data-spelt="{escape(word)}" style="{shade(p)}" '
             f'aria-pressed="{str(place == draft.selected).lower()}" '
             f'aria-label="{escape(word)}, {", ".join([told, *states[:1]])}">{escape(word)}'
             f'<small aria-hidden="true">{mark} {told}</small></button>'
