@@ -6,9 +6,10 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
+from clearcap.arrays import Context, ImageTokens, Latents
+from clearcap.arrays.layers import Block, Hidden, TimeEmbedding, init_bert
 from clearcap.config import DenoiserConfig
 from clearcap.denoiser.cross_attention import position_rows
-from clearcap.layers import Block, Context, Hidden, ImageTokens, Latents, TimeEmbedding, init_bert
 
 
 class AppendedDenoiser(nn.Module):

@@ -1,5 +1,5 @@
 """``CaptionPipeline``: photos in, captions out."""
 
-from clearcap.pipeline.pipeline import CaptionPipeline, CaptionResult
+from clearcap.pipeline.pipeline import CaptionPipeline, CaptionResult, Watched
 
-__all__ = ["CaptionPipeline", "CaptionResult"]
+__all__ = ["CaptionPipeline", "CaptionResult", "Watched"]
