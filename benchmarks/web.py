@@ -22,7 +22,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,11 +60,6 @@ class Handler(http.server.SimpleHTTPRequestHandler):
     """Files of a folder, as any static server sends them; counts what it sends."""
 
     sent: dict[str, int]
-    extensions_map: ClassVar[dict[str, str]] = {
-        **http.server.SimpleHTTPRequestHandler.extensions_map,
-        ".gz": "application/gzip",
-        ".mjs": "text/javascript",
-    }
 
     def __init__(self, *arguments: Any, sent: dict[str, int], **named: Any) -> None:
         self.sent = sent
@@ -94,7 +89,8 @@ def served(folder: Path) -> Iterator[tuple[str, dict[str, int]]]:
 
 def python_ids(pipeline: CaptionPipeline, squares: np.ndarray, seed: int, batch: int = 20) -> np.ndarray:
     """Token ids [photos, length] of Python's captioner, with the page's noise."""
-    network, found = pipeline.captioner, []
+    network = pipeline.captioner
+    found: list[np.ndarray] = []
     sampler = network.sampler(network.defaults)
     for part in np.array_split(squares, range(batch, len(squares), batch)):
         with torch.inference_mode():

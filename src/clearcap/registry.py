@@ -43,7 +43,6 @@ BUILT_IN: dict[str, dict[str, str]] = {  # kind -> name -> where it is defined
         "mbr": "clearcap.sampling.selection:by_agreement",
         "confidence": "clearcap.sampling.selection:by_confidence",
         "similarity": "clearcap.sampling.selection:by_similarity",
-        "mbr-and-confidence": "clearcap.sampling.selection:by_agreement_and_confidence",
     },
     "text space": {
         "bert-split": "clearcap.text.split_bert:SplitBertSpace",

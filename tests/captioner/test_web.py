@@ -19,8 +19,8 @@ from PIL import Image
 from tiny_captioner import tiny_captioner
 
 from benchmarks.web_noise import normal, same_noise
-from clearcap.captioner.model import Captioner, load_captioner
 from clearcap.captioner.generating import CaptionRequest
+from clearcap.captioner.model import Captioner, load_captioner
 from clearcap.data.images import to_square
 from clearcap.errors import InputError
 from clearcap.text.tokenizer import decode_caption, word_ids

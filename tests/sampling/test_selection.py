@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 
 import numpy as np
 import pytest
@@ -67,16 +66,6 @@ def test_empty_captions_have_no_utility() -> None:
 def test_confidence_is_the_geometric_mean() -> None:
     assert np.allclose(mean_confidences([[0.5, 0.5, 0.5], [0.25, 1.0], [0.9], []]), [0.5, 0.5, 0.9, 0])
     assert choose(["a", "b", "c"], "confidence", confidences=[[0.2], [0.9, 0.9], [0.95, 0.1]]) == 1
-
-
-def test_agreement_and_confidence_outweigh_each_other() -> None:
-    """Two that agree are beaten by a third whose words are surer by more nats than their agreement is worth."""
-    captions = ["a dog runs on grass", "a dog runs on sand", "two men"]
-    agreement = expected_utility(captions)[0] - expected_utility(captions)[2]
-    nats = agreement / 4
-    for factor, chosen in ((0.9, 0), (1.1, 2)):
-        confidences = [[0.5] * 5, [0.45] * 5, [0.5 * math.exp(factor * nats)] * 2]
-        assert choose(captions, "mbr-and-confidence", confidences=confidences) == chosen
 
 
 def test_confidence_breaks_ties_of_mbr() -> None:

@@ -85,7 +85,7 @@ def continue_captioner(preset: Preset) -> tuple[Captioner, Any]:
     config.tokens = {**config.tokens, "mask": tokenizer.mask_token_id}
     for section in ("denoiser", "diffusion", "sampling"):
         setattr(config, section, dataclasses.asdict(getattr(preset, section)))
-    vision = kind.load(preset.vision) if replaced else start.vision
+    vision = load_encoder(preset.vision) if replaced else start.vision
     check_tokens(preset.vision, vision)
     if replaced:
         config.vision = {**config.vision, "kind": preset.vision.kind}

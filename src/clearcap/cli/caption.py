@@ -63,7 +63,7 @@ def caption(
     candidates: Annotated[int | None, typer.Option(help="captions sampled for each photo")] = None,
     select: Annotated[
         str | None,
-        typer.Option(help="choice among candidates: mbr, confidence, mbr-and-confidence or similarity"),
+        typer.Option(help="choice among candidates: mbr, confidence or similarity"),
     ] = None,
     utility: Annotated[
         str | None, typer.Option(help="what mbr compares candidates by: bleu or cider")

@@ -17,7 +17,6 @@ from clearcap.metrics.cider import DocumentFrequency
 
 Values = TypeVar("Values")
 UTILITIES: dict[str, Callable[..., np.ndarray]] = {"bleu": bleu.pairwise, "cider": cider.pairwise}
-SURENESS = 4.0  # expected utility, in sentence BLEU's scale, that a nat of a word's log-probability weighs
 
 
 @dataclass(frozen=True)
@@ -47,16 +46,6 @@ def by_agreement(candidates: Candidates) -> Sequence[float]:
 def by_confidence(candidates: Candidates) -> Sequence[float]:
     """The geometric mean of each candidate's word probabilities."""
     return mean_confidences(_given(candidates.confidences, "confidences"))
-
-
-def by_agreement_and_confidence(candidates: Candidates) -> Sequence[float]:
-    """Minimum Bayes risk, and ``SURENESS`` times the mean log-probability of a candidate's words.
-
-    Among candidates of several lengths agreement alone favours the middling ones; confidence lets a caption be as
-    long as there is something to say.
-    """
-    sure = np.log(np.maximum(by_confidence(candidates), 1e-12))
-    return (by_agreement(candidates) + SURENESS * sure).tolist()
 
 
 def by_similarity(candidates: Candidates) -> Sequence[float]:
@@ -108,8 +97,8 @@ def choose(
 
     Args:
         captions: candidates for one photo.
-        method: a selection rule: "mbr", "confidence", "similarity", "mbr-and-confidence", or one that a plug-in
-            registers: a function of ``Candidates`` that gives each one's value, the higher the better.
+        method: a selection rule: "mbr", "confidence", "similarity", or one that a plug-in registers: a function of
+            ``Candidates`` that gives each one's value, the higher the better.
         confidences: each candidate's word probabilities, for "confidence" and for ties.
         similarity: photo-caption similarity of each candidate from a CLIP, for "similarity".
         utility: of "mbr".

@@ -27,17 +27,14 @@ from clearcap.text.tokenizer import word_ids
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-MEGABYTES = 15.9  # of weights: with onnxruntime's WASM, compressed, and the page, 20 are loaded
+MEGABYTES = 18.4  # of weights, with which the graphs stay below 20
 LEAST_WEIGHTS = 2000  # an array of fewer stays float32
 PHOTOS = 64  # that weights' precision is measured with
 SURE = 0.3  # of a margin: one of less counts as this, or a single near tie would outweigh all
-LEAST_SHARE = (0.25, 0.02)  # of the mean, that a row's and a column's precision is at least
+LEAST_SHARE = (0.25, 0.25)  # of the mean, that a row's and a column's sensitivity is taken as at least
 COARSEST, FINEST = 7, 2**14  # whole numbers of a row's greatest weight
-SHARED = (
-    "encode",
-    "denoise",
-    "decode",
-)  # the graphs that a caption needs; the fourth's answers are in a table
+# the graphs that a caption needs; the fourth's answers are in a table
+SHARED = ("encode", "denoise", "decode")
 
 
 def export_web(
@@ -69,7 +66,7 @@ def export_web(
         "megabytes": megabytes,
         "vocabulary": vocabulary(captioner, tokenizer),
     }
-    codes = {}
+    codes: dict[str, Code] = {}
     if megabytes:
         codes = encode_weights(captioner, sensitivity(captioner, squares(captioner, photos)), megabytes)
     files = {f"{name}.onnx.gz": graph for name, graph in small_graphs(captioner, codes, stamp).items()}
@@ -273,7 +270,7 @@ def small_graphs(captioner: Captioner, codes: Mapping[str, Code], stamp: str) ->
     """The graphs as files, without what stands for no photo, which only guidance reads."""
     import onnx
 
-    files = {}
+    files: dict[str, bytes] = {}
     with tempfile.TemporaryDirectory() as folder:
         for graph in graphs_of(captioner):
             if graph.name in SHARED:
@@ -296,7 +293,7 @@ def packed(model: ModelProto, codes: Sequence[Code]) -> ModelProto:
     graph = made.graph
     arrays: dict[str, np.ndarray] = {}
     nodes: list[Any] = []
-    kept = []
+    kept: list[Any] = []
     for one in graph.initializer:
         code = _code_of(numpy_helper.to_array(one), codes)
         if code is None:
