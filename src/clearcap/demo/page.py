@@ -435,7 +435,7 @@ def model_choice(models: Models, label: str) -> gr.Dropdown:
 
 def photo_input(label: str) -> gr.Image:
     """Where a photo is dropped, pasted, taken or chosen; its value is the uploaded file, untouched."""
-    photo = gr.Image(
+    photo: Any = gr.Image(
         label=label, type="filepath", sources=["upload", "clipboard", "webcam"], height=320, buttons=[]
     )
     # On the part itself, for Gradio writes a file beside every class made of one of its own; parts whose properties are
