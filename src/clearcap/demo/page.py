@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -366,7 +367,7 @@ def side(models: Models, photo: str, name: str, steps: int, seed: int) -> str:
 
 def folder_tab(models: Models, limits: Limits) -> None:
     """Many photos: progress, a table to edit, files to take away."""
-    rows, place = gr.State([]), gr.State("")
+    rows, place = gr.State([]), gr.State("", delete_callback=remove_folder)
     with gr.Row():
         files = gr.File(
             file_count="multiple",
@@ -385,7 +386,7 @@ def folder_tab(models: Models, limits: Limits) -> None:
             gr.DownloadButton(f"Download {name}", size="sm") for name in ("CSV", "JSONL", "sidecars (zip)")
         ]
 
-    def run(photos: list[str] | None, name: str) -> Iterator[dict[Any, Any]]:
+    def run(photos: list[str] | None, name: str, where: str) -> Iterator[dict[Any, Any]]:
         photos = [str(photo) for photo in photos or []]
         if not 0 < len(photos) <= limits.photos:
             told = f"{len(photos)} photos; choose 1 to {limits.photos}"
@@ -394,19 +395,23 @@ def folder_tab(models: Models, limits: Limits) -> None:
         done: list[folder.Row] = []
         yield {bar: folder.progress(0, len(photos), 0), listed: "", taken: gr.Row(visible=False)}
         began = time.monotonic()
-        for row in folder.caption_all(models.of(name), photos, seed=0):
-            done.append(row)
-            shown: dict[Any, Any] = {bar: folder.progress(len(done), len(photos), _failed(done))}
-            if time.monotonic() - began > 1:  # the whole table is sent anew
-                shown[listed], began = folder.table(done), time.monotonic()
-            yield shown
-        where = Path(tempfile.mkdtemp(prefix="clearcap-"))
+        try:
+            for row in folder.caption_all(models.of(name), photos, seed=0):
+                done.append(row)
+                shown: dict[Any, Any] = {bar: folder.progress(len(done), len(photos), _failed(done))}
+                if time.monotonic() - began > 1:  # the whole table is sent anew
+                    shown[listed], began = folder.table(done), time.monotonic()
+                yield shown
+        except InputError as fault:  # of the model: photos have theirs in the table
+            yield {bar: showing.fault(fault), rows: []}
+            return
+        where = where or tempfile.mkdtemp(prefix="clearcap-")
         yield {
             listed: folder.table(done),
             rows: done,
-            place: str(where),
+            place: where,
             taken: gr.Row(visible=True),
-            **dict(zip(buttons, folder.downloads(done, where), strict=True)),
+            **dict(zip(buttons, folder.downloads(done, Path(where)), strict=True)),
         }
 
     def edited(done: list[folder.Row], where: str, event: gr.EventData) -> dict[Any, Any]:
@@ -416,9 +421,9 @@ def folder_tab(models: Models, limits: Limits) -> None:
         return {rows: done, **dict(zip(buttons, folder.downloads(done, Path(where)), strict=True))}
 
     outputs = [bar, listed, rows, place, taken, *buttons]
-    go.click(run, [files, model], outputs, **ONE_AT_A_TIME)
+    go.click(run, [files, model, place], outputs, **ONE_AT_A_TIME)
     whole.upload(lambda photos: photos, whole, files, **_QUICK).then(
-        run, [files, model], outputs, **ONE_AT_A_TIME
+        run, [files, model, place], outputs, **ONE_AT_A_TIME
     )
     listed.select(edited, [rows, place], [rows, *buttons], **_QUICK)
 
@@ -435,7 +440,7 @@ def model_choice(models: Models, label: str) -> gr.Dropdown:
 
 def photo_input(label: str) -> gr.Image:
     """Where a photo is dropped, pasted, taken or chosen; its value is the uploaded file, untouched."""
-    photo = gr.Image(
+    photo: Any = gr.Image(
         label=label, type="filepath", sources=["upload", "clipboard", "webcam"], height=320, buttons=[]
     )
     # On the part itself, for Gradio writes a file beside every class made of one of its own; parts whose properties are
@@ -466,6 +471,12 @@ def flags(how: dict[str, Any]) -> list[str]:
         else:
             words += [f"--{name}", str(value)]
     return words
+
+
+def remove_folder(path: str) -> None:
+    """Remove a visitor's files once nobody has the page open any more; "" is none."""
+    if path:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _told(event: gr.EventData) -> dict[str, Any]:

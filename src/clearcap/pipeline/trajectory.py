@@ -177,6 +177,8 @@ def save_picture(frames: Sequence[Frame], path: str | Path, photo: Image | None 
     Raises:
         InputError: the suffix names no format that can be written, or there are no frames.
     """
+    from PIL.Image import Dither
+
     path = Path(path)
     check_picture(path)
     with whole_file(path) as fresh:
@@ -184,6 +186,8 @@ def save_picture(frames: Sequence[Frame], path: str | Path, photo: Image | None 
             plot(frames, photo).savefig(fresh, dpi=150)
             return
         pictures = animate(frames, photo)
+        palette = pictures[-1].quantize(64)  # of every word; what stays is written once
+        pictures = [picture.quantize(palette=palette, dither=Dither.NONE) for picture in pictures]
         pauses = [500] * (len(pictures) - 1) + [3000]  # ms
         pictures[0].save(fresh, save_all=True, append_images=pictures[1:], duration=pauses, loop=0)
 

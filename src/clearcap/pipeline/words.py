@@ -179,8 +179,7 @@ def lit(image: Any, heat: Float[np.ndarray, "rows columns"], side: int = 480) ->
     photo = np.asarray(picture, dtype=np.float32)
     spread = Image.fromarray(heat.astype(np.float32)).resize(picture.size, Image.Resampling.BICUBIC)
     light = np.clip(np.asarray(spread), 0, 1)[..., None]
-    dim = 0.3 * photo + 0.1 * photo.mean(-1, keepdims=True)
-    warm = 0.8 * photo + 0.2 * np.array([255.0, 170.0, 30.0])
+    dim, warm = 0.4 * photo.mean(-1, keepdims=True), 0.75 * photo + np.array([95.0, 60.0, 5.0])
     return Image.fromarray((dim * (1 - light) + warm * light).clip(0, 255).astype(np.uint8))
 
 
@@ -215,4 +214,4 @@ def save_attention(attention: Attention, image: Any, path: str | Path) -> None:
     for axes in grid:
         axes.axis("off")
     with whole_file(path) as fresh:
-        figure.savefig(fresh, dpi=110)
+        figure.savefig(fresh, dpi=80)

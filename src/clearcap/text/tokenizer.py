@@ -236,7 +236,9 @@ def decode_caption(
             trust.append(float(p))
             places.append((place,))
     keep = [i for i, word in enumerate(words) if i == 0 or word != words[i - 1]]
-    return DecodedCaption(*(tuple(column[i] for i in keep) for column in (words, trust, places)))
+    return DecodedCaption(
+        tuple(words[i] for i in keep), tuple(trust[i] for i in keep), tuple(places[i] for i in keep)
+    )
 
 
 def join_words(words: Sequence[str]) -> str:
