@@ -24,6 +24,11 @@ def pipeline() -> CaptionPipeline:
     return CaptionPipeline.from_pretrained(backend="prepacked")
 
 
+@pytest.fixture(scope="module", params=["prepacked", "onnx"])
+def either(request: pytest.FixtureRequest) -> CaptionPipeline:
+    return CaptionPipeline.from_pretrained(backend=request.param)
+
+
 def test_recorded_weights_are_those_that_attention_is_made_of() -> None:
     torch.manual_seed(0)
     layer = CrossAttention(8, 2, 6)
@@ -79,24 +84,24 @@ def test_a_photo_is_lit_where_the_map_is_high() -> None:
     assert picture[55, 5, 0] > 2 * picture[5, 85, 0]
 
 
-def test_alternatives_leave_the_other_words_and_hold_what_filling_says(pipeline: CaptionPipeline) -> None:
+def test_alternatives_leave_the_other_words_and_hold_what_filling_says(either: CaptionPipeline) -> None:
     caption = "a man wearing a suit and a tie"
-    found = pipeline.alternatives(PHOTO, caption, count=4, steps=4)
+    found = either.alternatives(PHOTO, caption, count=4, steps=4)
     assert [len(one) for one in found] == [4] * 8
     for place in (1, 4):
         words = caption.split()
         words[place] = "___"
-        filled = pipeline.fill(PHOTO, " ".join(words), steps=4)
+        filled = either.fill(PHOTO, " ".join(words), steps=4)
         assert found[place][0][0] == filled.words[0]
         assert sorted((p for _, p in found[place]), reverse=True) == [p for _, p in found[place]]
 
 
-def test_a_forbidden_word_fills_no_blank(pipeline: CaptionPipeline) -> None:
-    free = pipeline.fill(PHOTO, "a ___ in a ___")
-    kept = pipeline.fill(PHOTO, "a ___ in a ___", forbid=[free.words[0].upper()])
+def test_a_forbidden_word_fills_no_blank(either: CaptionPipeline) -> None:
+    free = either.fill(PHOTO, "a ___ in a ___")
+    kept = either.fill(PHOTO, "a ___ in a ___", forbid=[free.words[0].upper()])
     assert free.words[0] not in kept.words
     assert (
-        pipeline.fill(PHOTO, f"a {free.words[0]} in a ___", forbid=[free.words[0]]).text.split()[1]
+        either.fill(PHOTO, f"a {free.words[0]} in a ___", forbid=[free.words[0]]).text.split()[1]
         == free.words[0]
     )
 
@@ -104,12 +109,12 @@ def test_a_forbidden_word_fills_no_blank(pipeline: CaptionPipeline) -> None:
 @pytest.mark.parametrize(
     "how", [{}, {"candidates": 5, "length": 8}, {"candidates": 3, "select": "confidence"}]
 )
-def test_watching_ends_in_what_a_call_says(pipeline: CaptionPipeline, how: dict) -> None:
+def test_watching_ends_in_what_a_call_says(either: CaptionPipeline, how: dict) -> None:
     frames: list = []
-    watched = pipeline.watch(PHOTO, frames.append, seed=3, **how)
-    assert watched.result == pipeline(str(PHOTO), seed=3, **how)
-    count = how.get("candidates", 1)
-    assert [len(step) for step in frames] == [count] * (pipeline.sampling(**how).steps + 1)
+    watched = either.watch(PHOTO, frames.append, seed=3, **how)
+    assert watched.result == either(str(PHOTO), seed=3, **how)
+    count = either.sampling(**how).candidates
+    assert [len(step) for step in frames] == [count] * (either.sampling(**how).steps + 1)
     assert [step[0].index for step in frames] == [*range(-1, len(frames) - 1)]
     assert watched.result.candidates[watched.chosen] == watched.result.caption
     assert len(watched.values) == count
@@ -117,9 +122,25 @@ def test_watching_ends_in_what_a_call_says(pipeline: CaptionPipeline, how: dict)
     assert frames[0][0].text != frames[-1][0].text  # the noise says something else
 
 
-def test_a_trajectory_may_begin_with_the_noise(pipeline: CaptionPipeline) -> None:
-    plain = pipeline.trajectory(PHOTO, steps=3)
-    noisy = pipeline.trajectory(PHOTO, steps=3, noise=True)
+def test_a_trajectory_may_begin_with_the_noise(either: CaptionPipeline) -> None:
+    plain = either.trajectory(PHOTO, steps=3)
+    noisy = either.trajectory(PHOTO, steps=3, noise=True)
     assert noisy[1:] == plain
     assert noisy[0].index == -1
     assert noisy[0].text != plain[0].text
+
+
+def test_graphs_say_which_captioner_shows_where_words_look() -> None:
+    graphs = CaptionPipeline.from_pretrained(backend="onnx")
+    with pytest.raises(InputError, match='backend="torch"'):
+        graphs.attention(PHOTO, "a man")
+
+
+def test_alternatives_are_the_same_in_torch_and_on_graphs(pipeline: CaptionPipeline) -> None:
+    graphs = CaptionPipeline.from_pretrained(backend="onnx")
+    for one, other in zip(
+        *(model.alternatives(PHOTO, "a man wearing a suit", count=3) for model in (pipeline, graphs)),
+        strict=True,
+    ):
+        assert [word for word, _ in one] == [word for word, _ in other]
+        np.testing.assert_allclose([p for _, p in one], [p for _, p in other], atol=0.01)

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
-from clearcap.errors import InputError
-from clearcap.pipeline import CaptionPipeline
+from clearcap.pipeline import CaptionPipeline, InputError
 
 REWRITE = {"steps": 10, "spacing": "log-snr"}  # filling wants more steps than captioning (LOG.md)
 

@@ -13,8 +13,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from clearcap.errors import InputError
-from clearcap.pipeline import CaptionPipeline
+from clearcap.pipeline import CaptionPipeline, InputError
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,7 @@ import gradio as gr
 
 from clearcap.demo import drafts, folder, showing
 from clearcap.demo.drafts import Draft
-from clearcap.errors import InputError
-from clearcap.pipeline import CaptionPipeline, Watched
+from clearcap.pipeline import CaptionPipeline, InputError, Watched
 from clearcap.pipeline.trajectory import Frame
 
 if TYPE_CHECKING:

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 from PIL.Image import Image
 
 from clearcap.demo.drafts import Draft, counted
-from clearcap.errors import InputError
-from clearcap.pipeline import CaptionPipeline, Watched
+from clearcap.pipeline import CaptionPipeline, InputError, Watched
 from clearcap.pipeline.trajectory import Frame, colour
 from clearcap.pipeline.words import lit, place_of
 

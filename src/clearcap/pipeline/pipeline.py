@@ -148,12 +148,13 @@ class CaptionPipeline:
             InputError: there is no such model, its weights do not fit, the backend cannot run it so, or an option is
                 not known or cannot be honoured.
         """
-        from clearcap.captioner.folder import Loading, find_folder, load_frequency, saved_dtype
+        from clearcap.captioner.folder import Loading, find_folder, frequency_file, saved_dtype
 
         how = Loading.of(device, dtype, **options)
         scorer = None if clip is None else ClipScorer.load(clip)
         folder = find_folder(str(model or "default"), **how.hub)
-        frequency = load_frequency(str(folder))
+        counted = frequency_file(str(folder))
+        frequency = DocumentFrequency.load(counted) if counted else None
         kind = saved_dtype(folder) if "auto" in (dtype, options.get("torch_dtype")) else how.dtype
         if backend == "packed":
             warnings.warn("the backend 'packed' is called 'prepacked' now", RenamedWarning, stacklevel=2)
