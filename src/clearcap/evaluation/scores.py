@@ -6,16 +6,14 @@ import dataclasses
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from inspect import getdoc
 from typing import Any
 
 import numpy as np
 
 from clearcap.errors import InputError, RenamedWarning
 from clearcap.metrics.diversity import diversity
-from clearcap.metrics.scoring import NAMES, Scores, score
+from clearcap.metrics.scoring import NAMES, Scores, description, score
 from clearcap.metrics.significance import Comparison, Interval, compare, intervals
-from clearcap.registry import find
 
 
 @dataclass(frozen=True)
@@ -42,10 +40,9 @@ def conventions(names: Sequence[str]) -> dict[str, str]:
     Raises:
         InputError: there is no such metric.
     """
-    lines = {name: (getdoc(find("metric", name)) or "not described").split("\n")[0] for name in names}
     return {
         "tokenizer": "Stanford PTB 3.4.1, lower case, no punctuation",
-        **{name: line[:1].lower() + line[1:].removesuffix(".") for name, line in lines.items()},
+        **{name: description(name) for name in names},
         "intervals": "95%, percentiles of 1,000 bootstrap samples of photos",
     }
 

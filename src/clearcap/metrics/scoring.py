@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from inspect import getdoc
 from typing import TypeAlias
 
 import numpy as np
@@ -86,6 +87,12 @@ def score(
             corpus[name] = float(total)
             per_caption[name] = dict(zip(photos, values.tolist(), strict=True))
     return Scores(corpus, per_caption, tuple(pooled))
+
+
+def description(name: str) -> str:
+    """The first line that a metric says of itself. Raises InputError where there is no such metric."""
+    line = (getdoc(find("metric", name)) or "not described").split("\n")[0]
+    return line[:1].lower() + line[1:].removesuffix(".")
 
 
 def check(hypotheses: Mapping[PhotoId, str], references: Mapping[PhotoId, Sequence[str]]) -> None:
