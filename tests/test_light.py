@@ -38,7 +38,9 @@ CAPTION = (
     ("caption", "PHOTO", "--out", "captions.jsonl"),
     ("fill", "PHOTO", "a ___ in a ___"),
     ("fill", "PHOTO", "--contain", "hat", "--length", "6-8"),
+    ("fill", "PHOTO", "a ___ in a ___", "--forbid", "man"),
     ("watch", "PHOTO"),
+    ("watch", "PHOTO", "--noise"),
     ("models",),
 )
 OTHER = (("info", "--json"), ("score", "results.jsonl", "references.jsonl", "--json"))
@@ -131,10 +133,17 @@ def test_classes_that_need_torch_say_so(folder: Path) -> None:
         "pipeline = clearcap.CaptionPipeline.from_pretrained()\n"
         "print(pipeline('photo.png', candidates=3).caption)\n"
         "print(len(pipeline.trajectory('photo.png', steps=3)))\n"
+        "print(pipeline.watch('photo.png', candidates=3).result.caption)\n"
+        "print(*map(len, pipeline.alternatives('photo.png', 'a man', count=4)))\n"
+        "try:\n    pipeline.attention('photo.png', 'a man')\n"
+        "except ValueError as fault:\n    print(fault)\n"
     )
-    first, second, third, caption, frames = run(folder, code)
+    first, second, third, caption, frames, watched, alternatives, attention = run(folder, code)
     assert "clearcap.Captioner needs torch" in first or "clearcap.Captioner needs transformers" in first
     assert "by torch needs torch" in second
     assert "captioning with a memory by torch needs torch" in third
     assert caption
     assert frames == "3"
+    assert watched == caption
+    assert alternatives == "4 4"
+    assert 'backend="torch"' in attention

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
 
 import pytest
 from hypothesis import given
@@ -61,3 +64,21 @@ def test_unbalanced_patterns_are_refused() -> None:
 
 def test_letters_match_either_case_including_their_unicode_relatives() -> None:
     assert either_case("k") == {"k", "K", "\u212a"}
+
+
+def test_threads_that_match_at_once_find_what_one_finds() -> None:
+    pattern = "(a|b|c|d){1,12}(e|f){2,9}g?"
+    texts = [
+        bin(i)[2:].translate({48: "ab"[i % 2], 49: "cd"[i % 3 > 0]}) + "effeg"[: i % 6] for i in range(300)
+    ]
+    alone = Scanner([Rule("rule", pattern)], {}, {})
+    expected = [alone.match(text, 0) for text in texts]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(5):
+            shared = Scanner([Rule("rule", pattern)], {}, {})
+            with ThreadPoolExecutor(8) as pool:
+                assert list(pool.map(shared.match, texts, repeat(0))) == expected
+    finally:
+        sys.setswitchinterval(interval)

@@ -14,7 +14,6 @@ from typing import Any, get_type_hints
 from clearcap.captioner.building import Settings
 from clearcap.config import Preset, renamed
 from clearcap.errors import InputError, RenamedWarning
-from clearcap.metrics.cider import DocumentFrequency
 
 MODEL_TYPE = "clearcap"
 FREQUENCY = "document_frequency.json.gz"  # beside the weights, where the training captions were counted
@@ -125,14 +124,14 @@ def settings_of(folder: Path) -> Settings:
     )
 
 
-def load_frequency(source: str) -> DocumentFrequency | None:
+def frequency_file(source: str) -> Path | None:
     """The document frequency saved with a captioner, for minimum Bayes risk by CIDEr; None where there is none.
 
     Raises:
-        InputError: no such captioner, or the file is damaged.
+        InputError: no such captioner.
     """
     file = find_folder(source) / FREQUENCY
-    return DocumentFrequency.load(file) if file.is_file() else None
+    return file if file.is_file() else None
 
 
 def find_folder(source: str, *, subfolder: str = "", **hub: Any) -> Path:

@@ -22,7 +22,7 @@ from clearcap.captioner.folder import (
     SHARES,
     Loading,
     find_folder,
-    load_frequency,
+    frequency_file,
     read_settings,
     training_curves,
 )
@@ -361,8 +361,8 @@ def export(source: str, out: Path, shares: Path | None = None, *, graphs: bool =
         captioner.config.save_pretrained(fresh)
         save_processor(tokenizer, processor_settings(captioner.config), fresh)
         save_file(state, fresh / "model.safetensors", metadata={"format": "pt"})
-        if frequency := load_frequency(source):
-            frequency.save(fresh / FREQUENCY)
+        if frequency := frequency_file(source):
+            (fresh / FREQUENCY).write_bytes(frequency.read_bytes())
         if curves := training_curves(source):
             for file in (curves, curves.with_name(SAMPLES)):
                 if file.is_file():

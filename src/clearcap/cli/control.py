@@ -23,6 +23,9 @@ def fill(
     length: Annotated[str, typer.Option(help="words: 8, or 6-10")] = "",
     edit: Annotated[str, typer.Option(help="caption to redo but for the words of --keep")] = "",
     keep: Annotated[list[str] | None, typer.Option(help="word of it to keep; may be repeated")] = None,
+    forbid: Annotated[
+        list[str] | None, typer.Option(help="word that no blank may be filled with; may be repeated")
+    ] = None,
     slack: Annotated[int, typer.Option(help="words more or fewer that a redone run may have")] = 0,
     model: Annotated[str, typer.Option(help="folder or hub name; default is the bundled model")] = "default",
     steps: Annotated[int | None, typer.Option(help="calls of the denoiser")] = None,
@@ -54,7 +57,7 @@ def fill(
     )
     how = sampling_settings(setting, steps=steps, guidance=guidance, candidates=candidates)
     pipeline = CaptionPipeline.from_pretrained(model, backend="fast")
-    filled = pipeline.fill(photo, wanted, seed=seed, **how)
+    filled = pipeline.fill(photo, wanted, seed=seed, forbid=forbid or [], **how)
     if as_json:
         told = {"image": photo, "text": filled.text, "words": filled.words, "confidence": filled.confidence}
         print(json.dumps(told))
@@ -69,6 +72,12 @@ def watch(
     steps: Annotated[int | None, typer.Option(help="calls of the denoiser")] = None,
     setting: Settings = None,
     seed: Annotated[int, typer.Option(help="same seed, same caption")] = 0,
+    attention: Annotated[
+        Path | None, typer.Option(help="picture to write of where each word of the caption looks")
+    ] = None,
+    noise: Annotated[
+        bool, typer.Option("--noise", help="begin with the noise itself, read as words")
+    ] = False,
 ) -> None:
     """Watch a caption come out of the noise, word by word of growing confidence."""
     from rich.console import Console
@@ -77,18 +86,26 @@ def watch(
     from clearcap.data.images import open_image
     from clearcap.pipeline import CaptionPipeline
     from clearcap.pipeline.trajectory import check_picture, save_picture, table
+    from clearcap.pipeline.words import save_attention
 
-    if out is not None:
-        check_picture(out)
+    for picture in (out, attention):
+        if picture is not None:
+            check_picture(picture)
     how = sampling_settings(setting, steps=steps)
-    pipeline = CaptionPipeline.from_pretrained(model, backend="fast")
-    total = pipeline.sampling(**how).steps
+    pipeline = CaptionPipeline.from_pretrained(model, backend="prepacked" if attention else "fast")
+    total = pipeline.sampling(**how).steps + noise
     with Live(console=Console(), refresh_per_second=20) as live:
         frames = pipeline.trajectory(
-            photo, seed=seed, show=lambda frames: live.update(table(frames, total), refresh=True), **how
+            photo,
+            seed=seed,
+            show=lambda frames: live.update(table(frames, total), refresh=True),
+            noise=noise,
+            **how,
         )
     if out is not None:
         save_picture(frames, out, open_image(photo))
+    if attention is not None:
+        save_attention(pipeline.attention(photo, frames[-1].text, **how), photo, attention)
 
 
 def _range(text: str) -> tuple[int, int]:

@@ -67,6 +67,7 @@ def _register() -> None:
         caption,
         control,
         data,
+        demo,
         evaluate,
         filling,
         labelling,
@@ -108,6 +109,7 @@ def _register() -> None:
     app.command()(score.score)
     app.command()(published.parity)
     app.command()(serve.serve)
+    app.command()(demo.demo)
     app.add_typer(bench.app, name="bench")
     app.add_typer(published.convert, name="convert")
     app.add_typer(data.app, name="data")

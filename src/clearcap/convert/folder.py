@@ -8,7 +8,6 @@ from typing import Any
 from clearcap.captioner.model import Captioner
 from clearcap.config import Preset
 from clearcap.convert.renaming import ConversionReport, Renaming
-from clearcap.data.writing import whole_folder
 from clearcap.errors import InputError
 
 
@@ -68,9 +67,8 @@ def write_folder(
     folder = Path(out)
     if (folder / "config.json").exists():
         raise InputError(f"{folder}: holds a model already; pass another folder or delete it")
-    with whole_folder(folder) as fresh:
-        captioner.save_pretrained(fresh)
-        tokenizer.save_pretrained(fresh)
+    captioner.tokenizer = tokenizer
+    captioner.save_pretrained(folder)
     numbers = sum(p.numel() for p in captioner.parameters())
     return ConversionReport(
         renaming.source, str(folder), network, renaming.taken, numbers, tuple(renaming.dropped)

@@ -12,7 +12,7 @@ import numpy as np
 
 from clearcap.errors import InputError, RenamedWarning
 from clearcap.metrics.diversity import diversity
-from clearcap.metrics.scoring import NAMES, Scores, meaning, score
+from clearcap.metrics.scoring import NAMES, Scores, description, score
 from clearcap.metrics.significance import Comparison, Interval, compare, intervals
 
 
@@ -42,7 +42,7 @@ def conventions(names: Sequence[str]) -> dict[str, str]:
     """
     return {
         "tokenizer": "Stanford PTB 3.4.1, lower case, no punctuation",
-        **{name: meaning(name) for name in names},
+        **{name: description(name) for name in names},
         "intervals": "95%, percentiles of 1,000 bootstrap samples of photos",
     }
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from threading import Lock
 from typing import TypeAlias
 
 Characters: TypeAlias = tuple[bool, frozenset[str]]  # (negated, members)
@@ -169,6 +170,7 @@ class Scanner:
         self._by_membership: list[dict[int, int]] = []
         self._accepts: list[int] = []
         self._tables: list[dict[str, int]] = []
+        self._growing = Lock()
         self._state(frozenset({start}))
 
     def match(self, text: str, start: int) -> Match | None:
@@ -252,12 +254,15 @@ class Scanner:
     def _step(self, state: int, character: str) -> int:
         table = self._tables[state]
         if character not in table:
-            membership = self._member_of(character)
-            known = self._by_membership[state]
-            if membership not in known:
-                nodes = frozenset(to for characters, to in self._moves[state] if membership >> characters & 1)
-                known[membership] = self._state(nodes) if nodes else DEAD
-            table[character] = known[membership]
+            with self._growing:  # whoever else is matching sees a state once all of it is there
+                membership = self._member_of(character)
+                known = self._by_membership[state]
+                if membership not in known:
+                    nodes = frozenset(
+                        to for characters, to in self._moves[state] if membership >> characters & 1
+                    )
+                    known[membership] = self._state(nodes) if nodes else DEAD
+                table[character] = known[membership]
         return table[character]
 
     def _member_of(self, character: str) -> int:

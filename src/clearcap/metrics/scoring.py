@@ -89,12 +89,8 @@ def score(
     return Scores(corpus, per_caption, tuple(pooled))
 
 
-def meaning(name: str) -> str:
-    """What a metric's scores mean: the first line that it says of itself.
-
-    Raises:
-        InputError: there is no such metric.
-    """
+def description(name: str) -> str:
+    """The first line that a metric says of itself. Raises InputError where there is no such metric."""
     line = (getdoc(find("metric", name)) or "not described").split("\n")[0]
     return line[:1].lower() + line[1:].removesuffix(".")
 

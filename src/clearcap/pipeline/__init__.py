@@ -1,5 +1,6 @@
 """``CaptionPipeline``: photos in, captions out."""
 
-from clearcap.pipeline.pipeline import CaptionPipeline, CaptionResult
+from clearcap.errors import InputError
+from clearcap.pipeline.pipeline import CaptionPipeline, CaptionResult, Watched
 
-__all__ = ["CaptionPipeline", "CaptionResult"]
+__all__ = ["CaptionPipeline", "CaptionResult", "InputError", "Watched"]

@@ -239,6 +239,7 @@ def infill_captions(
     *,
     photos: Sequence[int] | None = None,
     seed: int = 0,
+    forbid: Sequence[str] = (),
     sampling: SamplingConfig | None = None,
 ) -> list[Infilled]:
     """Fill templates, each about one photo.
@@ -250,6 +251,7 @@ def infill_captions(
         templates: text with ``___``, a template, or several to choose among.
         photos: row of ``image`` that each template is about; default one template a photo.
         seed: same seed, same words, whatever else is in the batch.
+        forbid: words that no blank may be filled with.
         sampling: how; default the model's own. ``candidates`` draws are made of every placement.
 
     Returns:
@@ -290,6 +292,7 @@ def infill_captions(
         )
         probabilities = softmax(captioner.logits(x0))
     allowed = captioner.asarray(word_ids(tokenizer, captioner.text.special_ids, probabilities.shape[-1]))
+    allowed[tokenizer.convert_tokens_to_ids([word.lower() for word in texts("forbid", forbid)])] = False
     best: dict[int, Infilled] = {}
     for owner, (template, layout), of_words in zip(owners, rows, probabilities, strict=True):
         filled = read_infilled(template, layout, of_words, allowed, tokenizer)

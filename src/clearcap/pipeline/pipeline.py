@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
-from clearcap.arrays import Array, namespace
+from clearcap.arrays import Array, ImageTokens, namespace
 from clearcap.captioner.fingerprint import check_fingerprint
 from clearcap.captioner.folder import SCORER
 from clearcap.captioner.generating import CaptionModel, Generated
@@ -32,8 +32,9 @@ from clearcap.metrics.cider import DocumentFrequency
 from clearcap.metrics.learned import ClipScorer
 from clearcap.pipeline.infilling import Infilled, Template, gives_most, infill_captions
 from clearcap.pipeline.memory import Memory, Neighbour
-from clearcap.pipeline.trajectory import Frame, trajectory
-from clearcap.sampling.selection import choose, diverse
+from clearcap.pipeline.trajectory import Frame, read_step, trajectory
+from clearcap.pipeline.words import Attention, alternatives, attention_maps
+from clearcap.sampling.selection import Candidates, best_of, diverse, judge
 from clearcap.text.tokenizer import DecodedCaption, decode_caption, word_ids
 
 if TYPE_CHECKING:
@@ -79,6 +80,21 @@ class CaptionResult:
             InputError: more than were sampled.
         """
         return [self.candidates[i] for i in diverse(self.candidates, count, novelty=novelty)]
+
+
+@dataclass(frozen=True)
+class Watched:
+    """One photo's caption, and how it was chosen.
+
+    Attributes:
+        result: what a call gives.
+        chosen: index of the candidate that was chosen; -1 where a remembered caption was.
+        values: what the selection rule gave each candidate, the higher the better; 0 where there was no choice.
+    """
+
+    result: CaptionResult
+    chosen: int
+    values: tuple[float, ...]
 
 
 Decoded: TypeAlias = list[tuple[str, np.ndarray | InputError]]
@@ -162,13 +178,14 @@ class CaptionPipeline:
             InputError: there is no such model, its weights do not fit, the backend cannot run it so, or an option is
                 not known or cannot be honoured.
         """
-        from clearcap.captioner.folder import Loading, find_folder, load_frequency, saved_dtype
+        from clearcap.captioner.folder import Loading, find_folder, frequency_file, saved_dtype
 
         how = Loading.of(device, dtype, **options)
         scorer = Path(clip) if clip is not None and (Path(clip) / SCORER).is_file() else None
         judge = None if clip is None or scorer else ClipScorer.load(clip)
         folder = find_folder(str(model or "default"), **how.hub)
-        frequency = load_frequency(str(folder))
+        counted = frequency_file(str(folder))
+        frequency = DocumentFrequency.load(counted) if counted else None
         kind = saved_dtype(folder) if "auto" in (dtype, options.get("torch_dtype")) else how.dtype
         if backend == "packed":
             warnings.warn("the backend 'packed' is called 'prepacked' now", RenamedWarning, stacklevel=2)
@@ -353,8 +370,102 @@ class CaptionPipeline:
         captioned = iter(self._caption(good, sampling, seed, whole) if good else [])
         return [pixels if isinstance(pixels, InputError) else next(captioned) for _, pixels in batch]
 
+    def watch(
+        self,
+        image: Any,
+        show: Callable[[Sequence[Frame]], None] = lambda frames: None,
+        *,
+        seed: int = 0,
+        **how: Any,
+    ) -> Watched:
+        """Caption one photo as a call does, and see every candidate after every step.
+
+        Args:
+            image: a photo.
+            show: given a frame of each candidate: first of the noise they start from (index -1), then of each step.
+            seed: as for a call.
+            how: as for a call.
+
+        Raises:
+            InputError: the photo cannot be read.
+        """
+        name, photo = _read(0, image, self.image_size)
+        if isinstance(photo, InputError):
+            raise photo
+        sampling = self.sampling(**how)
+        whole = None if LENGTHS.isdisjoint(own_names(how)) else self._whole_words()
+
+        def shown(step: int, t: int, tensors: dict[str, Array]) -> dict[str, Array]:
+            if step == 0:
+                show(self._frames(-1, t, tensors["noisy"]))
+            show(self._frames(step, t, tensors["latents"]))
+            return {}
+
+        with self.captioner.inference():
+            tokens = self.captioner.encode_image(self.pixels([photo]))
+        generated = self.captioner.generate(
+            image=tokens,
+            seed=checked_seed(seed),
+            sampling=sampling,
+            callback_on_step_end=shown,
+            whole_words=whole,
+        )
+        return self._chosen([(name, photo)], tokens, generated, sampling)[0]
+
+    def _frames(self, index: int, t: int, latents: Array) -> list[Frame]:
+        """What each caption's latent says."""
+        return [read_step(self.captioner, self.tokenizer, index, t, one[None]) for one in latents]
+
+    def attention(self, image: Any, caption: str = "", *, seed: int = 0, **how: Any) -> Attention:
+        """Where each word of a caption looks: ``pipeline.attention(photo).maps`` is [words, grid, grid].
+
+        Args:
+            image: a photo.
+            caption: of it, whoever wrote it; default is what a call says.
+            seed: as for a call.
+            how: as for a call.
+
+        Raises:
+            InputError: the photo cannot be read, the caption is too long or has a word that the model has not, its
+                denoiser does not attend to a photo's parts, or it runs as graphs (``backend="torch"`` does not).
+        """
+        caption = caption or self(image, seed=seed, **how).caption
+        sampling = self.sampling(**how)
+        return attention_maps(self.captioner, self.tokenizer, self.encode(image), caption, sampling=sampling)
+
+    def alternatives(
+        self, image: Any, caption: str, *, count: int = 5, seed: int = 0, **how: Any
+    ) -> list[tuple[tuple[str, float], ...]]:
+        """For each word of a caption the likeliest ones in its place, the others staying; each with its probability.
+
+        Args:
+            image: a photo.
+            caption: of it, whoever wrote it.
+            count: words to name for each.
+            seed: same seed, same words.
+            how: as for ``fill``.
+
+        Raises:
+            InputError: the photo cannot be read, or the caption is too long or has a word that the model has not.
+        """
+        return alternatives(
+            self.captioner,
+            self.tokenizer,
+            self.encode(image),
+            caption,
+            count=count,
+            seed=checked_seed(seed),
+            sampling=sampling_with(self.captioner.defaults, {"guidance": 0.0} | own_names(how)),
+        )
+
     def fill(
-        self, image: Any, template: str | Template | Sequence[Template], *, seed: int = 0, **how: Any
+        self,
+        image: Any,
+        template: str | Template | Sequence[Template],
+        *,
+        seed: int = 0,
+        forbid: Sequence[str] = (),
+        **how: Any,
     ) -> Infilled:
         """Fill the blanks of a caption of one photo: ``pipeline.fill(photo, "two ___ on a ___").text``.
 
@@ -363,6 +474,7 @@ class CaptionPipeline:
             template: text with ``___`` (one word) or ``___{1,3}`` (a range), or templates from
                 ``clearcap.pipeline.infilling``: ``length_template``, ``edit_template``, ``keyword_templates``.
             seed: same seed, same words.
+            forbid: words that no blank may be filled with.
             how: fields of ``SamplingConfig``. Guidance is off by default where the template gives more words than
                 it asks for: beside given words it costs accuracy (LOG.md).
 
@@ -377,6 +489,7 @@ class CaptionPipeline:
             self.encode(image),
             [template],
             seed=checked_seed(seed),
+            forbid=forbid,
             sampling=sampling_with(self.captioner.defaults, how),
         )[0]
 
@@ -386,9 +499,18 @@ class CaptionPipeline:
         *,
         seed: int = 0,
         show: Callable[[Sequence[Frame]], None] = lambda frames: None,
+        noise: bool = False,
         **how: Any,
     ) -> list[Frame]:
-        """One photo's caption at each step, with each word's confidence; arguments as for a call."""
+        """One photo's caption at each step, with each word's confidence (``clearcap.pipeline.trajectory.trajectory``).
+
+        Args:
+            image: a photo.
+            seed: as for a call.
+            show: given all frames so far after each step.
+            noise: whether a frame before the first step shows the noise itself, read as words.
+            how: as for a call.
+        """
         return trajectory(
             self.captioner,
             self.tokenizer,
@@ -396,6 +518,7 @@ class CaptionPipeline:
             seed=checked_seed(seed),
             sampling=sampling_with(self.captioner.defaults, how),
             show=show,
+            noise=noise,
         )
 
     @property
@@ -480,6 +603,19 @@ class CaptionPipeline:
         """
         if len(captions) == 1:
             return 0
+        candidates = self._judged(captions, confidences, how, photo, image, remembered)
+        return best_of(judge(candidates, how.select), candidates)
+
+    def _judged(
+        self,
+        captions: Sequence[str],
+        confidences: Sequence[Sequence[float]],
+        how: SamplingConfig,
+        photo: UInt8[np.ndarray, "height width 3"] | None,
+        image: Float[Array, "tokens dim"] | None,
+        remembered: int,
+    ) -> Candidates:
+        """Candidates with what the sampling settings judge them by; arguments and errors as for ``choose``."""
         similarity: Sequence[float] | None = None
         if how.select not in BLIND:
             if self.clip is not None and photo is not None:
@@ -492,15 +628,8 @@ class CaptionPipeline:
                     "CaptionPipeline.from_pretrained(model, clip=FOLDER) or clearcap caption --clip FOLDER, the "
                     "folder of a CLIP or of a scorer that clearcap train-scorer made"
                 )
-        return choose(
-            captions,
-            how.select,
-            confidences=confidences,
-            similarity=similarity,
-            utility=how.utility,
-            frequency=self.frequency or (self.memory.frequency if self.memory else None),
-            remembered=remembered,
-        )
+        frequency = self.frequency or (self.memory.frequency if self.memory else None)
+        return Candidates(captions, confidences, similarity, how.utility, frequency, remembered)
 
     def sampling(self, **how: Any) -> SamplingConfig:
         """The model's sampling settings with some of them changed (``clearcap.config.sampling_with``).
@@ -538,6 +667,16 @@ class CaptionPipeline:
         with self.captioner.inference():
             image = self.captioner.encode_image(pixels)
         generated = self.captioner.generate(image=image, seed=seed, sampling=sampling, whole_words=whole)
+        return [one.result for one in self._chosen(photos, image, generated, sampling)]
+
+    def _chosen(
+        self,
+        photos: Sequence[tuple[str, np.ndarray]],
+        image: ImageTokens,
+        generated: Generated,
+        sampling: SamplingConfig,
+    ) -> list[Watched]:
+        """Each photo's caption, chosen among what was drawn and what is remembered."""
         near = self.memory.neighbours(image) if self.memory else [[] for _ in photos]
         return [
             self._result(name, photo, tokens, candidates, neighbours, sampling)
@@ -554,19 +693,24 @@ class CaptionPipeline:
         candidates: Sequence[DecodedCaption],
         neighbours: Sequence[Neighbour],
         sampling: SamplingConfig,
-    ) -> CaptionResult:
+    ) -> Watched:
         drawn = tuple(one.text for one in candidates)
         said = [(caption, one) for one in neighbours for caption in one.captions]
         captions = [*drawn, *(caption for caption, _ in said)]
         trust = [one.confidence for one in candidates] + [
             (max(one.likeness, 0.0),) * len(caption.split()) for caption, one in said
         ]
-        best = self.choose(captions, trust, sampling, photo, tokens, len(said))
+        best, values = 0, [0.0]
+        if len(captions) > 1:
+            judged = self._judged(captions, trust, sampling, photo, tokens, len(said))
+            values = judge(judged, sampling.select)
+            best = best_of(values, judged)
         words = candidates[best].words if best < len(drawn) else captions[best].split()
         mean = float(np.mean(trust[best])) if trust[best] else 0.0
         source = said[best - len(drawn)][1].photo if best >= len(drawn) else ""
         told = tuple(zip(words, trust[best], strict=True))
-        return CaptionResult(name, captions[best], mean, told, drawn, source)
+        result = CaptionResult(name, captions[best], mean, told, drawn, source)
+        return Watched(result, best if best < len(drawn) else -1, tuple(values[: len(drawn)]))
 
 
 def chosen_backend(folder: Path, device: Any, dtype: Any, other: str, looking: bool = False) -> str:

@@ -30,7 +30,7 @@ class Frame:
     """The caption as the denoiser predicted it at one step.
 
     Attributes:
-        index: 0 for the first step.
+        index: 0 for the first step; -1 for the noise before it.
         t: noise level it was predicted from.
         text: the caption.
         words: each word and its probability.
@@ -52,6 +52,7 @@ def trajectory(
     seed: int = 0,
     sampling: SamplingConfig | None = None,
     show: Callable[[Sequence[Frame]], None] = lambda frames: None,
+    noise: bool = False,
 ) -> list[Frame]:
     """The caption of one photo at each step; the last frame says what ``generate`` returns.
 
@@ -62,10 +63,13 @@ def trajectory(
         seed: as for ``generate``.
         sampling: as for ``generate``; the first candidate alone is sampled.
         show: given all frames so far after each step, to show them while it runs.
+        noise: whether a frame before the first step shows the noise itself, read as words.
     """
     frames: list[Frame] = []
 
     def watch(step: int, t: int, tensors: dict[str, Array]) -> dict[str, Array]:
+        if noise and step == 0:
+            frames.append(read_step(captioner, tokenizer, -1, t, tensors["noisy"]))
         frames.append(read_step(captioner, tokenizer, step, t, tensors["latents"]))
         show(frames)
         return {}
@@ -94,6 +98,11 @@ def read_step(
     )
 
 
+def step_name(frame: Frame) -> str:
+    """The number of a frame's step, from 1; "noise" before it."""
+    return "noise" if frame.index < 0 else str(frame.index + 1)
+
+
 def colour(confidence: float) -> tuple[int, int, int]:
     """Red (a guess) over amber to green (certain), as 8-bit RGB that reads on dark and light grounds."""
     guess, middle, certain = (200, 60, 50), (196, 130, 0), (30, 140, 70)
@@ -119,7 +128,7 @@ def table(frames: Sequence[Frame], rows: int = 0) -> Table:
         for word, p in frame.words:
             line.append(word + " ", style="rgb({},{},{})".format(*colour(p)))
         mean = sum(p for _, p in frame.words) / max(1, len(frame.words))
-        shown.add_row(str(frame.index + 1), str(frame.t), line, f"{mean:.2f}")
+        shown.add_row(step_name(frame), str(frame.t), line, f"{mean:.2f}")
     for _ in range(rows - len(frames)):
         shown.add_row("", "", "", "")
     return shown
@@ -155,7 +164,7 @@ def plot(frames: Sequence[Frame], photo: Image | None = None, shown: int | None 
             axes.text(column, row, token, color=shade, ha="center", va="center", fontsize=9, parse_math=False)
     axes.set(xlim=(-0.6, used - 0.4), ylim=(len(frames) - 0.4, -0.6), xticks=[], xlabel="position")
     axes.set_yticks(
-        range(len(frames)), [f"{frame.index + 1}  (t = {frame.t})" for frame in frames], fontsize=8
+        range(len(frames)), [f"{step_name(frame)}  (t = {frame.t})" for frame in frames], fontsize=8
     )
     axes.set_title("each step's words, from red (a guess) to green (certain)", fontsize=9)
     axes.spines[:].set_visible(False)
@@ -168,6 +177,8 @@ def save_picture(frames: Sequence[Frame], path: str | Path, photo: Image | None 
     Raises:
         InputError: the suffix names no format that can be written, or there are no frames.
     """
+    from PIL.Image import Dither
+
     path = Path(path)
     check_picture(path)
     with whole_file(path) as fresh:
@@ -175,6 +186,8 @@ def save_picture(frames: Sequence[Frame], path: str | Path, photo: Image | None 
             plot(frames, photo).savefig(fresh, dpi=150)
             return
         pictures = animate(frames, photo)
+        palette = pictures[-1].quantize(64)  # of every word; what stays is written once
+        pictures = [picture.quantize(palette=palette, dither=Dither.NONE) for picture in pictures]
         pauses = [500] * (len(pictures) - 1) + [3000]  # ms
         pictures[0].save(fresh, save_all=True, append_images=pictures[1:], duration=pauses, loop=0)
 

@@ -134,15 +134,26 @@ def choose(
     Raises:
         InputError: no candidates, an unknown rule, or one without what it judges by.
     """
-    captions = texts("captions", captions)
+    candidates = Candidates(captions, confidences, similarity, utility, frequency, remembered)
+    return best_of(judge(candidates, method), candidates)
+
+
+def judge(candidates: Candidates, method: str = "mbr") -> list[float]:
+    """What a selection rule gives each candidate; arguments and errors as for ``choose``."""
+    captions = texts("captions", candidates.captions)
     if not captions:
         raise InputError("no candidates to choose from; sample at least one caption")
-    rule = registry.find("selection rule", text("method", method))
-    values = rule(Candidates(captions, confidences, similarity, utility, frequency, remembered))
+    values = registry.find("selection rule", text("method", method))(candidates)
     if len(values) != len(captions):
         raise InputError(f"{len(values)} values for {len(captions)} candidates; pass one for each")
-    sure = mean_confidences(confidences) if confidences is not None else [0.0] * len(captions)
-    return max(range(len(captions)), key=lambda i: (round(float(values[i]), 9), sure[i]))
+    return [float(value) for value in values]
+
+
+def best_of(values: Sequence[float], candidates: Candidates) -> int:
+    """Index of the highest value; of equals the one the model is surest of, then the first."""
+    trust = candidates.confidences
+    sure = mean_confidences(trust) if trust is not None else [0.0] * len(values)
+    return max(range(len(values)), key=lambda i: (round(values[i], 9), sure[i]))
 
 
 def diverse(captions: Sequence[str], count: int, *, utility: str = "bleu", novelty: float = 0.5) -> list[int]:

@@ -178,10 +178,12 @@ class DecodedCaption:
     Attributes:
         words: its words.
         confidence: each word's probability, the least of its pieces'.
+        places: positions of each word's pieces.
     """
 
     words: tuple[str, ...]
     confidence: tuple[float, ...]
+    places: tuple[tuple[int, ...], ...] = ()
 
     @property
     def text(self) -> str:
@@ -218,20 +220,25 @@ def decode_caption(
     """
     words: list[str] = []
     trust: list[float] = []
+    places: list[tuple[int, ...]] = []
     pieces = tokenizer.convert_ids_to_tokens([int(i) for i in ids])
-    for piece, id_, p in zip(
-        pieces, ids, [1.0] * len(ids) if confidence is None else confidence, strict=True
+    for place, (piece, id_, p) in enumerate(
+        zip(pieces, ids, [1.0] * len(ids) if confidence is None else confidence, strict=True)
     ):
         if int(id_) in special_ids:
             continue
         if piece.startswith("##") and words:
             words[-1] += piece[2:]
             trust[-1] = min(trust[-1], float(p))
+            places[-1] += (place,)
         else:
             words.append(piece.removeprefix("##"))
             trust.append(float(p))
+            places.append((place,))
     keep = [i for i, word in enumerate(words) if i == 0 or word != words[i - 1]]
-    return DecodedCaption(tuple(words[i] for i in keep), tuple(trust[i] for i in keep))
+    return DecodedCaption(
+        tuple(words[i] for i in keep), tuple(trust[i] for i in keep), tuple(places[i] for i in keep)
+    )
 
 
 def join_words(words: Sequence[str]) -> str:

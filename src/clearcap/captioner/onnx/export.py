@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from clearcap.captioner.folder import FREQUENCY, load_frequency, named_weights
+from clearcap.captioner.folder import FREQUENCY, frequency_file, named_weights
 from clearcap.captioner.model import Captioner, load_captioner
 from clearcap.captioner.onnx import FORMAT, graph_file
 from clearcap.captioner.onnx.weights import LEAST, opened, point_to_weights
@@ -75,8 +75,8 @@ def export_graphs(source: str, out: Path, *, int8: bool = False) -> None:
     with whole_folder(out) as fresh:
         captioner.config.save_pretrained(fresh)
         tokenizer.save_pretrained(fresh)
-        if frequency := load_frequency(source):
-            frequency.save(fresh / FREQUENCY)
+        if frequency := frequency_file(source):
+            shutil.copyfile(frequency, fresh / FREQUENCY)
         for graph in graphs_of(captioner):
             write_graph(graph, graph_file(fresh, graph.name), stamp, captioner)
         if int8:
