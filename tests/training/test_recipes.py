@@ -17,6 +17,7 @@ import transformers as hf
 from PIL import Image
 from tiny_captioner import CAPTIONS, seeing_captioner
 
+from clearcap.captioner.model import load_captioner
 from clearcap.pipeline import CaptionPipeline
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
@@ -109,6 +110,37 @@ def recipe_of(own: Path, *command: str | Path, **settings: str) -> subprocess.Co
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return done
+
+
+def test_the_mean_of_two_captioners_lies_where_it_is_asked_for(own: Path) -> None:
+    captioner, tokenizer = load_captioner(str(own / "start"))
+    before = {name: value.clone() for name, value in captioner.state_dict().items()}
+    with torch.no_grad():
+        for weight in captioner.parameters():
+            weight.add_(1)
+    captioner.save_pretrained(own / "other")
+    tokenizer.save_pretrained(own / "other")
+    settings = ("length=6", "min_length=5", "candidates=2", "select=confidence")
+    recipe_of(
+        own,
+        sys.executable,
+        RECIPES / "average.py",
+        own / "start",
+        own / "other",
+        own / "mean",
+        "0.25",
+        *settings,
+    )
+    mean, _ = load_captioner(str(own / "mean"))
+    for name, weight in mean.named_parameters():
+        torch.testing.assert_close(weight, before[name] + 0.25)
+    sampling = mean.defaults
+    assert (sampling.length, sampling.min_length, sampling.candidates, sampling.select) == (
+        6,
+        5,
+        2,
+        "confidence",
+    )
 
 
 def test_a_folder_of_one_s_own_is_learned_and_scored_before_and_after(own: Path) -> None:

@@ -1,0 +1,29 @@
+"""The mean of two captioners' weights, one trained on from the other: average.py MODEL OTHER OUT SHARE [SETTING=VALUE ...]
+
+SHARE is OTHER's; settings are those of sampling. Two points of one training lie in one valley, and between them a captioner often has what each is better at
+(Wortsman et al. 2022).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import torch
+
+from clearcap.captioner.model import load_captioner
+from clearcap.config import override
+from clearcap.data.writing import whole_folder
+
+model, other, out, share, *settings = sys.argv[1:]
+captioner, tokenizer = load_captioner(model)
+theirs, _ = load_captioner(other)
+with torch.no_grad():
+    for ours, one in zip(captioner.state_dict().values(), theirs.state_dict().values(), strict=True):
+        if ours.is_floating_point():
+            ours.lerp_(one.to(ours.dtype), float(share))
+captioner.config.sampling = dataclasses.asdict(override(theirs.defaults, settings))
+with whole_folder(Path(out)) as fresh:
+    captioner.save_pretrained(fresh)
+    tokenizer.save_pretrained(fresh)
