@@ -1,7 +1,7 @@
-"""The mean of two captioners' weights, one trained on from the other: average.py MODEL OTHER OUT SHARE [SETTING=VALUE ...]
+"""The mean of two captioners' weights: average.py MODEL OTHER OUT SHARE [SETTING=VALUE ...]
 
-SHARE is OTHER's; settings are those of sampling. Two points of one training lie in one valley, and between them a captioner often has what each is better at
-(Wortsman et al. 2022).
+SHARE is OTHER's; settings are those of sampling. Where one was trained on from the other, both lie in one valley, and
+between them a captioner often has what each is better at (Wortsman et al. 2022).
 """
 
 from __future__ import annotations
