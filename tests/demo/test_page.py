@@ -188,6 +188,7 @@ def test_photos_are_dropped_pasted_taken_and_chosen_among_examples(page: Any) ->
     emptied()
     page.locator(".cc-photo").get_by_label("Capture from camera").click()
     page.locator(".cc-photo").get_by_text("Click to Access Webcam").click()
+    page.wait_for_function("document.querySelector('.cc-photo video')?.readyState >= 2")  # it has a picture
     page.locator(".cc-photo").get_by_label("capture photo").click()
     assert caption_shown(page)
     emptied()
