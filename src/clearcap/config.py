@@ -288,7 +288,8 @@ class SamplingConfig:
 def sampling_with(defaults: SamplingConfig, how: Mapping[str, Any]) -> SamplingConfig:
     """Sampling settings with some of them changed, under our names or diffusers' (None leaves one as it is).
 
-    ``length`` without ``min_length`` or ``max_length`` is that of every candidate.
+    ``length`` without ``min_length`` or ``max_length`` is that of every candidate; ``length=0``, which leaves it to the
+    model, samples without ``clamp``, which needs to know it.
 
     Raises:
         InputError: an unknown setting, a value that it cannot have, or one given under both names.
@@ -296,6 +297,7 @@ def sampling_with(defaults: SamplingConfig, how: Mapping[str, Any]) -> SamplingC
     how = renamed(SamplingConfig, own_names(how))
     if "length" in how:
         how = {"min_length": 0, "max_length": 0} | how
+        how = how if how["length"] else {"clamp": False} | how
     known = {field.name for field in dataclasses.fields(SamplingConfig)}
     for name in how:
         require(name in known, f"unknown sampling setting {name!r}; choose among {', '.join(sorted(known))}")
