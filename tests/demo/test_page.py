@@ -108,7 +108,7 @@ def test_sliders_do_what_the_command_line_does_which_the_page_names(page: Any) -
     chosen = page.locator("#candidates .chosen p").inner_text()
     assert chosen.startswith(result.caption)
     assert chosen.endswith("chosen")
-    assert "agrees most" in page.locator("#candidates .cc-note").inner_text()
+    assert "surest of its words" in page.locator("#candidates .cc-note").inner_text()
     steps = page.locator("#steps li")
     assert [text.split("\n")[0] for text in steps.all_inner_texts()] == [
         "noise",
@@ -188,6 +188,7 @@ def test_photos_are_dropped_pasted_taken_and_chosen_among_examples(page: Any) ->
     emptied()
     page.locator(".cc-photo").get_by_label("Capture from camera").click()
     page.locator(".cc-photo").get_by_text("Click to Access Webcam").click()
+    page.wait_for_function("document.querySelector('.cc-photo video')?.readyState >= 2")  # it has a picture
     page.locator(".cc-photo").get_by_label("capture photo").click()
     assert caption_shown(page)
     emptied()
