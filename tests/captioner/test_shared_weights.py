@@ -79,6 +79,6 @@ def test_its_digest_depends_on_the_weights_it_shares(pair: Path) -> None:
 def test_the_model_that_ships_needs_no_guidance_and_has_the_name_of_the_student_it_replaced() -> None:
     with pytest.warns(RenamedWarning, match="the model 'few-steps' is part of 'default' now"):
         named = CaptionPipeline.from_pretrained("few-steps", backend="torch")
-    assert (named.captioner.defaults.steps, named.captioner.defaults.guidance) == (2, 0.0)
+    assert (named.captioner.defaults.steps, named.captioner.defaults.guidance) == (3, 0.0)
     whole = CaptionPipeline.from_pretrained(backend="torch").captioner.state_dict()
     assert all(torch.equal(tensor, whole[name]) for name, tensor in named.captioner.state_dict().items())
