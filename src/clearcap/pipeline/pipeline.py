@@ -631,7 +631,7 @@ class CaptionPipeline:
         frequency = self.frequency or (self.memory.frequency if self.memory else None)
         return Candidates(captions, confidences, similarity, how.utility, frequency, remembered)
 
-    def sampling(self, **how: Any) -> SamplingConfig:
+    def sampling(self, /, **how: Any) -> SamplingConfig:
         """The model's sampling settings with some of them changed (``clearcap.config.sampling_with``).
 
         With a memory ten captions are drawn and chosen by their agreement in CIDEr unless told otherwise: one alone
