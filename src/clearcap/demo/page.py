@@ -161,7 +161,14 @@ def photo_tab(models: Models, examples: Sequence[Path], limits: Limits) -> None:
             most = limits.candidates
             length = gr.Slider(0, 18, 0, step=1, label="Length", info="words; 0: as the model sees fit")
             steps = gr.Slider(1, limits.steps, defaults.steps, step=1, label="Steps", info="out of the noise")
-            candidates = gr.Slider(1, most, min(6, most), step=1, label="Candidates", info="to choose among")
+            candidates = gr.Slider(
+                1,
+                most,
+                min(max(6, defaults.candidates), most),
+                step=1,
+                label="Candidates",
+                info="to choose among",
+            )
             diversity = gr.Slider(0, most, 0, step=1, label="Diversity", info="captions unlike each other")
             seed = gr.Slider(0, 999, 0, step=1, label="Seed", info="same seed, same caption")
     settings = [model, length, steps, candidates, diversity, seed]
