@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,9 @@ def read_pickle(file: Path) -> Any:
         InputError: damaged, or it names code.
     """
     try:
-        return torch.load(file, weights_only=True, map_location="cpu")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of a pickle's protocol, before it is refused
+            return torch.load(file, weights_only=True, map_location="cpu")
     except pickle.UnpicklingError as fault:
         raise InputError(
             f"{file}: holds more than tensors ({_first_line(fault)}), so nothing of it was run; "

@@ -199,8 +199,10 @@ def choose_split(name: str, split: str, splits: Collection[str]) -> str:
 
 
 def several(names: Sequence[str], noun: str) -> str:
-    """For messages: '5 photos (a, b, c and 2 more)'."""
-    shown = ", ".join(names[:3]) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")
+    """For messages, in one line whatever names hold: '5 photos (a, b, c and 2 more)'."""
+    shown = ", ".join(" ".join(name.split()) for name in names[:3]) + (
+        f" and {len(names) - 3:,} more" if len(names) > 3 else ""
+    )
     return f"{len(names):,} {noun}{'s' if len(names) > 1 else ''} ({shown})"
 
 

@@ -264,8 +264,10 @@ def _open(file: Path, weights: Mapping[str, mmap]) -> Any:
         options.add_external_initializers_from_files_in_memory(list(weights), list(weights.values()), sizes)
     bad = (state.Fail, state.InvalidArgument, state.InvalidGraph, state.InvalidProtobuf, state.NotImplemented)
     try:
-        return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-    except bad as fault:
+        return onnxruntime.InferenceSession(
+            str(file), options, providers=["CPUExecutionProvider"], enable_fallback=0
+        )
+    except (*bad, UnicodeDecodeError) as fault:  # the latter: of names in the graph
         reason = " ".join(str(fault).split())
         raise InputError(
             f"{file}: cannot be read ({reason}); write it again with clearcap export --onnx"
