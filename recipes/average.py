@@ -1,7 +1,7 @@
 """The mean of two captioners' weights: average.py MODEL OTHER OUT SHARE [SETTING=VALUE ...]
 
-SHARE is OTHER's; settings are those of sampling. Where one was trained on from the other, both lie in one valley, and
-between them a captioner often has what each is better at (Wortsman et al. 2022).
+It is written as OUT/model. SHARE is OTHER's; settings are those of sampling. Where one was trained on from the other,
+both lie in one valley, and between them a captioner often has what each is better at (Wortsman et al. 2022).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 
 from clearcap.captioner.model import load_captioner
 from clearcap.config import override
-from clearcap.data.writing import whole_folder
+from clearcap.training.run import save_model
 
 model, other, out, share, *settings = sys.argv[1:]
 captioner, tokenizer = load_captioner(model)
@@ -24,6 +24,4 @@ with torch.no_grad():
         if ours.is_floating_point():
             ours.lerp_(one.to(ours.dtype), float(share))
 captioner.config.sampling = dataclasses.asdict(override(theirs.defaults, settings))
-with whole_folder(Path(out)) as fresh:
-    captioner.save_pretrained(fresh)
-    tokenizer.save_pretrained(fresh)
+save_model(captioner, tokenizer, Path(out))

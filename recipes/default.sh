@@ -128,5 +128,4 @@ if [ "$LAST" = pair ]; then
 fi
 
 # At half the size.
-[ "$LAST" = average ] || LAST=$LAST/model
-stage export $CLEARCAP export "$OUT/$LAST" "$OUT/model"
+stage export $CLEARCAP export "$OUT/$LAST/model" "$OUT/model"

@@ -131,7 +131,7 @@ def test_the_mean_of_two_captioners_lies_where_it_is_asked_for(own: Path) -> Non
         "0.25",
         *settings,
     )
-    mean, _ = load_captioner(str(own / "mean"))
+    mean, _ = load_captioner(str(own / "mean" / "model"))
     for name, weight in mean.named_parameters():
         torch.testing.assert_close(weight, before[name] + 0.25)
     sampling = mean.defaults
