@@ -55,8 +55,8 @@ def backends(
     ] = "",
     limit: options.Limit = None,
     batch_size: Annotated[int, typer.Option(help="photos at once")] = 16,
-    steps: Annotated[int | None, typer.Option(help="calls of the denoiser")] = None,
-    seed: Annotated[int, typer.Option(help="same seed, same captions")] = 0,
+    steps: options.Steps = None,
+    seed: options.Seed = 0,
     as_json: options.AsJson = False,
 ) -> None:
     """One captioner in torch and ONNX, in float32, bf16 and int8: time, equal tokens, CIDEr-D."""
@@ -99,7 +99,7 @@ def throughput(
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda ...; default a GPU, if any")] = None,
     dtype: Annotated[str | None, typer.Option(help="of the weights: float32, bfloat16 ...")] = None,
-    backend: Annotated[str, typer.Option(help="fast, torch, prepacked, compiled or onnx")] = "fast",
+    backend: options.Backend = "fast",
     setting: options.Settings = None,
     as_json: options.AsJson = False,
 ) -> None:

@@ -8,7 +8,23 @@ from typing import Annotated
 
 import typer
 
-from clearcap.cli.options import AsJson, Model, Settings, sampling_settings
+from clearcap.cli.options import (
+    Around,
+    AsJson,
+    Backend,
+    Candidates,
+    Dtype,
+    ImageColumn,
+    Length,
+    Model,
+    Prefix,
+    Recursive,
+    Seed,
+    Settings,
+    Steps,
+    Suffix,
+    sampling_settings,
+)
 
 
 def bulk(
@@ -28,27 +44,23 @@ def bulk(
     cpus: Annotated[float, typer.Option(help="processors of each worker")] = 1.0,
     gpus: Annotated[float, typer.Option(help="GPUs of each worker; 0.5: two share one")] = 0.0,
     model: Model = "default",
-    steps: Annotated[int | None, typer.Option(help="calls of the denoiser")] = None,
-    length: Annotated[int | None, typer.Option(help="words to write; 0: as the model sees fit")] = None,
-    candidates: Annotated[int | None, typer.Option(help="captions sampled for each photo")] = None,
+    steps: Steps = None,
+    length: Length = None,
+    candidates: Candidates = None,
     setting: Settings = None,
-    seed: Annotated[int, typer.Option(help="same seed, same captions")] = 0,
+    seed: Seed = 0,
     batch_size: Annotated[int, typer.Option(help="photos at once")] = 16,
-    recursive: Annotated[bool, typer.Option(help="photos in folders below a folder, too")] = True,
-    image_column: Annotated[
-        str | None, typer.Option(help="of parquet and Arrow files; default is image, img, photo ...")
-    ] = None,
-    prefix: Annotated[str, typer.Option(help="before each caption")] = "",
-    suffix: Annotated[str, typer.Option(help="after each caption")] = "",
-    template: Annotated[
-        str, typer.Option(help="around each caption: {caption}, {name}, {folder}, {confidence:.2f}")
-    ] = "{caption}",
+    recursive: Recursive = True,
+    image_column: ImageColumn = None,
+    prefix: Prefix = "",
+    suffix: Suffix = "",
+    template: Around = "{caption}",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace the shards that are there")] = False,
     shard_size: Annotated[int, typer.Option(help="photos a shard")] = 10_000,
     shard_format: Annotated[str, typer.Option(help="jsonl, csv or parquet")] = "parquet",
     device: Annotated[str | None, typer.Option(help="of each worker; default its GPU, if it has one")] = None,
-    dtype: Annotated[str | None, typer.Option(help="of the weights: float32, bfloat16 ... or auto")] = None,
-    backend: Annotated[str, typer.Option(help="fast, torch, prepacked, compiled or onnx")] = "fast",
+    dtype: Dtype = None,
+    backend: Backend = "fast",
     workers: Annotated[int | None, typer.Option(help="threads of each worker that decode photos")] = None,
     as_json: AsJson = False,
 ) -> None:

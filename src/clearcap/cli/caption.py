@@ -15,7 +15,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clearcap.cli.options import MemoryFolder, Neighbours, Select, Settings, open_memory, sampling_settings
+from clearcap.cli.options import (
+    Around,
+    Backend,
+    Candidates,
+    Dtype,
+    ImageColumn,
+    Length,
+    MemoryFolder,
+    Neighbours,
+    Prefix,
+    Recursive,
+    Seed,
+    Select,
+    Settings,
+    Steps,
+    Suffix,
+    open_memory,
+    sampling_settings,
+)
 
 if TYPE_CHECKING:
     from clearcap.bulk.file import Tally
@@ -57,10 +75,10 @@ def caption(
         ),
     ],
     model: Annotated[str, typer.Option(help="folder or hub name; default is the bundled model")] = "default",
-    steps: Annotated[int | None, typer.Option(help="calls of the denoiser")] = None,
+    steps: Steps = None,
     guidance: Annotated[float | None, typer.Option(help="classifier-free guidance scale")] = None,
-    length: Annotated[int | None, typer.Option(help="words to write; 0: as the model sees fit")] = None,
-    candidates: Annotated[int | None, typer.Option(help="captions sampled for each photo")] = None,
+    length: Length = None,
+    candidates: Candidates = None,
     select: Select = None,
     utility: Annotated[
         str | None, typer.Option(help="what mbr compares candidates by: bleu or cider")
@@ -76,16 +94,14 @@ def caption(
     refine: Annotated[bool | None, typer.Option(help="Back&Refine: redo the least certain words")] = None,
     solver: Annotated[str | None, typer.Option(help="ddim, renoise, ddpm, dpm-solver or plain")] = None,
     setting: Settings = None,
-    seed: Annotated[int, typer.Option(help="same seed, same captions")] = 0,
+    seed: Seed = 0,
     batch_size: Annotated[str, typer.Option(help="photos at once; auto: what suits the device")] = "16",
     as_json: Annotated[
         bool,
         typer.Option("--json", help="one JSON object a line on standard output; with --out, the summary"),
     ] = False,
-    recursive: Annotated[bool, typer.Option(help="photos in folders below a folder, too")] = True,
-    image_column: Annotated[
-        str | None, typer.Option(help="of parquet and Arrow files; default is image, img, photo ...")
-    ] = None,
+    recursive: Recursive = True,
+    image_column: ImageColumn = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -98,11 +114,9 @@ def caption(
     xmp: Annotated[
         bool, typer.Option("--xmp", help="write description and alternative text as XMP beside each photo")
     ] = False,
-    prefix: Annotated[str, typer.Option(help="before each caption")] = "",
-    suffix: Annotated[str, typer.Option(help="after each caption")] = "",
-    template: Annotated[
-        str, typer.Option(help="around each caption: {caption}, {name}, {folder}, {confidence:.2f}")
-    ] = "{caption}",
+    prefix: Prefix = "",
+    suffix: Suffix = "",
+    template: Around = "{caption}",
     skip_existing: Annotated[
         bool, typer.Option("--skip-existing", help="keep the rows that --out has, add those of other photos")
     ] = False,
@@ -114,8 +128,8 @@ def caption(
         str, typer.Option(help="jsonl, csv or parquet, where --out is a folder")
     ] = "parquet",
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...; default a GPU, if any")] = None,
-    dtype: Annotated[str | None, typer.Option(help="of the weights: float32, bfloat16 ... or auto")] = None,
-    backend: Annotated[str, typer.Option(help="fast, torch, prepacked, compiled or onnx")] = "fast",
+    dtype: Dtype = None,
+    backend: Backend = "fast",
     workers: Annotated[
         int | None, typer.Option(help="threads that decode photos; default four, with --out one a core")
     ] = None,

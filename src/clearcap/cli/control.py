@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from clearcap.cli.options import Settings, sampling_settings
+from clearcap.cli.options import Settings, Steps, sampling_settings
 
 
 def fill(
@@ -28,7 +28,7 @@ def fill(
     ] = None,
     slack: Annotated[int, typer.Option(help="words more or fewer that a redone run may have")] = 0,
     model: Annotated[str, typer.Option(help="folder or hub name; default is the bundled model")] = "default",
-    steps: Annotated[int | None, typer.Option(help="calls of the denoiser")] = None,
+    steps: Steps = None,
     guidance: Annotated[float | None, typer.Option(help="classifier-free guidance scale")] = None,
     candidates: Annotated[int | None, typer.Option(help="samples of each placement; the surest wins")] = None,
     setting: Settings = None,
@@ -69,7 +69,7 @@ def watch(
     photo: Annotated[str, typer.Argument(help="photo: path or URL")],
     out: Annotated[Path | None, typer.Option(help="picture (.png) or animation (.gif) to write")] = None,
     model: Annotated[str, typer.Option(help="folder or hub name; default is the bundled model")] = "default",
-    steps: Annotated[int | None, typer.Option(help="calls of the denoiser")] = None,
+    steps: Steps = None,
     setting: Settings = None,
     seed: Annotated[int, typer.Option(help="same seed, same caption")] = 0,
     attention: Annotated[

@@ -30,7 +30,7 @@ def evaluate(
     split: options.Split = "",
     option: options.ReaderOption = None,
     subset: options.Subset = False,
-    steps: Annotated[int | None, typer.Option(help="calls of the denoiser")] = None,
+    steps: options.Steps = None,
     guidance: Annotated[float | None, typer.Option(help="classifier-free guidance scale")] = None,
     candidates: Annotated[int | None, typer.Option(help="captions sampled per photo")] = None,
     select: options.Select = None,
@@ -45,7 +45,7 @@ def evaluate(
     metrics: Annotated[
         str, typer.Option(help="to score by besides BLEU, ROUGE-L and CIDEr-D: METEOR,SPICE or a plug-in's")
     ] = "",
-    seed: Annotated[int, typer.Option(help="same seed, same captions")] = 0,
+    seed: options.Seed = 0,
     limit: options.Limit = None,
     batch_size: Annotated[int, typer.Option(help="photos at once")] = 16,
     out: Annotated[

@@ -46,6 +46,21 @@ MemoryFolder = Annotated[
     Path | None, typer.Option(help="folder of remembered photos (clearcap remember) whose captions help")
 ]
 Neighbours = Annotated[int, typer.Option(help="remembered photos that are looked up for each photo")]
+Steps = Annotated[int | None, typer.Option(help="calls of the denoiser")]
+Length = Annotated[int | None, typer.Option(help="words to write; 0: as the model sees fit")]
+Candidates = Annotated[int | None, typer.Option(help="captions sampled for each photo")]
+Seed = Annotated[int, typer.Option(help="same seed, same captions")]
+Recursive = Annotated[bool, typer.Option(help="photos in folders below a folder, too")]
+ImageColumn = Annotated[
+    str | None, typer.Option(help="of parquet and Arrow files; default is image, img, photo ...")
+]
+Prefix = Annotated[str, typer.Option(help="before each caption")]
+Suffix = Annotated[str, typer.Option(help="after each caption")]
+Around = Annotated[
+    str, typer.Option(help="around each caption: {caption}, {name}, {folder}, {confidence:.2f}")
+]
+Dtype = Annotated[str | None, typer.Option(help="of the weights: float32, bfloat16 ... or auto")]
+Backend = Annotated[str, typer.Option(help="fast, torch, prepacked, compiled or onnx")]
 AsJson = Annotated[bool, typer.Option("--json", help="one JSON object on standard output")]
 
 

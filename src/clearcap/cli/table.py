@@ -42,7 +42,7 @@ def table(
     shares: Annotated[str, typer.Option(help="sweep: shares of the positions it keeps")] = "0.2,0.5,0.8",
     thresholds: Annotated[str, typer.Option(help="sweep: probabilities to keep by instead")] = "0.5,0.9",
     levels: Annotated[str, typer.Option(help="sweep: levels that kept words restart from")] = "0",
-    seed: Annotated[int, typer.Option(help="same seed, same captions")] = 0,
+    seed: options.Seed = 0,
     batch_size: Annotated[int, typer.Option(help="photos at once")] = 16,
     out: Annotated[
         Path | None, typer.Option(help="folder for samples, table.json and table.png; a killed run resumes")
