@@ -128,6 +128,12 @@ def _print(found: Evaluation) -> None:
         f"words a caption{again}. Captioning took {found.seconds:.1f} s.",
         highlight=False,
     )
+    if found.trust:
+        console.print(
+            f"Confidence: calibration error {found.trust.calibration_error:.3f} a word, rank correlation with "
+            f"CIDEr-D {found.trust.rank_correlation:.2f}.",
+            highlight=False,
+        )
 
 
 def _compare(folders: tuple[Path, Path], as_json: bool) -> None:

@@ -64,6 +64,7 @@ def _register() -> None:
     from clearcap.cli import (
         bench,
         bulk,
+        calibrate,
         caption,
         control,
         data,
@@ -99,6 +100,7 @@ def _register() -> None:
     app.command()(control.fill)
     app.command()(control.watch)
     app.command()(memory.remember)
+    app.command()(calibrate.calibrate)
     app.command()(labelling.label)
     app.command("train-scorer")(train.train_scorer)
     app.command("compute-stats")(train.compute_stats)

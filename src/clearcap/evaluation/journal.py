@@ -48,14 +48,16 @@ class Captioned(Entry):
     Attributes:
         photo: its id in the corpus.
         caption: the chosen caption.
-        confidence: mean probability of its words.
+        confidence: how sure the captioner is of it.
         candidates: all captions sampled, in their order; empty where only one was.
+        words: each word and how sure the captioner is of it.
     """
 
     photo: str
     caption: str
     confidence: float
     candidates: tuple[str, ...] = ()
+    words: tuple[tuple[str, float], ...] = ()
 
     @property
     def key(self) -> str:
@@ -63,7 +65,8 @@ class Captioned(Entry):
 
     def record(self) -> dict[str, Any]:
         found = {"image_id": self.photo, "caption": self.caption, "confidence": self.confidence}
-        return found | ({"candidates": list(self.candidates)} if self.candidates else {})
+        found |= {"candidates": list(self.candidates)} if self.candidates else {}
+        return found | ({"words": [[word, sure] for word, sure in self.words]} if self.words else {})
 
     @classmethod
     def read(cls, record: dict[str, Any], where: str) -> Captioned:
@@ -72,6 +75,9 @@ class Captioned(Entry):
             caption=member(record, "caption", str, where),
             confidence=float(member(record, "confidence", float, where)),
             candidates=tuple(as_kind(record.get("candidates", []), list, where)),
+            words=tuple(
+                (str(word), float(sure)) for word, sure in as_kind(record.get("words", []), list, where)
+            ),
         )
 
 

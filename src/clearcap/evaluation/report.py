@@ -18,6 +18,7 @@ from clearcap.data.records import Corpus
 from clearcap.data.writing import write_text
 from clearcap.errors import InputError
 from clearcap.evaluation.charts import Point, Row, curve, forest, histogram
+from clearcap.evaluation.confidence import bins_of, words_of
 from clearcap.evaluation.contact_sheet import write_contact_sheet
 from clearcap.evaluation.run import Evaluation
 from clearcap.evaluation.training import plot_training
@@ -87,6 +88,7 @@ def render(found: Evaluation, corpus: Corpus) -> str:
                 )
             ),
         ),
+        *([] if found.trust is None else [_reliability(found)]),
         _section("Best photos", "Highest CIDEr-D.", _photos(found, corpus, best)),
         _section("Worst photos", "Lowest CIDEr-D.", _photos(found, corpus, worst)),
         _section("Photos at random", "Chosen with the seed of the evaluation.", _photos(found, corpus, some)),
@@ -96,6 +98,26 @@ def render(found: Evaluation, corpus: Corpus) -> str:
     return page.substitute(
         title=escape(title), summary=escape(_summary(found)), tiles=_tiles(found), body="\n".join(sections)
     )
+
+
+def _reliability(found: Evaluation) -> str:
+    drawn = curve(by_reliability(found), x_title="confidence of a word", y_title="share that is right")
+    worth = found.trust
+    note = (
+        "A word is right if a reference of its photo has it. Where confidence means what it says, the curve is the "
+        "diagonal. "
+        f"Calibration error {worth.calibration_error:.3f}; rank correlation of the captions' confidence with CIDEr-D "
+        f"{worth.rank_correlation:.2f}."
+        if worth
+        else ""
+    )
+    return _section("What confidence is worth", note, _row([drawn]))
+
+
+def by_reliability(found: Evaluation) -> list[Point]:
+    """The share of right words among those of each tenth of confidence."""
+    sure, right = words_of(found.captions, found.references)
+    return _points(sure, right, bins_of(sure), "confidence {}", ".2f")
 
 
 def by_length(found: Evaluation) -> list[Point]:

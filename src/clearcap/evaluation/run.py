@@ -13,6 +13,7 @@ from clearcap.data.reading import as_kind, member, read_json
 from clearcap.data.records import Corpus
 from clearcap.data.writing import write_json
 from clearcap.errors import InputError
+from clearcap.evaluation.confidence import Trust, trust
 from clearcap.evaluation.files import (
     match,
     number,
@@ -37,6 +38,7 @@ class Evaluation:
         references: photo -> references.
         scored: the figures.
         shuffled: scores of the captions against other photos' references, where asked for.
+        trust: what the captions' confidence is worth; None in results that do not tell that of words.
         seconds: spent captioning, interrupted runs included.
     """
 
@@ -45,12 +47,14 @@ class Evaluation:
     references: dict[str, tuple[str, ...]]
     scored: Scored
     shuffled: dict[str, float] | None
+    trust: Trust | None
     seconds: float
 
     def to_json(self) -> dict[str, Any]:
         """Scores, unrounded, then their intervals, the captions' diversity and the manifest; no wall time."""
         found: dict[str, Any] = {**self.scored.scores.corpus, "intervals": self.scored.intervals}
         found |= {"captions": self.scored.diversity, "manifest": self.manifest}
+        found |= {"confidence": dataclasses.asdict(self.trust)} if self.trust else {}
         return found if self.shuffled is None else {**found, "shuffled": self.shuffled}
 
     def ranked(self) -> list[str]:
@@ -182,7 +186,7 @@ def _caption(
         if isinstance(result, InputError):
             raise InputError(f"photo {photo.id}: {result}") from result
         several = result.candidates if len(result.candidates) > 1 else ()
-        journal.append(Captioned(photo.id, result.caption, result.confidence, several))
+        journal.append(Captioned(photo.id, result.caption, result.confidence, several, result.words))
         done = len(journal.done)
         if done % at.batch_size == 0 or done == total:
             stopwatch.lap(done)
@@ -209,4 +213,5 @@ def _assess(
         seed=seed,
     )
     shuffled = shuffled_scores(chosen, references, seed=seed) if shuffle else None
-    return Evaluation(manifest, tuple(captions), references, scored, shuffled, seconds)
+    worth = trust(captions, references, scored.scores.per_caption["CIDEr-D"])  # type: ignore[arg-type]
+    return Evaluation(manifest, tuple(captions), references, scored, shuffled, worth, seconds)

@@ -11,9 +11,12 @@ from typing import Any
 import numpy as np
 
 from clearcap.errors import InputError, RenamedWarning
-from clearcap.metrics.diversity import diversity, repeating
+from clearcap.metrics.diversity import diversity
+from clearcap.metrics.ngrams import split_tokens
 from clearcap.metrics.scoring import NAMES, Scores, description, score
 from clearcap.metrics.significance import Comparison, Interval, compare, intervals
+from clearcap.metrics.tokenizer import tokenize
+from clearcap.sampling.selection import said_twice
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,26 @@ def score_captions(
             "m_bleu": among.m_bleu,
         }
     return Scored(scores, {name: (one.low, one.high) for name, one in found.items()}, figures)
+
+
+def repeating(
+    captions: Mapping[str, str], references: Mapping[str, Sequence[str]], function_words: Collection[str]
+) -> float:
+    """The share of captions that say a word of content twice which none of their photo's references says twice.
+
+    Args:
+        captions: photo -> caption.
+        references: photo -> references, for the same photos.
+        function_words: as for ``said_twice``.
+    """
+    count = 0
+    for photo, caption in captions.items():
+        own, *theirs = (
+            said_twice(split_tokens(tokens), function_words)
+            for tokens in tokenize([caption, *references[photo]])
+        )
+        count += bool(own.difference(*theirs))
+    return count / len(captions)
 
 
 @dataclass(frozen=True)

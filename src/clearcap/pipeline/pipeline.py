@@ -30,6 +30,8 @@ from clearcap.data.threads import set_threads, threads
 from clearcap.errors import InputError, RenamedWarning, needed
 from clearcap.metrics.cider import DocumentFrequency
 from clearcap.metrics.learned import ClipScorer
+from clearcap.pipeline.calibration import FILE as CONFIDENCE
+from clearcap.pipeline.calibration import Calibration, likeness
 from clearcap.pipeline.infilling import Infilled, Template, gives_most, infill_captions
 from clearcap.pipeline.memory import Memory, Neighbour
 from clearcap.pipeline.trajectory import Frame, read_step, trajectory
@@ -48,8 +50,10 @@ class CaptionResult:
     Attributes:
         image: the photo's path or URL, or its place in the list where it has no name.
         caption: the chosen caption.
-        confidence: mean probability of its words.
-        words: each word and its probability.
+        confidence: how sure the captioner is of it: the mean over its words, of content alone where the captioner is
+            calibrated (``clearcap.pipeline.calibration``).
+        words: each word and how sure the captioner is of it: its probability, or where the captioner is calibrated the
+            share of such words that are right.
         candidates: all captions sampled, in sampling order.
         remembered: id of the remembered photo that the caption was said of; "" where the captioner wrote it itself.
             Its words then have the cosine of the two photos as their probability.
@@ -118,6 +122,7 @@ class CaptionPipeline:
         source: folder that the captioner was loaded from, which ``save_pretrained`` needs.
         memory: captioned photos; what people said of those that are like a photo helps to caption it.
         scorer: folder of the scorer; default ``source``, if one lies there.
+        calibration: what makes confidence of probabilities; without one they are the confidence.
 
     Raises:
         InputError: the memory was made with another image encoder.
@@ -132,6 +137,7 @@ class CaptionPipeline:
         source: Path | None = None,
         memory: Memory | None = None,
         scorer: Path | None = None,
+        calibration: Calibration | None = None,
     ) -> None:
         self.source = source
         self.captioner = captioner.for_inference()
@@ -139,6 +145,7 @@ class CaptionPipeline:
         self.frequency = frequency
         self.clip = clip
         self.memory = memory
+        self.calibration = calibration
         if memory is not None:
             check_fingerprint(self.captioner, memory.encoder, "the memory")
         self._scorer = scorer or source
@@ -186,6 +193,8 @@ class CaptionPipeline:
         folder = find_folder(str(model or "default"), **how.hub)
         counted = frequency_file(str(folder))
         frequency = DocumentFrequency.load(counted) if counted else None
+        measured = folder / CONFIDENCE
+        calibration = Calibration.load(measured) if measured.is_file() else None
         kind = saved_dtype(folder) if "auto" in (dtype, options.get("torch_dtype")) else how.dtype
         if backend == "packed":
             warnings.warn("the backend 'packed' is called 'prepacked' now", RenamedWarning, stacklevel=2)
@@ -212,7 +221,7 @@ class CaptionPipeline:
                     f"{folder}: graphs run on the CPU with the weights they were written with, "
                     f"not on {how.device or 'cpu'} in {kind or 'float32'}; leave device and dtype out"
                 )
-            return cls(*load_graphs(folder), frequency, judge, folder)
+            return cls(*load_graphs(folder), frequency, judge, folder, calibration=calibration)
         try:
             from clearcap.captioner.placing import load_placed
         except ModuleNotFoundError as fault:
@@ -220,7 +229,8 @@ class CaptionPipeline:
                 needed(fault, f"captioning with {looking or folder} by torch") or str(fault)
             ) from fault
         known = Memory.load(memory) if isinstance(memory, (str, Path)) else memory
-        return cls(*load_placed(folder, how.device, kind, backend), frequency, judge, folder, known, scorer)
+        placed = load_placed(folder, how.device, kind, backend)
+        return cls(*placed, frequency, judge, folder, known, scorer, calibration)
 
     @cached_property
     def scorer(self) -> Judge | None:
@@ -272,6 +282,8 @@ class CaptionPipeline:
             from clearcap.captioner.folder import FREQUENCY
 
             self.frequency.save(Path(save_directory) / FREQUENCY)
+        if self.calibration is not None:
+            self.calibration.save(Path(save_directory) / CONFIDENCE)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> Any:
         """Upload what ``save_pretrained`` writes, as transformers' models do. Raises InputError."""
@@ -686,10 +698,14 @@ class CaptionPipeline:
     ) -> list[Watched]:
         """Each photo's caption, chosen among what was drawn and what is remembered."""
         near = self.memory.neighbours(image) if self.memory else [[] for _ in photos]
+        alike = [0.0] * len(photos)
+        if self.calibration:
+            with self.captioner.inference():
+                alike = likeness(self.captioner.image_context(image))
         return [
-            self._result(name, photo, tokens, candidates, neighbours, sampling)
-            for (name, photo), tokens, candidates, neighbours in zip(
-                photos, image, self.decode(generated), near, strict=True
+            self._result(name, photo, tokens, candidates, neighbours, sampling, same)
+            for (name, photo), tokens, candidates, neighbours, same in zip(
+                photos, image, self.decode(generated), near, alike, strict=True
             )
         ]
 
@@ -701,6 +717,7 @@ class CaptionPipeline:
         candidates: Sequence[DecodedCaption],
         neighbours: Sequence[Neighbour],
         sampling: SamplingConfig,
+        alike: float,
     ) -> Watched:
         drawn = tuple(one.text for one in candidates)
         said = [(caption, one) for one in neighbours for caption in one.captions]
@@ -714,9 +731,12 @@ class CaptionPipeline:
             values = judge(judged, sampling.select)
             best = best_of(values, judged)
         words = candidates[best].words if best < len(drawn) else captions[best].split()
-        mean = float(np.mean(trust[best])) if trust[best] else 0.0
         source = said[best - len(drawn)][1].photo if best >= len(drawn) else ""
-        told = tuple(zip(words, trust[best], strict=True))
+        sure: Sequence[float] = trust[best]
+        mean = float(np.mean(sure)) if sure else 0.0
+        if self.calibration and not source:
+            sure, mean = self.calibration(words, sure, alike, self.captioner.function_words)
+        told = tuple(zip(words, sure, strict=True))
         result = CaptionResult(name, captions[best], mean, told, drawn, source)
         return Watched(result, best if best < len(drawn) else -1, tuple(values[: len(drawn)]))
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -14,7 +15,6 @@ from clearcap.config import number, text, texts
 from clearcap.errors import InputError
 from clearcap.metrics import bleu, cider
 from clearcap.metrics.cider import DocumentFrequency
-from clearcap.metrics.diversity import said_twice
 
 Values = TypeVar("Values")
 UTILITIES: dict[str, Callable[..., np.ndarray]] = {"bleu": bleu.pairwise, "cider": cider.pairwise}
@@ -167,6 +167,17 @@ def best_of(values: Sequence[float], candidates: Candidates) -> int:
     words = candidates.function_words
     once = [not said_twice(caption.lower().split(), words) for caption in candidates.captions]
     return max(range(len(values)), key=lambda i: (once[i], round(values[i], 9), sure[i]))
+
+
+def said_twice(words: Sequence[str], function_words: Collection[str]) -> set[str]:
+    """The words of content that a caption says more than once; none where no function words are known.
+
+    Args:
+        words: the caption's, in lower case.
+        function_words: those that a caption may well say twice: "a", "the", "of".
+    """
+    content = Counter(word for word in words if word not in function_words)
+    return {word for word, times in content.items() if times > 1} if function_words else set()
 
 
 def diverse(captions: Sequence[str], count: int, *, utility: str = "bleu", novelty: float = 0.5) -> list[int]:
