@@ -82,6 +82,10 @@ class TextConfig:
     length: int = knob(20, "positions of a caption, [CLS] and [SEP] included")
     max_words: int = knob(30, "words of a training caption that are kept, before it is cut to length")
     keep_period: bool = knob(False, "keep the full stop at a caption's end")
+    sides: str = knob(
+        "left right",
+        "words for a side, blanks between: a photo whose caption says one is not mirrored in training",
+    )
     normalise: bool = knob(True, "normalise latents by channel, over the training captions")
     pretrained: bool = knob(True, "take over the weights of text.source, not its sizes and tokenizer alone")
 
@@ -321,6 +325,9 @@ class TrainConfig:
     """How the denoiser is fitted."""
 
     init: str = knob("", "folder or hub name of a captioner to go on with")
+    denoiser: str = knob(
+        "", "folder or hub name of a captioner whose denoiser is begun with, as far as its weights fit"
+    )
     steps: int = knob(20000, "optimiser steps")
     photos: int = knob(32, "photos a step (of each process)")
     copies: int = knob(12, "noised captions per photo and step; they share the photo's keys and values")

@@ -27,7 +27,9 @@ SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 def clean_caption(caption: str, max_words: int = 30, keep_period: bool = True) -> str:
-    """Lower-case, drop ``! " ( ) * # : ; ~``, squeeze spaces, keep the first words (LaDiC's ``pre_caption``).
+    """Drop ``! " ( ) * # : ; ~``, squeeze spaces, keep the first words (LaDiC's ``pre_caption``).
+
+    Capitals stay: whether they count is a matter of the vocabulary, whose tokenizer lower-cases or does not.
 
     Args:
         caption: one caption.
@@ -39,14 +41,14 @@ def clean_caption(caption: str, max_words: int = 30, keep_period: bool = True) -
     """
     if not isinstance(caption, str):
         raise InputError(f"caption {caption!r} is a {type(caption).__name__}, not text; pass a string")
-    text = _NOISE.sub(" ", unicodedata.normalize("NFC", caption).lower())
+    text = _NOISE.sub(" ", unicodedata.normalize("NFC", caption))
     text = _SPACES.sub(" ", text).rstrip("\n").strip(" ")
     if not keep_period:
         text = text.rstrip(" .")
     return " ".join(text.split(" ")[: number("max_words", max_words, int, 0)])
 
 
-def train_tokenizer(captions: Iterable[str], size: int, min_count: int = 4) -> Any:
+def train_tokenizer(captions: Iterable[str], size: int, min_count: int = 4, *, cased: bool = False) -> Any:
     """A BERT word-piece tokenizer whose vocabulary is the corpus's own words, most frequent first.
 
     Every word seen at least ``min_count`` times is one piece, so a word is one position of the latent; rarer
@@ -56,17 +58,19 @@ def train_tokenizer(captions: Iterable[str], size: int, min_count: int = 4) -> A
         captions: cleaned captions.
         size: vocabulary size at most, special tokens and letters included.
         min_count: occurrences that make a word a piece of its own.
+        cased: keep capitals and accents, of which the tokenizer drops both otherwise.
 
     Returns:
         A ``transformers.BertTokenizer``.
     """
+    from tokenizers.normalizers import BertNormalizer
     from tokenizers.pre_tokenizers import BertPreTokenizer
     from transformers import BertTokenizer
 
-    split = BertPreTokenizer()
+    normal, split = BertNormalizer(lowercase=not cased), BertPreTokenizer()
     counts: Counter[str] = Counter()
     for caption in captions:
-        counts.update(word for word, _ in split.pre_tokenize_str(caption))
+        counts.update(word for word, _ in split.pre_tokenize_str(normal.normalize_str(caption)))
     if not counts:
         raise InputError("no captions to take a vocabulary from; pass a corpus with captions")
     letters = sorted({letter for word in counts for letter in word})
@@ -80,7 +84,13 @@ def train_tokenizer(captions: Iterable[str], size: int, min_count: int = 4) -> A
             endings.update({f"##{word[-k:]}": n for k in (2, 3, 4) if len(word) > k})
     room = max(size - len(pieces) - len(words), 0)
     pieces += words + [ending for ending, _ in endings.most_common(room)]
-    return BertTokenizer(vocab={piece: i for i, piece in enumerate(pieces)}, do_lower_case=True)
+    return BertTokenizer(vocab={piece: i for i, piece in enumerate(pieces)}, do_lower_case=not cased)
+
+
+def keeps_capitals(tokenizer: Any) -> bool:
+    """Whether a vocabulary tells "Hund" from "hund"."""
+    special = set(tokenizer.convert_ids_to_tokens(tokenizer.all_special_ids))
+    return any(piece != piece.lower() for piece in tokenizer.get_vocab() if piece not in special)
 
 
 def encode_captions(tokenizer: Any, captions: Sequence[str], length: int) -> tuple[TokenIds, TokenIds]:
