@@ -82,6 +82,11 @@ class TextConfig:
     length: int = knob(20, "positions of a caption, [CLS] and [SEP] included")
     max_words: int = knob(30, "words of a training caption that are kept, before it is cut to length")
     keep_period: bool = knob(False, "keep the full stop at a caption's end")
+    words: str = knob(
+        "ptb",
+        "what scores take for words: COCO's, or those of any script (clearcap evaluate --tokenizer)",
+        ("ptb", "unicode"),
+    )
     sides: str = knob(
         "left right",
         "words for a side, blanks between: a photo whose caption says one is not mirrored in training",

@@ -292,7 +292,7 @@ def shared_weights(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     with torch.no_grad():
         captioner.denoiser.head.weight.mul_(1.5)
     student = save(captioner, tokenizer, tmp_path_factory.mktemp("student"))
-    export(str(student), root / "student", root)
+    export(str(student), root / "student", str(root))
     assert len(weight_files(root / "student")) == 2
     return root / "student"
 

@@ -326,7 +326,14 @@ def push(folder: Path, name: str, *, private: bool = False, token: str | None = 
     return str(api.upload_folder(repo_id=name, folder_path=folder, commit_message="Upload a clearcap model"))
 
 
-def export(source: str, out: Path, shares: Path | None = None, *, graphs: bool = True) -> None:
+def export(
+    source: str,
+    out: Path,
+    shares: str = "",
+    *,
+    graphs: bool = True,
+    sampling: Mapping[str, Any] | None = None,
+) -> None:
     """Write a captioner for distribution: weights in float16 (computed with in float32), statistics in float32.
 
     Graphs that share the weights go with it, with which onnxruntime captions where there is no torch, and the curves
@@ -335,8 +342,10 @@ def export(source: str, out: Path, shares: Path | None = None, *, graphs: bool =
     Args:
         source: folder or hub name of a captioner.
         out: folder to write.
-        shares: folder of an exported captioner to which ``out`` will keep its place; parts equal to its are left out.
+        shares: folder or name of an exported captioner to which ``out`` will keep its place; parts equal to its are
+            left out.
         graphs: whether graphs are written.
+        sampling: settings that it samples with, in place of those it was saved with.
 
     Raises:
         InputError: there is no such captioner, or the extra ``onnx`` is not installed.
@@ -354,8 +363,9 @@ def export(source: str, out: Path, shares: Path | None = None, *, graphs: bool =
         name: (tensor.half() if name in trained and tensor.ndim > 1 else tensor).contiguous()
         for name, tensor in captioner.state_dict().items()
     }
-    if shares is not None:
-        held = find_folder(str(shares))
+    captioner.config.sampling = dataclasses.asdict(sampling_with(captioner.defaults, sampling or {}))
+    if shares:
+        held = find_folder(shares)
         common = Shares(
             os.path.relpath(held, out),
             same_parts(state, load_file(held / "model.safetensors")),

@@ -14,6 +14,7 @@ from clearcap.errors import InputError, RenamedWarning
 from clearcap.metrics.diversity import diversity
 from clearcap.metrics.scoring import NAMES, Scores, description, score
 from clearcap.metrics.significance import Comparison, Interval, compare, intervals
+from clearcap.metrics.words import DESCRIPTIONS, words_by
 
 
 @dataclass(frozen=True)
@@ -32,16 +33,17 @@ class Scored:
     diversity: dict[str, Any]
 
 
-def conventions(names: Sequence[str]) -> dict[str, str]:
+def conventions(names: Sequence[str], tokenizer: str = "ptb") -> dict[str, str]:
     """What the scores of these metrics mean, for manifests: the first line that each says of itself.
 
-    BLEU, ROUGE-L and CIDEr-D equal pycocoevalcap 1.2's.
+    BLEU, ROUGE-L and CIDEr-D equal pycocoevalcap 1.2's, where the tokeniser is "ptb".
 
     Raises:
-        InputError: there is no such metric.
+        InputError: there is no such metric or tokeniser.
     """
+    words_by(tokenizer)
     return {
-        "tokenizer": "Stanford PTB 3.4.1, lower case, no punctuation",
+        "tokenizer": DESCRIPTIONS[tokenizer],
         **{name: description(name) for name in names},
         "intervals": "95%, percentiles of 1,000 bootstrap samples of photos",
     }
@@ -60,6 +62,7 @@ def score_captions(
     drawn: Mapping[str, Sequence[str]] | None = None,
     metrics: Sequence[str] = NAMES,
     seed: int = 0,
+    tokenizer: str = "ptb",
 ) -> Scored:
     """Score captions.
 
@@ -70,6 +73,7 @@ def score_captions(
         drawn: deprecated, the former name of ``candidates``.
         metrics: as for `clearcap.metrics.score`.
         seed: of the bootstrap.
+        tokenizer: as for `clearcap.metrics.score`.
 
     Raises:
         InputError: as `clearcap.metrics.score`.
@@ -77,9 +81,9 @@ def score_captions(
     if drawn is not None:
         warnings.warn("drawn is called candidates", RenamedWarning, stacklevel=2)
         candidates = drawn
-    scores = score(captions, references, metrics)  # type: ignore[arg-type]  # Mapping's keys are invariant
+    scores = score(captions, references, metrics, tokenizer=tokenizer)  # type: ignore[arg-type]  # Mapping's keys are invariant
     found = intervals(scores, seed=seed)
-    said = diversity([[caption] for caption in captions.values()])
+    said = diversity([[caption] for caption in captions.values()], tokenizer=tokenizer)
     figures: dict[str, Any] = {
         "distinct": said.distinct_corpus,
         "distinct_share": said.distinct_corpus / said.captions,
@@ -87,7 +91,7 @@ def score_captions(
         "length": dataclasses.asdict(said.lengths),
     }
     if candidates:
-        among = diversity(list(candidates.values()))
+        among = diversity(list(candidates.values()), tokenizer=tokenizer)
         figures["candidates"] = {
             "distinct_share": among.distinct,
             "self_cider": among.self_cider,
@@ -120,6 +124,7 @@ def compare_captions(
     *,
     names: Sequence[str],
     seed: int = 0,
+    tokenizer: str = "ptb",
 ) -> Compared:
     """Test two systems against each other, paired by photo.
 
@@ -129,6 +134,7 @@ def compare_captions(
         metrics: as for `clearcap.metrics.score`.
         names: what error messages call the systems.
         seed: of the tests.
+        tokenizer: as for `clearcap.metrics.score`.
 
     Raises:
         InputError: no photo is captioned by both.
@@ -139,7 +145,9 @@ def compare_captions(
             f"{names[0]} and {names[1]} caption no photo in common; compare captions of one split"
         )
     first, second = (
-        score_captions({photo: one[photo] for photo in held}, held, metrics=metrics).scores
+        score_captions(
+            {photo: one[photo] for photo in held}, held, metrics=metrics, tokenizer=tokenizer
+        ).scores
         for one in captions
     )
     return Compared(
@@ -165,7 +173,11 @@ def pooled_scores(runs: Sequence[Scored], *, seed: int = 0) -> dict[str, Interva
 
 
 def shuffled_scores(
-    captions: Mapping[str, str], references: Mapping[str, Sequence[str]], *, seed: int = 0
+    captions: Mapping[str, str],
+    references: Mapping[str, Sequence[str]],
+    *,
+    seed: int = 0,
+    tokenizer: str = "ptb",
 ) -> dict[str, float]:
     """Corpus scores of the captions against other photos' references.
 
@@ -175,6 +187,7 @@ def shuffled_scores(
         captions: photo -> caption.
         references: photo -> references, for the same photos.
         seed: of the exchange; no photo keeps its own.
+        tokenizer: as for `clearcap.metrics.score`.
 
     Raises:
         InputError: fewer than two photos.
@@ -184,7 +197,7 @@ def shuffled_scores(
         raise InputError("one photo has no other photo's references; shuffle two or more")
     other = derangement(len(photos), seed)
     exchanged = {photo: references[photos[place]] for photo, place in zip(photos, other, strict=True)}
-    return score(captions, exchanged).corpus  # type: ignore[arg-type]
+    return score(captions, exchanged, tokenizer=tokenizer).corpus  # type: ignore[arg-type]
 
 
 def derangement(count: int, seed: int) -> list[int]:

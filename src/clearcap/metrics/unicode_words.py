@@ -4,34 +4,54 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from bisect import bisect_right
 from collections.abc import Sequence
+from functools import cache
 
 from clearcap.config import texts
 
-# Scripts that are written without spaces and cannot be cut into words without a dictionary: Chinese characters, kana,
-# Thai, Lao, Khmer, Burmese, Tibetan. Each letter, with the marks that belong to it, is a word.
+# First letters of scripts that are written without spaces, and the first characters behind them: Thai and Lao, Tibetan,
+# Burmese, Khmer, kana, Chinese characters.
 _UNSPACED = (
-    "\u0e00-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff"
-    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-)
-# Python's \w has no combining marks, which stand within the words of Arabic, Hebrew and the scripts of India.
-_MARK = "\u0300-\u036f\u0483-\u0487\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u0610-\u061a\u064b-\u065f\u0670"
-_MARK += (
-    "\u06d6-\u06dc\u06df-\u06e4\u06e7\u06e8\u06ea-\u06ed\u0900-\u0903\u093a-\u094f\u0951-\u0957\u0962\u0963"
-)
-_LETTER = rf"(?:(?![{_UNSPACED}])[\w{_MARK}])"
-_WORD = re.compile(rf"[{_UNSPACED}][{_MARK}]*|{_LETTER}+(?:[-\u2010\u2011'\u2019]{_LETTER}+)*")
+    (0x0E00, 0x0F00), (0x0F00, 0x1000), (0x1000, 0x10A0), (0x1780, 0x1800), (0x3005, 0x3008), (0x3040, 0x3100),
+    (0x31F0, 0x3200), (0x3400, 0x4DC0), (0x4E00, 0xA000), (0xF900, 0xFB00), (0x20000, 0x40000),
+)  # fmt: skip
+_WORD = re.compile(r"um*|[wd][wdm]*(?:-[wd][wdm]*)*")  # over kinds of characters
 
 
 def unicode_words(captions: Sequence[str], *, lower: bool = True) -> list[list[str]]:
-    """Words of each caption: runs of letters and digits of any script.
+    """Words of each caption: runs of letters, digits and their marks, of any script.
 
-    A hyphen or apostrophe within a word belongs to it, so a German compound is one word, hyphens or not. A character of
-    a script without spaces, such as Chinese, is a word. Punctuation is none.
+    A hyphen or apostrophe within a word belongs to it, so a German compound is one word, with hyphens or without. A
+    letter of a script that is written without spaces, such as a Chinese character, is a word. Punctuation is none.
 
     Args:
         captions: raw text.
         lower: fold case, as scores do.
     """
-    found = (unicodedata.normalize("NFC", caption) for caption in texts("captions", captions))
-    return [_WORD.findall(caption.lower() if lower else caption) for caption in found]
+    found = []
+    for caption in texts("captions", captions):
+        text = unicodedata.normalize("NFC", caption)
+        kinds = "".join(map(_kind, text))
+        words = [text[match.start() : match.end()] for match in _WORD.finditer(kinds)]
+        found.append([word.lower() for word in words] if lower else words)
+    return found
+
+
+def unspaced(character: str) -> bool:
+    """Whether a character is a letter of a script that is written without spaces."""
+    return _kind(character) == "u"
+
+
+@cache
+def _kind(character: str) -> str:
+    """u: letter without spaces, w: other letter, d: digit, m: mark of the letter before it, "-": within words."""
+    category = unicodedata.category(character)
+    if category[0] == "M" or character in "\u200c\u200d":  # joiners, within words of Persian and of India
+        return "m"
+    if category[0] == "L" or character == "\u3007":
+        place = bisect_right(_UNSPACED, (ord(character), 0x110000)) - 1
+        return "u" if place >= 0 and ord(character) < _UNSPACED[place][1] else "w"
+    if category[0] == "N":
+        return "d"
+    return "-" if character in "-'\u2010\u2011\u2019" else " "

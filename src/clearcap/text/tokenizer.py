@@ -8,6 +8,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +18,14 @@ from jaxtyping import Bool
 from clearcap.arrays import TokenIds
 from clearcap.config import number
 from clearcap.errors import InputError
+from clearcap.metrics.unicode_words import unspaced
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 _NOISE = re.compile(r"[!\"()*#:;~]")
 _SPACES = re.compile(r"\s{2,}")
+_STOPS = "，。、？！：；،؟؛۔"  # of Chinese, Japanese, Arabic and Urdu
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
@@ -220,7 +223,8 @@ def decode_caption(
     """The caption that predicted ids spell.
 
     Special positions are dropped wherever they stand, pieces are joined, and a word that repeats the one before
-    it is said once (the authors' post-processing, per caption).
+    it is said once (the authors' post-processing, per caption). A character of a script without spaces is a word, but
+    two of a kind are none too many.
 
     Args:
         tokenizer: the text space's.
@@ -245,14 +249,38 @@ def decode_caption(
             words.append(piece.removeprefix("##"))
             trust.append(float(p))
             places.append((place,))
-    keep = [i for i, word in enumerate(words) if i == 0 or word != words[i - 1]]
+    keep = [i for i, word in enumerate(words) if i == 0 or word != words[i - 1] or may_repeat(word)]
     return DecodedCaption(
         tuple(words[i] for i in keep), tuple(trust[i] for i in keep), tuple(places[i] for i in keep)
     )
 
 
 def join_words(words: Sequence[str]) -> str:
-    """Words as a sentence: no space before punctuation, none around a word's hyphen or apostrophe."""
-    text = " ".join(words)
-    text = re.sub(r" ([.,?!%])", r"\1", text)
+    """Words as a sentence: no space before punctuation, around a word's hyphen or apostrophe, or where none is written.
+
+    Characters of scripts without spaces, such as Chinese, stand one behind the other.
+    """
+    text = re.sub(rf" ([.,?!%{_STOPS}])", r"\1", side_by_side(words))
     return re.sub(r" ?(['-]) ?(?=\w)", r"\1", text)
+
+
+def side_by_side(words: Sequence[str]) -> str:
+    """Words with a space between each two, but for scripts without."""
+    return "".join(words[:1]) + "".join(gap(before, word) + word for before, word in pairwise(words))
+
+
+def gap(before: str, after: str) -> str:
+    """What stands between two pieces of text: nothing within a script without spaces, else a space."""
+    ends = before[-1:], after[:1]
+    return "" if all(end and (unspaced(end) or end in _STOPS) for end in ends) else " "
+
+
+def split_words(text: str) -> list[str]:
+    """The words of a text: what stands between spaces, and each character of a script without them."""
+    apart = "".join(f" {letter} " if unspaced(letter) else letter for letter in text)
+    return apart.split()
+
+
+def may_repeat(word: str) -> bool:
+    """Whether a word may follow itself: characters of scripts without spaces often do."""
+    return len(word) == 1 and unspaced(word)

@@ -16,6 +16,7 @@ from clearcap.config import TextConfig, TrainConfig
 from clearcap.data.features import Features, flip
 from clearcap.data.reading import as_kind, member, read_jsonl
 from clearcap.metrics.cider import DocumentFrequency
+from clearcap.metrics.words import agreement_words
 from clearcap.sampling.selection import expected_utility
 from clearcap.training.loop import generator_at
 
@@ -139,7 +140,7 @@ def caption_shares(captions: Sequence[Sequence[str]], weight: float) -> Float[Te
     A share is proportional to exp(weight * z), where z is the caption's mean CIDEr-D against the photo's other
     captions, in standard deviations from the photo's mean: people who say what others say too are heard more often.
     """
-    frequency = DocumentFrequency.of(captions) if weight else None
+    frequency = DocumentFrequency.of(captions, agreement_words) if weight else None
     shares = torch.full((len(captions), max(map(len, captions), default=0)), torch.inf)
     for row, group in zip(shares, captions, strict=True):
         agreement = torch.tensor(

@@ -19,8 +19,8 @@ from clearcap.config import SamplingConfig, TextConfig, TrainConfig, knob, make,
 from clearcap.data.features import Features
 from clearcap.data.records import CaptionedPhoto
 from clearcap.errors import InputError
-from clearcap.metrics.tokenizer import tokenize
 from clearcap.metrics.unicode_words import unicode_words
+from clearcap.metrics.words import agreement_words
 from clearcap.text.tokenizer import keeps_capitals, word_ids
 from clearcap.training.examples import Examples, photos_of_step, prepare_examples
 from clearcap.training.joint.seeing import ReadPhotos, joint_optimizers, views_of_step
@@ -242,7 +242,7 @@ def word_rows(captions: Sequence[str], tokenizer: Any) -> Int[Tensor, "captions 
     COCO's tokeniser drops capitals, so words of a vocabulary that has them are cut by the one of all scripts.
     """
     ids = torch.full((len(captions), REFERENCE_WORDS), -1)
-    cut = unicode_words(captions, lower=False) if keeps_capitals(tokenizer) else tokenize(list(captions))
+    cut = unicode_words(captions, lower=False) if keeps_capitals(tokenizer) else agreement_words(captions)
     for row, words in zip(ids, cut, strict=True):
         said = tokenizer.convert_tokens_to_ids(tokenizer.tokenize(" ".join(words)))[:REFERENCE_WORDS]
         row[: len(said)] = torch.tensor(said, dtype=row.dtype)
