@@ -71,7 +71,7 @@ def evaluate(
 ) -> None:
     """Caption every photo of a split and score the captions: BLEU, ROUGE-L, CIDEr-D, with intervals."""
     if compare is not None:
-        _compare(compare, as_json)
+        compare_folders(compare, as_json)
         return
     how = options.sampling_settings(
         overrides, steps=steps, guidance=guidance, candidates=candidates, select=select, utility=utility
@@ -137,7 +137,12 @@ def _print(found: Evaluation) -> None:
     )
 
 
-def _compare(folders: tuple[Path, Path], as_json: bool) -> None:
+def compare_folders(folders: tuple[Path, Path], as_json: bool) -> None:
+    """Test two finished evaluations against each other, and print what comes out.
+
+    Raises:
+        InputError: they are of other photos or references, or their words were cut by different tokenisers.
+    """
     from clearcap.evaluation.run import load_evaluation
     from clearcap.evaluation.scores import metrics_of
     from clearcap.metrics.words import tokenizer_of
