@@ -9,7 +9,7 @@
 #
 # Kill it at any moment and give the same command again. Settings of the environment: BASE is the captioner whose image
 # encoder is used as it is and whose denoiser is begun with (default the bundled model; OUT/model points to its weights),
-# TEXT, FIT and REWARD how many steps each stage has. docs/languages.md says what every stage does.
+# TEXT, FIT and REWARD how many steps each stage has, MORE further settings of the third. docs/languages.md says what every stage does.
 set -euo pipefail
 LANGUAGE=$1 DATA=$2 OUT=$3
 HERE=$(dirname "$0")
@@ -43,7 +43,7 @@ stage fit $CLEARCAP train compact "text.source=$OUT/text-space" "text.sides=$SID
     ${ALONE:+"data.text=$ALONE"} ${ALONE:+train.text_only=0.125} \
     train.photos=32 train.copies=4 train.steps="${FIT:-2000}" train.lr=1e-3 train.muon_lr=1e-3 train.warmup=50 \
     train.ema=0.99 train.weight_decay=0.05 train.agreement=1 train.sample_every=500 train.save_every=100 \
-    $TINY_DATA $TINY_FIT --out "$OUT/fit"
+    $TINY_DATA $TINY_FIT ${MORE:-} --out "$OUT/fit"
 
 # 4. The few steps by reward, over the same tokens.
 stage reward $CLEARCAP self-critical "$OUT/fit/model" --data "$TRAIN" ${ALONE:+--text "$ALONE"} --watch "$DEV" \
@@ -52,5 +52,5 @@ stage reward $CLEARCAP self-critical "$OUT/fit/model" --data "$TRAIN" ${ALONE:+-
     ${STEPS:+train.steps=$STEPS train.photos=6 kept_photos=2 watch_photos=2 train.sample_every=0 train.tracker=none} --out "$OUT/reward"
 
 # 5. At half the size, without the encoder, which is the base model's; three calls, the surest of seven lengths.
-stage export $CLEARCAP export "$OUT/reward/model" "$OUT/model" --shares "$BASE" --set steps=3 --set length=9 \
+stage export $CLEARCAP export "$OUT/reward/model" "$OUT/model" --shares "$BASE" ${STEPS:+--no-graphs} --set steps=3 --set length=9 \
     --set min_length=6 --set max_length=12 --set candidates=7 --set select=confidence
