@@ -117,7 +117,7 @@ def recipe_of(own: Path, *command: str | Path, **settings: str) -> subprocess.Co
 def test_a_language_is_learned_over_anothers_encoder(own: Path) -> None:
     mine, out = own / "mine", own / "out"
     (mine / "captions_val.jsonl").rename(mine / "captions_dev.jsonl")
-    german = ["ein Hund läuft über eine grüne wiese.", "Zwei Männer reiten.", "Der Hund läuft über die Wiese"]
+    german = ["ein hund läuft über eine grüne wiese.", "Zwei Männer reiten.", "Der Hund läuft über die Wiese"]
     for split in ("train", "dev"):
         file = mine / f"captions_{split}.jsonl"
         records = [json.loads(line) | {"captions": german} for line in file.read_text().splitlines()]
