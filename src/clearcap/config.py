@@ -87,6 +87,15 @@ class TextConfig:
         "words that a caption may well say twice (a, the, of), separated by spaces; a candidate that says another word "
         "twice is chosen only where all do; empty: any word may be said twice",
     )
+    words: str = knob(
+        "ptb",
+        "what scores take for words: COCO's, or those of any script (clearcap evaluate --tokenizer)",
+        ("ptb", "unicode"),
+    )
+    sides: str = knob(
+        "left right",
+        "words for a side, blanks between: a photo whose caption says one is not mirrored in training",
+    )
     normalise: bool = knob(True, "normalise latents by channel, over the training captions")
     pretrained: bool = knob(True, "take over the weights of text.source, not its sizes and tokenizer alone")
 
@@ -326,6 +335,9 @@ class TrainConfig:
     """How the denoiser is fitted."""
 
     init: str = knob("", "folder or hub name of a captioner to go on with")
+    denoiser: str = knob(
+        "", "folder or hub name of a captioner whose denoiser is begun with, as far as its weights fit"
+    )
     steps: int = knob(20000, "optimiser steps")
     photos: int = knob(32, "photos a step (of each process)")
     copies: int = knob(12, "noised captions per photo and step; they share the photo's keys and values")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from commands import clearcap
 from PIL import Image
 from tiny_captioner import tiny_captioner
 
-from clearcap.captioner.folder import weight_files
+from clearcap.captioner.folder import shares_of, weight_files
 from clearcap.captioner.hub import export
 from clearcap.captioner.model import Captioner, CaptionerConfig, load_captioner
 from clearcap.captioner.network import Network
@@ -22,6 +23,7 @@ from clearcap.captioner.onnx import GRAPHS
 from clearcap.captioner.onnx.int8 import LOSS, WEIGHT_STEPS, quantize, quantize_columns
 from clearcap.captioner.onnx.runtime import GraphModel, denoiser_inputs
 from clearcap.captioner.onnx.weights import LEAST
+from clearcap.captioner.sharing import stored
 from clearcap.data.images import PhotoFile
 from clearcap.data.records import CaptionedPhoto
 from clearcap.errors import InputError
@@ -290,7 +292,7 @@ def shared_weights(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     with torch.no_grad():
         captioner.denoiser.head.weight.mul_(1.5)
     student = save(captioner, tokenizer, tmp_path_factory.mktemp("student"))
-    export(str(student), root / "student", root)
+    export(str(student), root / "student", str(root))
     assert len(weight_files(root / "student")) == 2
     return root / "student"
 
@@ -323,16 +325,45 @@ def test_graphs_share_the_weights_beside_them(
     assert files == {"model.safetensors", "../model.safetensors"}
 
 
-@pytest.mark.parametrize("file", ["model.safetensors", "../model.safetensors"])
-def test_graphs_of_other_weights_are_refused(shared_weights: Path, tmp_path: Path, file: str) -> None:
+def change(file: Path, part: str) -> None:
+    """Another bit in the first weight of a part."""
+    begin = next(begin for name, _, begin in stored(file) if name.startswith(part))
+    changed = bytearray(file.read_bytes())
+    changed[begin] ^= 1
+    file.write_bytes(changed)
+
+
+def test_graphs_of_other_weights_are_refused(shared_weights: Path, tmp_path: Path) -> None:
     shutil.copytree(shared_weights.parent, tmp_path / "model")
     folder = tmp_path / "model" / "student"
-    weights = folder / file
-    changed = bytearray(weights.read_bytes())
-    changed[-1] ^= 1
-    weights.write_bytes(changed)
+    change(folder / "model.safetensors", "denoiser")
     with pytest.raises(InputError, match=r"written for other weights .* clearcap export"):
         CaptionPipeline.from_pretrained(folder, backend="onnx")
+
+
+@pytest.mark.parametrize("backend", ["onnx", "torch"])
+def test_only_the_parts_that_are_shared_must_stay(shared_weights: Path, tmp_path: Path, backend: str) -> None:
+    shutil.copytree(shared_weights.parent, tmp_path / "model")
+    folder = tmp_path / "model" / "student"
+    shares = shares_of(folder)
+    assert shares
+    assert shares.parts == ("text", "vision")
+    change(folder.parent / "model.safetensors", "denoiser")  # a new denoiser beside the encoder of before
+    CaptionPipeline.from_pretrained(folder, backend=backend)
+    change(folder.parent / "model.safetensors", "vision")
+    with pytest.raises(InputError, match=r"text and vision weights are others .* from one release"):
+        CaptionPipeline.from_pretrained(folder, backend=backend)
+
+
+@pytest.mark.parametrize("said", ["..", {"folder": ".."}, {"folder": "..", "parts": ["eyes"], "sha256": ""}])
+def test_what_is_shared_must_be_said_whole(shared_weights: Path, tmp_path: Path, said: Any) -> None:
+    shutil.copytree(shared_weights.parent, tmp_path / "model")
+    folder = tmp_path / "model" / "student"
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**settings, "shares": said}))
+    for backend in ("onnx", "torch"):
+        with pytest.raises(InputError, match=r"config\.json: 'shares' .* save the captioner again"):
+            CaptionPipeline.from_pretrained(folder, backend=backend)
 
 
 def test_graphs_are_chosen_unless_torch_is_asked_for(shared_weights: Path, trained: Path) -> None:

@@ -17,6 +17,8 @@ import transformers as hf
 from PIL import Image
 from tiny_captioner import CAPTIONS, seeing_captioner
 
+from clearcap.captioner.folder import shares_of
+from clearcap.captioner.hub import export
 from clearcap.captioner.model import load_captioner
 from clearcap.pipeline import CaptionPipeline
 
@@ -110,6 +112,34 @@ def recipe_of(own: Path, *command: str | Path, **settings: str) -> subprocess.Co
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return done
+
+
+def test_a_language_is_learned_over_anothers_encoder(own: Path) -> None:
+    mine, out = own / "mine", own / "out"
+    (mine / "captions_val.jsonl").rename(mine / "captions_dev.jsonl")
+    german = ["ein hund läuft über eine grüne wiese.", "Zwei Männer reiten.", "Der Hund läuft über die Wiese"]
+    for split in ("train", "dev"):
+        file = mine / f"captions_{split}.jsonl"
+        records = [json.loads(line) | {"captions": german} for line in file.read_text().splitlines()]
+        file.write_text("".join(json.dumps(record) + "\n" for record in records))
+    (mine / "text.jsonl").write_text(
+        json.dumps({"captions": ["Ein Mädchen im Wasser und eine Wiese"]}) + "\n"
+    )
+    export(str(own / "start"), own / "base", graphs=False)
+    more = "vision.tokens=4 vision.dim=16 vision.image_size=64 sampling.steps=2"
+    command = (RECIPES / "language.sh", "de", mine, out)
+    recipe_of(own, *command, BASE=str(own / "base"), MORE=more)
+    learned = (out / "captions" / "captions_train.jsonl").read_text(encoding="utf-8")
+    assert "Ein Hund läuft über eine grüne Wiese." in learned  # as most write it
+    assert "grüne wiese" in (out / "captions" / "captions_dev.jsonl").read_text(encoding="utf-8")
+    model = CaptionPipeline.from_pretrained(out / "model")
+    assert model.captioner.config.text["sides"].startswith("links rechts")
+    assert model.sampling().steps == 3
+    shares = shares_of(out / "model")
+    assert shares is not None
+    assert shares.parts == ("vision",)
+    assert model.fill(mine / "val0.png", "ein ___").text.startswith("ein ")
+    assert "==" not in recipe_of(own, *command, BASE=str(own / "base"), MORE=more).stderr  # all is done
 
 
 def test_the_mean_of_two_captioners_lies_where_it_is_asked_for(own: Path) -> None:

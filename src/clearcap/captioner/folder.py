@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from clearcap.captioner.building import Settings
+from clearcap.captioner.sharing import Shares
 from clearcap.config import Preset, renamed
 from clearcap.errors import InputError, RenamedWarning
 
@@ -20,7 +21,6 @@ FREQUENCY = "document_frequency.json.gz"  # beside the weights, where the traini
 SCORER = "scorer.safetensors"  # beside the weights, where one was trained (``clearcap train-scorer``)
 CURVES, SAMPLES = "curves.jsonl", "samples.jsonl"  # of a training run, beside its model
 TOKENIZER = "tokenizer.json"
-SHARES = "shares"  # in config.json: folder, from this one, whose weights stand for those not here
 BUNDLED = {"default": "model"}  # names of the models that ship -> their folders
 JOINED = {"few-steps": "default"}  # models that shipped -> the one that does what they did
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
@@ -233,13 +233,14 @@ def weight_files(folder: Path) -> list[Path]:
     Raises:
         InputError: ``config.json`` cannot be read.
     """
-    shared = read_settings(folder).get(SHARES)
-    if not isinstance(shared, (str, type(None))):
-        raise InputError(
-            f"{folder / 'config.json'}: {SHARES!r} is {shared!r}, not a folder; save the captioner again"
-        )
+    shares = shares_of(folder)
     own = folder / "model.safetensors"
-    return [folder / shared / "model.safetensors", own] if shared else [own]
+    return [folder / shares.folder / "model.safetensors", own] if shares else [own]
+
+
+def shares_of(folder: Path) -> Shares | None:
+    """Which of its weights a captioner takes from another's file. Raises InputError."""
+    return Shares.read(read_settings(folder), folder / "config.json")
 
 
 def named_weights(folder: Path) -> list[tuple[str, Path]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoProcessor, BatchFeature, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.processing_utils import ProcessorMixin
@@ -19,14 +21,12 @@ from transformers.processing_utils import ProcessorMixin
 from clearcap.captioner.folder import (
     FREQUENCY,
     SAMPLES,
-    SHARES,
     Loading,
     find_folder,
     frequency_file,
     read_settings,
     training_curves,
 )
-from clearcap.captioner.loading import rename_0_1
 from clearcap.captioner.model import (
     PROCESSOR_FILE,
     Captioner,
@@ -36,6 +36,7 @@ from clearcap.captioner.model import (
     processor_settings,
     save_processor,
 )
+from clearcap.captioner.sharing import KEY, PARTS, Shares, digest_of
 from clearcap.config import SamplingConfig, sampling_with
 from clearcap.data.images import each_photo, open_image, to_square
 from clearcap.data.writing import whole_folder, write_text
@@ -331,7 +332,14 @@ def push(folder: Path, name: str, *, private: bool = False, token: str | None = 
     return str(api.upload_folder(repo_id=name, folder_path=folder, commit_message="Upload a clearcap model"))
 
 
-def export(source: str, out: Path, shares: Path | None = None, *, graphs: bool = True) -> None:
+def export(
+    source: str,
+    out: Path,
+    shares: str = "",
+    *,
+    graphs: bool = True,
+    sampling: Mapping[str, Any] | None = None,
+) -> None:
     """Write a captioner for distribution: weights in float16 (computed with in float32), statistics in float32.
 
     Graphs that share the weights go with it, with which onnxruntime captions where there is no torch, and the curves
@@ -340,8 +348,10 @@ def export(source: str, out: Path, shares: Path | None = None, *, graphs: bool =
     Args:
         source: folder or hub name of a captioner.
         out: folder to write.
-        shares: folder of an exported captioner to which ``out`` will keep its place; weights equal to its are left out.
+        shares: folder or name of an exported captioner to which ``out`` will keep its place; parts equal to its are
+            left out.
         graphs: whether graphs are written.
+        sampling: settings that it samples with, in place of those it was saved with.
 
     Raises:
         InputError: there is no such captioner, or the extra ``onnx`` is not installed.
@@ -359,10 +369,19 @@ def export(source: str, out: Path, shares: Path | None = None, *, graphs: bool =
         name: (tensor.half() if name in trained and tensor.ndim > 1 else tensor).contiguous()
         for name, tensor in captioner.state_dict().items()
     }
-    if shares is not None:
-        theirs = rename_0_1(load_file(find_folder(str(shares)) / "model.safetensors"))
-        state = {k: v for k, v in state.items() if k not in theirs or not torch.equal(v, theirs[k])}
-        setattr(captioner.config, SHARES, os.path.relpath(shares, out))
+    captioner.config.sampling = dataclasses.asdict(sampling_with(captioner.defaults, sampling or {}))
+    if shares:
+        held = find_folder(shares)
+        common = Shares(
+            os.path.relpath(held, out),
+            same_parts(state, load_file(held / "model.safetensors")),
+            "",
+        )
+        if not common.parts:
+            raise InputError(f"{shares} and {source} have no part in common; export without shares")
+        hashed = digest_of(held / "model.safetensors", common.parts)
+        setattr(captioner.config, KEY, dataclasses.replace(common, sha256=hashed).settings())
+        state = {name: tensor for name, tensor in state.items() if not common.holds(name)}
     with whole_folder(out) as fresh:
         captioner.config.save_pretrained(fresh)
         save_processor(tokenizer, processor_settings(captioner.config), fresh)
@@ -375,6 +394,20 @@ def export(source: str, out: Path, shares: Path | None = None, *, graphs: bool =
                     (fresh / file.name).write_bytes(file.read_bytes())
         if graphs:
             add_graphs(fresh)
+
+
+def same_parts(mine: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """The parts of a captioner, of all whose tensors another captioner has the same."""
+
+    def of(state: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
+        return {name: tensor for name, tensor in state.items() if name.partition(".")[0] == part}
+
+    return tuple(
+        part
+        for part in PARTS
+        if of(mine, part).keys() == of(theirs, part).keys()
+        and all(torch.equal(tensor, theirs[name]) for name, tensor in of(mine, part).items())
+    )
 
 
 def sha256(file: Path) -> str:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from clearcap.captioner.folder import TOKENIZER, find_folder, settings_of, weight_files
+from clearcap.captioner.folder import TOKENIZER, find_folder, settings_of, shares_of, weight_files
 from clearcap.captioner.network import Network
 from clearcap.captioner.onnx import is_exported
 from clearcap.errors import InputError
@@ -130,11 +130,16 @@ def load_weights(model: Part, folder: Path) -> Part:
             f"{weights}: absent, the folder holds graphs to caption with; pass the trained model"
         )
     state: dict[str, Tensor] = {}
+    shares = shares_of(folder)
     for weights in weight_files(folder):
         try:
-            state |= load_file(weights)
+            held = load_file(weights)
         except (OSError, SafetensorError) as fault:
             raise InputError(f"{weights}: cannot be read ({fault}); fetch the file again") from fault
+        if shares and not state:  # the other captioner's, which comes first
+            shares.check(weights)
+            held = {name: tensor for name, tensor in held.items() if shares.holds(name)}
+        state |= held
     mine, state = model.state_dict(), rename_0_1(state)
     same = {name: v.to(mine[name].dtype) if name in mine else v for name, v in state.items()}
     load_strictly(model, same, str(weights), "config.json and weights do not belong together")

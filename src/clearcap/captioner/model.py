@@ -11,9 +11,10 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from clearcap.captioner.building import build_parts
-from clearcap.captioner.folder import SHARES, TOKENIZER, Loading, find_folder, read_settings, saved_dtype
+from clearcap.captioner.folder import TOKENIZER, Loading, find_folder, read_settings, saved_dtype
 from clearcap.captioner.loading import building, find_device, load_weights
 from clearcap.captioner.network import Network
+from clearcap.captioner.sharing import KEY
 from clearcap.config import (
     DenoiserConfig,
     DiffusionConfig,
@@ -185,7 +186,7 @@ def load_folder(folder: Path, config: CaptionerConfig | None = None) -> Captione
         config: settings to use instead.
     """
     settings = read_settings(folder) if config is None else config.to_dict()
-    settings.pop(SHARES, None)
+    settings.pop(KEY, None)
     with building(folder):
         captioner = Captioner(CaptionerConfig.from_dict(settings))
     return load_weights(captioner, folder)

@@ -51,10 +51,32 @@ def build_captioner(preset: Preset, *, seed: int = 0) -> tuple[Captioner, Any]:
         captioner.text.copy_weights(pretrained)
     if preset.vision.source:  # else it stays as the seed drew it
         captioner.vision.load_state_dict(encoder.state_dict(), strict=True)
+    if preset.train.denoiser:
+        start, _ = load_captioner(preset.train.denoiser)
+        copy_what_fits(captioner.denoiser, start.denoiser)
     if preset.denoiser.null == "mean-colour":  # stands for no photo in LaDiC's code
         with torch.no_grad():
             captioner.denoiser.null_image.copy_(captioner.vision.null_image())
     return captioner, tokenizer
+
+
+@torch.no_grad()
+def copy_what_fits(denoiser: Any, start: Any) -> None:
+    """Begin a denoiser with another's weights: of each tensor that both have, as much as both have of it.
+
+    One of fewer layers takes the first, a narrower feed-forward part the first channels. Where its latents are
+    another text space's it says nothing of use yet, but its layers know how to attend to the photo.
+
+    Raises:
+        InputError: the two have no weight in common.
+    """
+    given = start.state_dict()
+    common = {name: tensor for name, tensor in denoiser.state_dict().items() if name in given}
+    if not common:
+        raise InputError("train.denoiser: the two denoisers are of different kinds; leave it out")
+    for name, tensor in common.items():
+        both = tuple(slice(min(sizes)) for sizes in zip(tensor.shape, given[name].shape, strict=True))
+        tensor[both] = given[name][both].to(tensor.dtype)
 
 
 def continue_captioner(preset: Preset) -> tuple[Captioner, Any]:

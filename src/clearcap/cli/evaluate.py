@@ -45,6 +45,10 @@ def evaluate(
     metrics: Annotated[
         str, typer.Option(help="to score by besides BLEU, ROUGE-L and CIDEr-D: METEOR,SPICE or a plug-in's")
     ] = "",
+    tokenizer: Annotated[
+        str,
+        typer.Option(help="what scores take for words: ptb (COCO's) or unicode; default is the model's"),
+    ] = "",
     seed: options.Seed = 0,
     limit: options.Limit = None,
     batch_size: Annotated[int, typer.Option(help="photos at once")] = 16,
@@ -67,7 +71,7 @@ def evaluate(
 ) -> None:
     """Caption every photo of a split and score the captions: BLEU, ROUGE-L, CIDEr-D, with intervals."""
     if compare is not None:
-        _compare(compare, as_json)
+        compare_folders(compare, as_json)
         return
     how = options.sampling_settings(
         overrides, steps=steps, guidance=guidance, candidates=candidates, select=select, utility=utility
@@ -87,6 +91,7 @@ def evaluate(
             clip=clip,
             memory=options.open_memory(memory, neighbours),
             progress=advance,
+            tokenizer=tokenizer,
             metrics=[name.strip() for name in metrics.split(",") if name.strip()],
             **how,
         )
@@ -103,6 +108,8 @@ def evaluate(
 
 
 def _print(found: Evaluation) -> None:
+    from clearcap.metrics.words import DESCRIPTIONS
+
     manifest, scored, shuffled = found.manifest, found.scored, found.shuffled or {}
     how = f"{manifest['steps']} steps, guidance {manifest['guidance']:g}, seed {manifest['seed']}"
     if manifest["candidates"] > 1:
@@ -118,6 +125,8 @@ def _print(found: Evaluation) -> None:
         title=f"{manifest['model']} on {manifest['corpus']} {manifest['split']}",
         caption=how,
     )
+    if (words := manifest["metrics"]["tokenizer"]) != DESCRIPTIONS["ptb"]:
+        console.print(f"Words: {words}. Not comparable with scores of COCO's tokeniser.", highlight=False)
     diversity, length = scored.diversity, scored.diversity["length"]
     repeating = diversity.get("repeating_share")
     again = "" if repeating is None else f"; {repeating:.1%} say a word of content twice"
@@ -136,9 +145,15 @@ def _print(found: Evaluation) -> None:
         )
 
 
-def _compare(folders: tuple[Path, Path], as_json: bool) -> None:
+def compare_folders(folders: tuple[Path, Path], as_json: bool) -> None:
+    """Test two finished evaluations against each other, and print what comes out.
+
+    Raises:
+        InputError: they are of other photos or references, or their words were cut by different tokenisers.
+    """
     from clearcap.evaluation.run import load_evaluation
     from clearcap.evaluation.scores import metrics_of
+    from clearcap.metrics.words import tokenizer_of
 
     a, b = (load_evaluation(folder) for folder in folders)
     if any(b.references.get(photo, texts) != texts for photo, texts in a.references.items()) or not (
@@ -147,10 +162,23 @@ def _compare(folders: tuple[Path, Path], as_json: bool) -> None:
         raise InputError(
             f"{folders[0]} and {folders[1]} have other photos or references; evaluate on the same split"
         )
+    words = [
+        tokenizer_of(found.manifest["metrics"], str(f)) for found, f in zip((a, b), folders, strict=True)
+    ]
+    if words[0] != words[1]:
+        raise InputError(
+            f"{folders[0]} is scored with --tokenizer {words[0]} and {folders[1]} with {words[1]}, whose scores "
+            "cannot be compared; score both with one: clearcap score OUT/results.json OUT/references.json --tokenizer"
+        )
     chosen = [name for name in metrics_of(a.manifest["metrics"]) if name in metrics_of(b.manifest["metrics"])]
     captions = [{one.photo: one.caption for one in found.captions} for found in (a, b)]
     print_comparison(
-        captions, a.references, chosen, names=[str(folder) for folder in folders], as_json=as_json
+        captions,
+        a.references,
+        chosen,
+        names=[str(folder) for folder in folders],
+        as_json=as_json,
+        tokenizer=words[0],
     )
 
 
@@ -162,6 +190,7 @@ def print_comparison(
     names: Sequence[str],
     as_json: bool,
     seed: int = 0,
+    tokenizer: str = "ptb",
 ) -> None:
     """Test two systems against each other on the photos that both caption, and print what comes out.
 
@@ -171,7 +200,7 @@ def print_comparison(
     from clearcap.data.records import several
     from clearcap.evaluation.scores import compare_captions
 
-    compared = compare_captions(captions, references, metrics, names=names, seed=seed)
+    compared = compare_captions(captions, references, metrics, names=names, seed=seed, tokenizer=tokenizer)
     if compared.alone:
         told = f"{several(compared.alone, 'photo')} left out, captioned only by {names[0]} or {names[1]}"
         print(f"clearcap: {told}", file=sys.stderr)
@@ -179,6 +208,7 @@ def print_comparison(
     if as_json:
         rows = {name: {"A": a[name], "B": b[name], **row.to_json()} for name, row in found.items()}
         about = {"A": names[0], "B": names[1], "photos": compared.photos, "left_out": len(compared.alone)}
+        about["tokenizer"] = tokenizer
         print(json.dumps({**about, **rows}, ensure_ascii=False))
         return
     options.show_table(
@@ -196,5 +226,5 @@ def print_comparison(
             for name, row in found.items()
         ),
         title=f"A: {names[0]}\nB: {names[1]}",
-        caption=f"{compared.photos:,} photos, paired",
+        caption=f"{compared.photos:,} photos, paired" + options.told_words(tokenizer),
     )

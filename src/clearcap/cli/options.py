@@ -49,6 +49,9 @@ Neighbours = Annotated[int, typer.Option(help="remembered photos that are looked
 Steps = Annotated[int | None, typer.Option(help="calls of the denoiser")]
 Length = Annotated[int | None, typer.Option(help="words to write; 0: as the model sees fit")]
 Candidates = Annotated[int | None, typer.Option(help="captions sampled for each photo")]
+Tokenizer = Annotated[
+    str, typer.Option(help="what scores take for words: ptb (COCO's) or unicode (any script)")
+]
 Seed = Annotated[int, typer.Option(help="same seed, same captions")]
 Recursive = Annotated[bool, typer.Option(help="photos in folders below a folder, too")]
 ImageColumn = Annotated[
@@ -62,6 +65,11 @@ Around = Annotated[
 Dtype = Annotated[str | None, typer.Option(help="of the weights: float32, bfloat16 ... or auto")]
 Backend = Annotated[str, typer.Option(help="fast, torch, prepacked, compiled or onnx")]
 AsJson = Annotated[bool, typer.Option("--json", help="one JSON object on standard output")]
+
+
+def told_words(tokenizer: str) -> str:
+    """What a table of scores says of its tokeniser: nothing of COCO's."""
+    return "" if tokenizer == "ptb" else f", words by --tokenizer {tokenizer}"
 
 
 def sampling_settings(setting: list[str] | None, **flags: Any) -> dict[str, Any]:

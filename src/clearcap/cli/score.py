@@ -40,6 +40,7 @@ def score(
     scorer: Annotated[
         str | None, typer.Option(help="with --photos: folder of the scorer; default that of the model")
     ] = None,
+    tokenizer: options.Tokenizer = "ptb",
     seed: Annotated[int, typer.Option(help="of the bootstrap")] = 0,
     as_json: options.AsJson = False,
 ) -> None:
@@ -59,10 +60,12 @@ def score(
         others, _ = join(read_results(compare), known, names=(str(compare), names[1]), subset=True)
         both = (str(results), str(compare))
         join(candidates | others, known, names=(" and ".join(both), names[1]), subset=subset)
-        print_comparison((candidates, others), known, chosen, names=both, as_json=as_json, seed=seed)
+        print_comparison(
+            (candidates, others), known, chosen, names=both, as_json=as_json, seed=seed, tokenizer=tokenizer
+        )
         return
 
-    scored = score_captions(candidates, held, metrics=chosen, seed=seed)
+    scored = score_captions(candidates, held, metrics=chosen, seed=seed, tokenizer=tokenizer)
     corpus, found_intervals = dict(scored.scores.corpus), dict(scored.intervals)
     if photos is not None:
         from clearcap.evaluation.photo_similarity import photo_files, photo_similarity
@@ -74,7 +77,7 @@ def score(
         found_intervals |= fit.intervals
     if as_json:
         found = {**corpus, "intervals": found_intervals, "captions": scored.diversity}
-        print(json.dumps({**found, "photos": len(held)}))
+        print(json.dumps({**found, "photos": len(held), "tokenizer": tokenizer}))
         return
     options.show_table(
         ("metric", "score", "95% interval"),
@@ -83,5 +86,5 @@ def score(
             for name, value in corpus.items()
         ),
         title=f"{results} against {references}",
-        caption=f"{len(held):,} photos",
+        caption=f"{len(held):,} photos" + options.told_words(tokenizer),
     )

@@ -303,8 +303,9 @@ def export(
     ] = True,
     int8: Annotated[bool, typer.Option("--int8", help="with --onnx: int8 weights of linear layers")] = False,
     shares: Annotated[
-        Path | None, typer.Option(help="exported model beside OUT whose equal weights are left out")
-    ] = None,
+        str, typer.Option(help="exported model, such as default, of which equal parts are left out")
+    ] = "",
+    setting: options.Settings = None,
 ) -> None:
     """Write a captioner for distribution: weights at half the size, and graphs that share them or stand alone."""
     if onnx:
@@ -316,4 +317,4 @@ def export(
         raise InputError("--int8 is for graphs of their own; pass --onnx with it")
     from clearcap.captioner.hub import export as run
 
-    run(model, out, shares, graphs=graphs)
+    run(model, out, shares, graphs=graphs, sampling=options.sampling_settings(setting))

@@ -10,7 +10,7 @@ from pathlib import Path
 from clearcap.data.corpus import find_reader, parse_spec
 from clearcap.data.records import Corpus, CorpusReader, Strictness
 
-WORDS = re.compile(r"[a-z]+")
+WORDS = re.compile(r"[^\W\d_]+")
 
 
 def read_joined(root: Path, split: str, strictness: Strictness) -> Corpus:

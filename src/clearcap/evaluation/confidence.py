@@ -10,11 +10,12 @@ from itertools import islice
 import numpy as np
 from jaxtyping import Float
 
+from clearcap.config import TextConfig, make
 from clearcap.data.records import CaptionedPhoto
 from clearcap.errors import InputError
 from clearcap.evaluation.journal import Captioned
 from clearcap.metrics.ngrams import split_tokens
-from clearcap.metrics.tokenizer import tokenize
+from clearcap.metrics.words import words_by
 from clearcap.pipeline.calibration import Calibration, fit, likeness
 from clearcap.pipeline.pipeline import CaptionPipeline
 
@@ -41,7 +42,10 @@ class Trust:
 
 
 def trust(
-    captions: Sequence[Captioned], references: Mapping[str, Sequence[str]], scores: Mapping[str, float]
+    captions: Sequence[Captioned],
+    references: Mapping[str, Sequence[str]],
+    scores: Mapping[str, float],
+    tokenizer: str = "ptb",
 ) -> Trust | None:
     """Measure it; None where there are no words.
 
@@ -49,8 +53,9 @@ def trust(
         captions: with their words.
         references: photo -> references.
         scores: photo -> score of its caption, which confidence should rank like.
+        tokenizer: as for `clearcap.metrics.score`.
     """
-    sure, right = words_of(captions, references)
+    sure, right = words_of(captions, references, tokenizer)
     if not len(sure):
         return None
     ranked = rank_correlation([one.confidence for one in captions], [scores[one.photo] for one in captions])
@@ -58,9 +63,10 @@ def trust(
 
 
 def words_of(
-    captions: Sequence[Captioned], references: Mapping[str, Sequence[str]]
+    captions: Sequence[Captioned], references: Mapping[str, Sequence[str]], tokenizer: str = "ptb"
 ) -> tuple[Float[np.ndarray, " words"], Float[np.ndarray, " words"]]:
     """The confidence of all words of captions, and 1 for each that a reference of its photo has, else 0."""
+    tokenize = words_by(tokenizer)
     sure: list[float] = []
     right: list[float] = []
     for one in captions:
@@ -150,7 +156,8 @@ def calibrate(
         progress(len(captions), len(photos))
     if not captions:
         raise InputError("no photos to calibrate on; give a corpus that has some")
-    sure, right = words_of(captions, {photo.id: photo.captions for photo in photos})
+    tokenizer = make(TextConfig, plain.captioner.config.text, "text").words
+    sure, right = words_of(captions, {photo.id: photo.captions for photo in photos}, tokenizer)
     slope, offset = fit(sure, right)
     middle, most = np.quantile(alike, (0.5, PLAIN)).tolist()
     found = Calibration(slope, offset)

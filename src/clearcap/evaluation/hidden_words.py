@@ -10,7 +10,7 @@ from typing import Any
 
 from clearcap.data.records import CaptionedPhoto
 from clearcap.pipeline.infilling import Blank, Template
-from clearcap.text.tokenizer import clean_caption
+from clearcap.text.tokenizer import clean_caption, split_words
 
 _WORD = re.compile(r"\w+")
 FUNCTION_WORDS = frozenset(
@@ -29,7 +29,7 @@ class Hidden:
 
     Attributes:
         photo: place of its photo.
-        words: the whole reference, in words as white space parts them.
+        words: the whole reference, in words as white space parts them, or in characters of a script without.
         places: which of them are hidden.
     """
 
@@ -56,7 +56,7 @@ class Hidden:
 
     def keeps(self, filled: str) -> bool:
         """Whether a filled text has every fixed word where it was, and one word in each blank."""
-        said = filled.split()
+        said = split_words(filled)
         return len(said) == len(self.words) and all(
             place in self.places or a == b for place, (a, b) in enumerate(zip(said, self.words, strict=True))
         )
@@ -105,7 +105,7 @@ def hide_words(
     cut = left_out = 0
     for place, photo in enumerate(photos):
         for copy, caption in enumerate(photo.captions):
-            whole = words = caption.split()
+            whole = words = split_words(caption)
             while max(len(words), len(pieces := pieces_of(words))) > length - 2 and words:
                 words = words[:-1]  # words count beside pieces, for a hidden one may have no piece
             cut += len(words) < len(whole)

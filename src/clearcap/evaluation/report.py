@@ -22,7 +22,7 @@ from clearcap.evaluation.confidence import bins_of, words_of
 from clearcap.evaluation.contact_sheet import write_contact_sheet
 from clearcap.evaluation.run import Evaluation
 from clearcap.evaluation.training import plot_training
-from clearcap.metrics import tokenize
+from clearcap.metrics.words import tokenizer_of, words_by
 
 SHOWN = 12  # photos in each group
 SIDE = 300  # pixels of a photo's longer side in the page
@@ -116,13 +116,15 @@ def _reliability(found: Evaluation) -> str:
 
 def by_reliability(found: Evaluation) -> list[Point]:
     """The share of right words among those of each tenth of confidence."""
-    sure, right = words_of(found.captions, found.references)
+    tokenizer = tokenizer_of(found.manifest["metrics"], "the evaluation")
+    sure, right = words_of(found.captions, found.references, tokenizer)
     return _points(sure, right, bins_of(sure), "confidence {}", ".2f")
 
 
 def by_length(found: Evaluation) -> list[Point]:
     """Mean CIDEr-D of the captions of each length in words; rare lengths joined with their neighbours."""
-    lengths = np.array([len(words) for words in tokenize([one.caption for one in found.captions])])
+    words = words_by(tokenizer_of(found.manifest["metrics"], "the manifest"))
+    lengths = np.array([len(said) for said in words([one.caption for one in found.captions])])
     return _points(lengths.astype(float), _values(found, "CIDEr-D"), _joined(lengths), "{} words", "g")
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clearcap.config import TextConfig
 from clearcap.data.reading import as_kind, member, read_json
 from clearcap.data.records import Corpus
 from clearcap.data.writing import write_json
@@ -25,6 +26,7 @@ from clearcap.evaluation.journal import Captioned, Journal, read_journal
 from clearcap.evaluation.scores import Scored, conventions, metrics_of, score_captions, shuffled_scores
 from clearcap.evaluation.session import Session
 from clearcap.metrics.scoring import NAMES
+from clearcap.metrics.words import tokenizer_of
 from clearcap.pipeline.memory import Memory
 
 
@@ -73,6 +75,7 @@ def evaluate(
     seed: int = 0,
     shuffle: bool = False,
     metrics: Sequence[str] = (),
+    tokenizer: str = "",
     clip: str | Path | None = None,
     memory: Memory | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -94,6 +97,7 @@ def evaluate(
         seed: same seed, same captions.
         shuffle: also score the captions against other photos' references.
         metrics: names of metrics in the registry to score by besides BLEU, ROUGE-L and CIDEr-D.
+        tokenizer: what scores take for words (``clearcap.metrics.words``); default is the model's own (``text.words``).
         clip: folder or hub name of a CLIP or scorer that candidates may be chosen by.
         memory: captioned photos that help; with ``select="neighbours"`` they alone are the baseline.
         progress: called with photos done and photos in all.
@@ -104,10 +108,11 @@ def evaluate(
             another evaluation.
     """
     names = tuple(dict.fromkeys([*NAMES, *metrics]))
-    described = conventions(names)
     with Session(
         model, corpus, out=out, limit=limit, batch_size=batch_size, how=how, clip=clip, memory=memory
     ) as at:
+        words = tokenizer or str(at.pipeline.captioner.config.text.get("words", TextConfig.words))
+        described = conventions(names, words)
         sampling = dataclasses.asdict(at.sampling)
         chief = {name: sampling.pop(name) for name in ("steps", "guidance", "candidates", "select")}
         aids = {"clip": None if clip is None else str(clip), "memory": memory and memory.described()}
@@ -117,7 +122,7 @@ def evaluate(
         stopwatch = Stopwatch(at.file("timing.json"))
         with at.journal("captions.jsonl", Captioned, list(at.references), batch_size) as journal:
             _caption(at, journal, stopwatch, progress, seed, how)
-        found = _assess(manifest, journal.done, at.references, seed, names, shuffle, stopwatch.seconds)
+        found = _assess(manifest, journal.done, at.references, seed, names, words, shuffle, stopwatch.seconds)
     if out is not None:
         write_results({one.photo: one.caption for one in found.captions}, Path(out) / "results.json")
         write_references(found.references, Path(out) / "references.json")
@@ -143,9 +148,16 @@ def load_evaluation(folder: str | Path) -> Evaluation:
     )
     seconds = Stopwatch(folder / "timing.json").seconds
     where = str(folder / "evaluation.json")
-    names = metrics_of(member(manifest, "metrics", dict, where))
+    described = member(manifest, "metrics", dict, where)
     found = _assess(
-        manifest, captions, references, member(manifest, "seed", int, where), names, False, seconds
+        manifest,
+        captions,
+        references,
+        member(manifest, "seed", int, where),
+        metrics_of(described),
+        tokenizer_of(described, where),
+        False,
+        seconds,
     )
     return dataclasses.replace(found, shuffled=content.get("shuffled"))
 
@@ -199,6 +211,7 @@ def _assess(
     references: dict[str, tuple[str, ...]],
     seed: int,
     names: Sequence[str],
+    tokenizer: str,
     shuffle: bool,
     seconds: float,
 ) -> Evaluation:
@@ -211,7 +224,9 @@ def _assess(
         metrics=names,
         function_words=manifest.get("function_words", "").split(),
         seed=seed,
+        tokenizer=tokenizer,
     )
-    shuffled = shuffled_scores(chosen, references, seed=seed) if shuffle else None
-    worth = trust(captions, references, scored.scores.per_caption["CIDEr-D"])  # type: ignore[arg-type]
+    shuffled = shuffled_scores(chosen, references, seed=seed, tokenizer=tokenizer) if shuffle else None
+    per_caption = scored.scores.per_caption["CIDEr-D"]
+    worth = trust(captions, references, per_caption, tokenizer)  # type: ignore[arg-type]
     return Evaluation(manifest, tuple(captions), references, scored, shuffled, worth, seconds)

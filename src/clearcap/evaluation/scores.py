@@ -15,7 +15,7 @@ from clearcap.metrics.diversity import diversity
 from clearcap.metrics.ngrams import split_tokens
 from clearcap.metrics.scoring import NAMES, Scores, description, score
 from clearcap.metrics.significance import Comparison, Interval, compare, intervals
-from clearcap.metrics.tokenizer import tokenize
+from clearcap.metrics.words import DESCRIPTIONS, words_by
 from clearcap.sampling.selection import said_twice
 
 
@@ -36,16 +36,17 @@ class Scored:
     diversity: dict[str, Any]
 
 
-def conventions(names: Sequence[str]) -> dict[str, str]:
+def conventions(names: Sequence[str], tokenizer: str = "ptb") -> dict[str, str]:
     """What the scores of these metrics mean, for manifests: the first line that each says of itself.
 
-    BLEU, ROUGE-L and CIDEr-D equal pycocoevalcap 1.2's.
+    BLEU, ROUGE-L and CIDEr-D equal pycocoevalcap 1.2's, where the tokeniser is "ptb".
 
     Raises:
-        InputError: there is no such metric.
+        InputError: there is no such metric or tokeniser.
     """
+    words_by(tokenizer)
     return {
-        "tokenizer": "Stanford PTB 3.4.1, lower case, no punctuation",
+        "tokenizer": DESCRIPTIONS[tokenizer],
         **{name: description(name) for name in names},
         "intervals": "95%, percentiles of 1,000 bootstrap samples of photos",
     }
@@ -65,6 +66,7 @@ def score_captions(
     metrics: Sequence[str] = NAMES,
     function_words: Collection[str] = (),
     seed: int = 0,
+    tokenizer: str = "ptb",
 ) -> Scored:
     """Score captions.
 
@@ -76,6 +78,7 @@ def score_captions(
         metrics: as for `clearcap.metrics.score`.
         function_words: words that a caption may well say twice, of the captions' language.
         seed: of the bootstrap.
+        tokenizer: as for `clearcap.metrics.score`.
 
     Raises:
         InputError: as `clearcap.metrics.score`.
@@ -83,9 +86,9 @@ def score_captions(
     if drawn is not None:
         warnings.warn("drawn is called candidates", RenamedWarning, stacklevel=2)
         candidates = drawn
-    scores = score(captions, references, metrics)  # type: ignore[arg-type]  # Mapping's keys are invariant
+    scores = score(captions, references, metrics, tokenizer=tokenizer)  # type: ignore[arg-type]  # Mapping's keys are invariant
     found = intervals(scores, seed=seed)
-    said = diversity([[caption] for caption in captions.values()])
+    said = diversity([[caption] for caption in captions.values()], tokenizer=tokenizer)
     figures: dict[str, Any] = {
         "distinct": said.distinct_corpus,
         "distinct_share": said.distinct_corpus / said.captions,
@@ -93,9 +96,9 @@ def score_captions(
         "length": dataclasses.asdict(said.lengths),
     }
     if function_words:
-        figures["repeating_share"] = repeating(captions, references, function_words)
+        figures["repeating_share"] = repeating(captions, references, function_words, tokenizer)
     if candidates:
-        among = diversity(list(candidates.values()))
+        among = diversity(list(candidates.values()), tokenizer=tokenizer)
         figures["candidates"] = {
             "distinct_share": among.distinct,
             "self_cider": among.self_cider,
@@ -105,7 +108,10 @@ def score_captions(
 
 
 def repeating(
-    captions: Mapping[str, str], references: Mapping[str, Sequence[str]], function_words: Collection[str]
+    captions: Mapping[str, str],
+    references: Mapping[str, Sequence[str]],
+    function_words: Collection[str],
+    tokenizer: str = "ptb",
 ) -> float:
     """The share of captions that say a word of content twice which none of their photo's references says twice.
 
@@ -113,7 +119,9 @@ def repeating(
         captions: photo -> caption.
         references: photo -> references, for the same photos.
         function_words: as for ``said_twice``.
+        tokenizer: as for `clearcap.metrics.score`.
     """
+    tokenize = words_by(tokenizer)
     count = 0
     for photo, caption in captions.items():
         own, *theirs = (
@@ -148,6 +156,7 @@ def compare_captions(
     *,
     names: Sequence[str],
     seed: int = 0,
+    tokenizer: str = "ptb",
 ) -> Compared:
     """Test two systems against each other, paired by photo.
 
@@ -157,6 +166,7 @@ def compare_captions(
         metrics: as for `clearcap.metrics.score`.
         names: what error messages call the systems.
         seed: of the tests.
+        tokenizer: as for `clearcap.metrics.score`.
 
     Raises:
         InputError: no photo is captioned by both.
@@ -167,7 +177,9 @@ def compare_captions(
             f"{names[0]} and {names[1]} caption no photo in common; compare captions of one split"
         )
     first, second = (
-        score_captions({photo: one[photo] for photo in held}, held, metrics=metrics).scores
+        score_captions(
+            {photo: one[photo] for photo in held}, held, metrics=metrics, tokenizer=tokenizer
+        ).scores
         for one in captions
     )
     return Compared(
@@ -193,7 +205,11 @@ def pooled_scores(runs: Sequence[Scored], *, seed: int = 0) -> dict[str, Interva
 
 
 def shuffled_scores(
-    captions: Mapping[str, str], references: Mapping[str, Sequence[str]], *, seed: int = 0
+    captions: Mapping[str, str],
+    references: Mapping[str, Sequence[str]],
+    *,
+    seed: int = 0,
+    tokenizer: str = "ptb",
 ) -> dict[str, float]:
     """Corpus scores of the captions against other photos' references.
 
@@ -203,6 +219,7 @@ def shuffled_scores(
         captions: photo -> caption.
         references: photo -> references, for the same photos.
         seed: of the exchange; no photo keeps its own.
+        tokenizer: as for `clearcap.metrics.score`.
 
     Raises:
         InputError: fewer than two photos.
@@ -212,7 +229,7 @@ def shuffled_scores(
         raise InputError("one photo has no other photo's references; shuffle two or more")
     other = derangement(len(photos), seed)
     exchanged = {photo: references[photos[place]] for photo, place in zip(photos, other, strict=True)}
-    return score(captions, exchanged).corpus  # type: ignore[arg-type]
+    return score(captions, exchanged, tokenizer=tokenizer).corpus  # type: ignore[arg-type]
 
 
 def derangement(count: int, seed: int) -> list[int]:

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 
 from clearcap.metrics.interface import Captions, Pooled
 from clearcap.metrics.ngrams import ORDERS, Corpus, count, shared_counts
-from clearcap.metrics.tokenizer import tokenize
+from clearcap.metrics.words import agreement_words
 
 NAMES = tuple(f"BLEU-{n}" for n in ORDERS)
 TINY, SMALL = 1e-15, 1e-9  # pycocoevalcap's guards: no match gives almost 0, never 0/0
@@ -62,7 +62,7 @@ def pairwise(candidates: Sequence[str]) -> Float[np.ndarray, "candidates candida
     adding one to matches and proposals (Lin and Och 2004), so that short captions can be ranked; a pair
     without a common word scores 0. Meant for minimum Bayes risk over a few candidates.
     """
-    captions = tokenize(candidates)
+    captions = agreement_words(candidates)
     counted = count(captions)
     tables, lengths = counted.dense(), counted.lengths
     log_precision = np.zeros((len(captions), len(captions)))

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from clearcap.metrics.frequency import DocumentFrequency
 from clearcap.metrics.interface import Captions, Score
 from clearcap.metrics.ngrams import ORDERS, Corpus, Counted, count, shared_counts
-from clearcap.metrics.tokenizer import tokenize
+from clearcap.metrics.words import agreement_words
 
 SIGMA = 6.0  # width of the length penalty
 SCALE = 10.0
@@ -65,7 +65,7 @@ def pairwise(
         frequency: document frequency of a corpus; without one every n-gram weighs the same, since counting
             over the candidates themselves would silence exactly the n-grams they agree on.
     """
-    counted = count(tokenize(candidates))
+    counted = count(agreement_words(candidates))
     lengths = np.maximum(0, counted.lengths - 1)
     total = np.zeros((len(candidates), len(candidates)))
     for table, weight in zip(counted.dense(), weights_of(counted, frequency), strict=True):

@@ -13,7 +13,7 @@ from clearcap.metrics import bleu
 from clearcap.metrics.cider import weights_of
 from clearcap.metrics.frequency import DocumentFrequency
 from clearcap.metrics.ngrams import ORDERS, count, count_corpus, split_tokens
-from clearcap.metrics.tokenizer import tokenize
+from clearcap.metrics.words import words_by
 
 
 @dataclass(frozen=True)
@@ -51,19 +51,24 @@ class Diversity:
     lengths: Lengths
 
 
-def diversity(candidates: Sequence[Sequence[str]], frequency: DocumentFrequency | None = None) -> Diversity:
+def diversity(
+    candidates: Sequence[Sequence[str]],
+    frequency: DocumentFrequency | None = None,
+    tokenizer: str = "ptb",
+) -> Diversity:
     """Describe the candidates of each photo (raw text).
 
     Args:
         candidates: for each photo, its candidates; one is enough for the counts over the corpus.
         frequency: document frequency that weighs n-grams in self-CIDEr; without one all weigh the same.
+        tokenizer: as for `clearcap.metrics.score`.
 
     Raises:
         InputError: no candidates at all, or a photo without any.
     """
     if not candidates or not all(len(captions) for captions in candidates):
         raise InputError("every photo needs at least one candidate; leave photos without captions out")
-    flat = iter(tokenize(list(chain.from_iterable(candidates))))
+    flat = iter(words_by(tokenizer)(list(chain.from_iterable(candidates))))
     sets = [[split_tokens(next(flat)) for _ in captions] for captions in candidates]
     captions = list(chain.from_iterable(sets))
     lengths = np.array([len(words) for words in captions])
@@ -85,7 +90,9 @@ def diversity(candidates: Sequence[Sequence[str]], frequency: DocumentFrequency 
     )
 
 
-def self_cider(candidates: Sequence[str], frequency: DocumentFrequency | None = None) -> float:
+def self_cider(
+    candidates: Sequence[str], frequency: DocumentFrequency | None = None, tokenizer: str = "ptb"
+) -> float:
     """Self-CIDEr of one photo's candidates (Wang and Chan 2019, equation 4): 0 (all alike) to 1 (unrelated).
 
     The candidates' cosine similarities under CIDEr's weights form a matrix; with r the share of its largest
@@ -96,7 +103,7 @@ def self_cider(candidates: Sequence[str], frequency: DocumentFrequency | None = 
     """
     if len(candidates) < 2:
         raise InputError(f"self-CIDEr compares candidates, and there is {len(candidates)}; pass two or more")
-    return _self_cider([split_tokens(tokens) for tokens in tokenize(candidates)], frequency)
+    return _self_cider([split_tokens(tokens) for tokens in words_by(tokenizer)(candidates)], frequency)
 
 
 def _self_cider(captions: Sequence[Sequence[str]], frequency: DocumentFrequency | None) -> float:

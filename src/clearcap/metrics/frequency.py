@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -30,10 +30,19 @@ class DocumentFrequency:
     counts: dict[str, int]
 
     @classmethod
-    def of(cls, references: Sequence[Sequence[str]]) -> DocumentFrequency:
-        """Count the references (raw text), one list a photo."""
+    def of(
+        cls,
+        references: Sequence[Sequence[str]],
+        words: Callable[[Sequence[str]], list[list[str]]] = tokenize,
+    ) -> DocumentFrequency:
+        """Count the references (raw text), one list a photo.
+
+        Args:
+            references: of each photo.
+            words: cuts captions into words, as those must be cut that the counts serve to compare.
+        """
         references = [texts(f"references[{photo}]", captions) for photo, captions in enumerate(references)]
-        tokens = iter(tokenize(list(chain.from_iterable(references))))
+        tokens = iter(words(list(chain.from_iterable(references))))
         counts: Counter[str] = Counter()
         for captions in references:
             seen: set[str] = set()

@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from clearcap.metrics.frequency import DocumentFrequency
 from clearcap.metrics.ngrams import Corpus, count_corpus
-from clearcap.metrics.tokenizer import tokenize
+from clearcap.metrics.words import words_by
 
 Score: TypeAlias = tuple[float, Float[np.ndarray, " photos"]]  # of the corpus, and of each photo's candidate
 
@@ -26,21 +26,23 @@ class Captions:
         candidates: of each photo.
         references: of each photo, one or more.
         frequency: how rare n-grams are, for CIDEr-D; None counts them in the references.
+        tokenizer: what their words are (``clearcap.metrics.words``).
     """
 
     candidates: Sequence[str]
     references: Sequence[Sequence[str]]
     frequency: DocumentFrequency | None = None
+    tokenizer: str = "ptb"
 
     @cached_property
     def candidate_tokens(self) -> list[list[str]]:
         """Of each candidate."""
-        return tokenize(self.candidates)
+        return words_by(self.tokenizer)(self.candidates)
 
     @cached_property
     def reference_tokens(self) -> list[list[list[str]]]:
         """Of each reference, by photo."""
-        tokens = iter(tokenize(list(chain.from_iterable(self.references))))
+        tokens = iter(words_by(self.tokenizer)(list(chain.from_iterable(self.references))))
         return [[next(tokens) for _ in captions] for captions in self.references]
 
     @cached_property

@@ -55,6 +55,7 @@ def score(
     references: Mapping[PhotoId, Sequence[str]],
     names: Sequence[str] = NAMES,
     frequency: DocumentFrequency | None = None,
+    tokenizer: str = "ptb",
 ) -> Scores:
     """Score one candidate caption a photo against its references.
 
@@ -64,16 +65,18 @@ def score(
         names: of metrics in the registry: BLEU, ROUGE-L, CIDEr-D, where Java is installed METEOR and SPICE, and
             those of plug-ins.
         frequency: document frequency for CIDEr-D; by default that of the references given.
+        tokenizer: "ptb", COCO's, with which scores of English and Multi30k's languages are published, or "unicode", for
+            languages that it does not fit. Scores of two tokenisers cannot be compared.
 
     Raises:
-        InputError: unknown metric, no photos, photos that differ, a caption that is not text, no references,
-            or Java missing for METEOR or SPICE.
+        InputError: unknown metric or tokenizer, no photos, photos that differ, a caption that is not text, no
+            references, or Java missing for METEOR or SPICE.
     """
     metrics: list[Metric] = [find("metric", name) for name in names]
     check(hypotheses, references)
     photos = list(hypotheses)
     captions = Captions(
-        [hypotheses[photo] for photo in photos], [references[photo] for photo in photos], frequency
+        [hypotheses[photo] for photo in photos], [references[photo] for photo in photos], frequency, tokenizer
     )
     corpus: dict[str, float] = {}
     per_caption: dict[str, dict[PhotoId, float]] = {}

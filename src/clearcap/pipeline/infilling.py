@@ -25,9 +25,10 @@ from clearcap.config import text as checked_text
 from clearcap.errors import InputError
 from clearcap.sampling.guidance import FixedLatents
 from clearcap.sampling.selection import mean_confidences
-from clearcap.text.tokenizer import clean_caption, join_words, word_ids
+from clearcap.text.tokenizer import clean_caption, gap, join_words, may_repeat, split_words, word_ids
 
 _BLANK = re.compile(r"_{3,}(?:\{(\d*)(,?)(\d*)\})?")
+_WORD = re.compile(r"\w+")
 MOST_WORDS = 1000  # of a caption that is asked for
 MAX_LAYOUTS = 64
 
@@ -111,7 +112,7 @@ def length_template(low: int, high: int | None = None, prefix: str = "") -> Temp
     Raises:
         InputError: the lengths contradict each other, or leave no word to add to the prefix.
     """
-    high, said = _blank(low, high, "length").high, len(checked_text("prefix", prefix).split())
+    high, said = _blank(low, high, "length").high, len(split_words(checked_text("prefix", prefix)))
     if high <= said:
         raise InputError(
             f"a caption of at most {high} words cannot go on after the {said} of {prefix!r}; allow more"
@@ -126,17 +127,17 @@ def edit_template(caption: str, keep: Sequence[str], slack: int = 0) -> Template
     Raises:
         InputError: a word to keep is not in the caption, or nothing is left to redo.
     """
-    words, keep = checked_text("caption", caption).split(), texts("keep", keep)
+    words, keep = split_words(checked_text("caption", caption)), texts("keep", keep)
     slack = number("slack", slack, int, 0)
     left = [word.lower() for word in words]
     for word in keep:
-        if word.lower() not in left:
+        if not set(split_words(word.lower())) <= set(left):
             raise InputError(f"{word!r} cannot be kept: it is not in {caption!r}")
-    kept = {word.lower() for word in keep}
+    kept = {part for word in keep for part in split_words(word.lower())}
     parts: list[str | Blank] = []
     for fixed, group in itertools.groupby(words, key=lambda word: word.lower() in kept):
         run = list(group)
-        parts.append(" ".join(run) if fixed else Blank(max(1, len(run) - slack), len(run) + slack))
+        parts.append(join_words(run) if fixed else Blank(max(1, len(run) - slack), len(run) + slack))
     if all(isinstance(part, str) for part in parts):
         raise InputError(f"every word of {caption!r} is kept, so nothing is left to redo; keep fewer")
     return Template(tuple(parts))
@@ -151,7 +152,7 @@ def keyword_templates(keywords: Sequence[str], low: int, high: int | None = None
         InputError: no keywords, or more of them than words.
     """
     high, keywords = _blank(low, high, "length").high, texts("keywords", keywords)
-    lengths = [len(keyword.split()) for keyword in keywords]
+    lengths = [len(split_words(keyword)) for keyword in keywords]
     if not keywords or not all(lengths):
         raise InputError("no keyword to contain; pass one or more words")
     if sum(lengths) > high:
@@ -292,7 +293,8 @@ def infill_captions(
         )
         probabilities = softmax(captioner.logits(x0))
     allowed = captioner.asarray(word_ids(tokenizer, captioner.text.special_ids, probabilities.shape[-1]))
-    allowed[tokenizer.convert_tokens_to_ids([word.lower() for word in texts("forbid", forbid)])] = False
+    banned = {word.lower() for word in texts("forbid", forbid)}
+    allowed[[i for piece, i in tokenizer.get_vocab().items() if piece.lower() in banned]] = False
     best: dict[int, Infilled] = {}
     for owner, (template, layout), of_words in zip(owners, rows, probabilities, strict=True):
         filled = read_infilled(template, layout, of_words, allowed, tokenizer)
@@ -311,7 +313,7 @@ def fixed_words(captioner: CaptionModel, layouts: Sequence[Layout]) -> FixedLate
 def gives_most(given: str | Template | Sequence[Template]) -> bool:
     """Whether every template gives more words than it asks for."""
     return all(
-        sum(part.high if isinstance(part, Blank) else -len(part.split()) for part in template.parts) < 0
+        sum(part.high if isinstance(part, Blank) else -len(split_words(part)) for part in template.parts) < 0
         for template in _templates(given)
     )
 
@@ -347,12 +349,20 @@ def _fixed_ids(template: Template, tokenizer: Any, keep_period: bool) -> list[li
             continue
         last = i == len(template.parts) - 1
         text = clean_caption(part, max_words=10_000, keep_period=keep_period or not last)
+        text = _WORD.sub(lambda word: _as_known(word.group(), tokenizer), text)
         pieces = tokenizer.convert_tokens_to_ids(tokenizer.tokenize(text))
         if tokenizer.unk_token_id in pieces:
-            unknown = [w for w in text.split() if tokenizer.unk_token in tokenizer.tokenize(w)]
+            unknown = [w for w in split_words(text) if tokenizer.unk_token in tokenizer.tokenize(w)]
             raise InputError(f"the model has no word {unknown[0]!r} (in {describe(template)!r}); use another")
         ids.append(pieces)
     return ids
+
+
+def _as_known(word: str, tokenizer: Any) -> str:
+    """A word as the vocabulary writes it, where it has it with other capitals alone ("hund" is Hund in German)."""
+    if tokenizer.convert_tokens_to_ids(word) != tokenizer.unk_token_id:
+        return word
+    return next((piece for piece in tokenizer.get_vocab() if piece.lower() == word.lower()), word)
 
 
 def _place(fixed: Sequence[list[int] | None], counts: Sequence[int], tokenizer: Any) -> Layout:
@@ -396,6 +406,13 @@ def layout_arrays(
     return ids, mask, fixed
 
 
+def neighbours(ids: Sequence[int], place: int, tokenizer: Any) -> list[int]:
+    """The tokens before and behind a place, which its word must not repeat."""
+    beside = [ids[place - 1], ids[place + 1]]
+    pieces = tokenizer.convert_ids_to_tokens(beside)
+    return [id for id, piece in zip(beside, pieces, strict=True) if not may_repeat(piece)]
+
+
 def read_infilled(
     template: Template,
     layout: Layout,
@@ -410,7 +427,7 @@ def read_infilled(
     for blank in layout.blanks:
         for position in blank:
             p = probabilities[position] * allowed
-            p[[ids[position - 1], ids[position + 1]]] = 0
+            p[neighbours(ids, position, tokenizer)] = 0
             ids[position] = int(p.argmax())
             trust.append(float(p[ids[position]]))
         fillings.append(join_words(tokenizer.convert_ids_to_tokens([ids[position] for position in blank])))
@@ -418,7 +435,8 @@ def read_infilled(
     text = ""
     for part in template.parts:
         if isinstance(part, Blank):
-            text += ("" if not text or text[-1].isspace() else " ") + next(left)
+            filling = next(left)
+            text += ("" if not text or text[-1].isspace() else gap(text, filling)) + filling
         else:
-            text += ("" if not text or part[0].isspace() or part[0] in ".,?!'-" else " ") + part
+            text += ("" if not text or part[0].isspace() or part[0] in ".,?!'-" else gap(text, part)) + part
     return Infilled(text.strip(), tuple(fillings), mean_confidences([trust])[0], tuple(trust))

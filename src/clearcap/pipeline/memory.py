@@ -22,6 +22,7 @@ from clearcap.data.records import CaptionedPhoto
 from clearcap.data.writing import whole_folder, write_text
 from clearcap.errors import InputError, needed
 from clearcap.metrics.cider import DocumentFrequency
+from clearcap.metrics.words import agreement_words
 
 VECTORS, CAPTIONS = "memory.safetensors", "captions.jsonl"
 DIMS = 128  # principal components at most
@@ -171,7 +172,7 @@ class Memory:
     @cached_property
     def frequency(self) -> DocumentFrequency:
         """How rare n-grams are in what it holds, or in a sample of that, for captioners that know no corpus."""
-        return DocumentFrequency.of(self.captions[:: -(-len(self) // COUNTED)])
+        return DocumentFrequency.of(self.captions[:: -(-len(self) // COUNTED)], agreement_words)
 
     def neighbours(self, tokens: ImageTokens) -> list[list[Neighbour]]:
         """The remembered photos that are most like some photos, most alike first."""

@@ -37,7 +37,7 @@ from clearcap.pipeline.memory import Memory, Neighbour
 from clearcap.pipeline.trajectory import Frame, read_step, trajectory
 from clearcap.pipeline.words import Attention, alternatives, attention_maps
 from clearcap.sampling.selection import Candidates, best_of, diverse, judge
-from clearcap.text.tokenizer import DecodedCaption, decode_caption, word_ids
+from clearcap.text.tokenizer import DecodedCaption, decode_caption, split_words, word_ids
 
 if TYPE_CHECKING:
     from clearcap.captioner.scorer import Judge
@@ -723,14 +723,14 @@ class CaptionPipeline:
         said = [(caption, one) for one in neighbours for caption in one.captions]
         captions = [*drawn, *(caption for caption, _ in said)]
         trust = [one.confidence for one in candidates] + [
-            (max(one.likeness, 0.0),) * len(caption.split()) for caption, one in said
+            (max(one.likeness, 0.0),) * len(split_words(caption)) for caption, one in said
         ]
         best, values = 0, [0.0]
         if len(captions) > 1:
             judged = self._judged(captions, trust, sampling, photo, tokens, len(said))
             values = judge(judged, sampling.select)
             best = best_of(values, judged)
-        words = candidates[best].words if best < len(drawn) else captions[best].split()
+        words = candidates[best].words if best < len(drawn) else split_words(captions[best])
         source = said[best - len(drawn)][1].photo if best >= len(drawn) else ""
         sure: Sequence[float] = trust[best]
         mean = float(np.mean(sure)) if sure else 0.0

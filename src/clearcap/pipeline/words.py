@@ -17,7 +17,7 @@ from clearcap.config import SamplingConfig, TextConfig, make, number
 from clearcap.data.images import open_image
 from clearcap.data.writing import whole_file
 from clearcap.errors import InputError
-from clearcap.pipeline.infilling import Layout, Template, fixed_words, layouts_of
+from clearcap.pipeline.infilling import Layout, Template, fixed_words, layouts_of, neighbours
 from clearcap.text.tokenizer import decode_caption, word_ids
 
 DOWN, ACROSS = ("top", "middle", "bottom"), ("left", "centre", "right")
@@ -137,7 +137,7 @@ def alternatives(
     found = []
     for row, ((position,),), of_words in zip(rows, (row.blanks for row in rows), probabilities, strict=True):
         p = of_words[position] * allowed
-        p[[row.ids[position - 1], row.ids[position + 1]]] = 0  # no word twice in a row
+        p[neighbours(row.ids, position, tokenizer)] = 0  # no word twice in a row
         ids = namespace(p).argsort(-p, stable=True)[:count]
         found.append(tuple(zip(tokenizer.convert_ids_to_tokens(ids.tolist()), p[ids].tolist(), strict=True)))
     return found

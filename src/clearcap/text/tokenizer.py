@@ -8,6 +8,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,17 +18,21 @@ from jaxtyping import Bool
 from clearcap.arrays import TokenIds
 from clearcap.config import number
 from clearcap.errors import InputError
+from clearcap.metrics.unicode_words import unspaced
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 _NOISE = re.compile(r"[!\"()*#:;~]")
 _SPACES = re.compile(r"\s{2,}")
+_STOPS = "，。、？！：；،؟؛۔"  # of Chinese, Japanese, Arabic and Urdu
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 def clean_caption(caption: str, max_words: int = 30, keep_period: bool = True) -> str:
-    """Lower-case, drop ``! " ( ) * # : ; ~``, squeeze spaces, keep the first words (LaDiC's ``pre_caption``).
+    """Drop ``! " ( ) * # : ; ~``, squeeze spaces, keep the first words (LaDiC's ``pre_caption``).
+
+    Capitals stay: whether they count is a matter of the vocabulary, whose tokenizer lower-cases or does not.
 
     Args:
         caption: one caption.
@@ -39,14 +44,14 @@ def clean_caption(caption: str, max_words: int = 30, keep_period: bool = True) -
     """
     if not isinstance(caption, str):
         raise InputError(f"caption {caption!r} is a {type(caption).__name__}, not text; pass a string")
-    text = _NOISE.sub(" ", unicodedata.normalize("NFC", caption).lower())
+    text = _NOISE.sub(" ", unicodedata.normalize("NFC", caption))
     text = _SPACES.sub(" ", text).rstrip("\n").strip(" ")
     if not keep_period:
         text = text.rstrip(" .")
     return " ".join(text.split(" ")[: number("max_words", max_words, int, 0)])
 
 
-def train_tokenizer(captions: Iterable[str], size: int, min_count: int = 4) -> Any:
+def train_tokenizer(captions: Iterable[str], size: int, min_count: int = 4, *, cased: bool = False) -> Any:
     """A BERT word-piece tokenizer whose vocabulary is the corpus's own words, most frequent first.
 
     Every word seen at least ``min_count`` times is one piece, so a word is one position of the latent; rarer
@@ -56,17 +61,19 @@ def train_tokenizer(captions: Iterable[str], size: int, min_count: int = 4) -> A
         captions: cleaned captions.
         size: vocabulary size at most, special tokens and letters included.
         min_count: occurrences that make a word a piece of its own.
+        cased: keep capitals and accents, of which the tokenizer drops both otherwise.
 
     Returns:
         A ``transformers.BertTokenizer``.
     """
+    from tokenizers.normalizers import BertNormalizer
     from tokenizers.pre_tokenizers import BertPreTokenizer
     from transformers import BertTokenizer
 
-    split = BertPreTokenizer()
+    normal, split = BertNormalizer(lowercase=not cased), BertPreTokenizer()
     counts: Counter[str] = Counter()
     for caption in captions:
-        counts.update(word for word, _ in split.pre_tokenize_str(caption))
+        counts.update(word for word, _ in split.pre_tokenize_str(normal.normalize_str(caption)))
     if not counts:
         raise InputError("no captions to take a vocabulary from; pass a corpus with captions")
     letters = sorted({letter for word in counts for letter in word})
@@ -80,7 +87,13 @@ def train_tokenizer(captions: Iterable[str], size: int, min_count: int = 4) -> A
             endings.update({f"##{word[-k:]}": n for k in (2, 3, 4) if len(word) > k})
     room = max(size - len(pieces) - len(words), 0)
     pieces += words + [ending for ending, _ in endings.most_common(room)]
-    return BertTokenizer(vocab={piece: i for i, piece in enumerate(pieces)}, do_lower_case=True)
+    return BertTokenizer(vocab={piece: i for i, piece in enumerate(pieces)}, do_lower_case=not cased)
+
+
+def keeps_capitals(tokenizer: Any) -> bool:
+    """Whether a vocabulary tells "Hund" from "hund"."""
+    special = set(tokenizer.convert_ids_to_tokens(tokenizer.all_special_ids))
+    return any(piece != piece.lower() for piece in tokenizer.get_vocab() if piece not in special)
 
 
 def encode_captions(tokenizer: Any, captions: Sequence[str], length: int) -> tuple[TokenIds, TokenIds]:
@@ -210,7 +223,8 @@ def decode_caption(
     """The caption that predicted ids spell.
 
     Special positions are dropped wherever they stand, pieces are joined, and a word that repeats the one before
-    it is said once (the authors' post-processing, per caption).
+    it is said once (the authors' post-processing, per caption). A character of a script without spaces is a word, but
+    two of a kind are none too many.
 
     Args:
         tokenizer: the text space's.
@@ -235,14 +249,38 @@ def decode_caption(
             words.append(piece.removeprefix("##"))
             trust.append(float(p))
             places.append((place,))
-    keep = [i for i, word in enumerate(words) if i == 0 or word != words[i - 1]]
+    keep = [i for i, word in enumerate(words) if i == 0 or word != words[i - 1] or may_repeat(word)]
     return DecodedCaption(
         tuple(words[i] for i in keep), tuple(trust[i] for i in keep), tuple(places[i] for i in keep)
     )
 
 
 def join_words(words: Sequence[str]) -> str:
-    """Words as a sentence: no space before punctuation, none around a word's hyphen or apostrophe."""
-    text = " ".join(words)
-    text = re.sub(r" ([.,?!%])", r"\1", text)
+    """Words as a sentence: no space before punctuation, around a word's hyphen or apostrophe, or where none is written.
+
+    Characters of scripts without spaces, such as Chinese, stand one behind the other.
+    """
+    text = re.sub(rf" ([.,?!%{_STOPS}])", r"\1", side_by_side(words))
     return re.sub(r" ?(['-]) ?(?=\w)", r"\1", text)
+
+
+def side_by_side(words: Sequence[str]) -> str:
+    """Words with a space between each two, but for scripts without."""
+    return "".join(words[:1]) + "".join(gap(before, word) + word for before, word in pairwise(words))
+
+
+def gap(before: str, after: str) -> str:
+    """What stands between two pieces of text: nothing within a script without spaces, else a space."""
+    ends = before[-1:], after[:1]
+    return "" if all(end and (unspaced(end) or end in _STOPS) for end in ends) else " "
+
+
+def split_words(text: str) -> list[str]:
+    """The words of a text: what stands between spaces, and each character of a script without them."""
+    apart = "".join(f" {letter} " if unspaced(letter) else letter for letter in text)
+    return apart.split()
+
+
+def may_repeat(word: str) -> bool:
+    """Whether a word may follow itself: characters of scripts without spaces often do."""
+    return len(word) == 1 and unspaced(word)

@@ -12,15 +12,27 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from clearcap.config import TrainConfig
+from clearcap.config import TextConfig, TrainConfig
 from clearcap.data.features import Features, flip
 from clearcap.data.reading import as_kind, member, read_jsonl
 from clearcap.metrics.cider import DocumentFrequency
+from clearcap.metrics.words import agreement_words
 from clearcap.sampling.selection import expected_utility
 from clearcap.training.loop import generator_at
 
-SIDED = re.compile(r"\b(left|right)\b")
-"""A caption that names a side, which mirroring its photo would make wrong."""
+
+def sided(words: str) -> re.Pattern[str]:
+    """What finds a caption that names a side, which mirroring its photo would make wrong.
+
+    Args:
+        words: of a language, for sides (``text.sides``).
+    """
+    return re.compile(rf"\b({'|'.join(map(re.escape, words.split())) or '(?!)'})\b", re.IGNORECASE)
+
+
+def sides_of(captioner: Any) -> str:
+    """A captioner's words for a side."""
+    return str(captioner.config.text.get("sides", TextConfig.sides))
 
 
 @dataclass(frozen=True)
@@ -100,10 +112,11 @@ def prepare_examples(
     parts = zip(ids.split(batch), mask.split(batch), strict=True)
     x0 = torch.cat([space.encode(i.to(device), m.to(device)).half().cpu() for i, m in parts])
     counts = torch.tensor([0, *(len(group) for group in captions)])
-    sided = [any(SIDED.search(caption.lower()) for caption in group) for group in captions]
+    names_a_side = sided(sides_of(captioner)).search
+    one_way = [any(map(names_a_side, group)) for group in captions]
     first = counts.cumsum(0)
     shares = caption_shares(captions, agreement)
-    return Examples(x0, ids, first, rows, ~torch.tensor(sided), int(first[-1]), shares)
+    return Examples(x0, ids, first, rows, ~torch.tensor(one_way), int(first[-1]), shares)
 
 
 def read_teacher_captions(file: Path) -> dict[str, tuple[str, ...]]:
@@ -127,7 +140,7 @@ def caption_shares(captions: Sequence[Sequence[str]], weight: float) -> Float[Te
     A share is proportional to exp(weight * z), where z is the caption's mean CIDEr-D against the photo's other
     captions, in standard deviations from the photo's mean: people who say what others say too are heard more often.
     """
-    frequency = DocumentFrequency.of(captions) if weight else None
+    frequency = DocumentFrequency.of(captions, agreement_words) if weight else None
     shares = torch.full((len(captions), max(map(len, captions), default=0)), torch.inf)
     for row, group in zip(shares, captions, strict=True):
         agreement = torch.tensor(

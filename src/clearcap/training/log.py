@@ -83,9 +83,13 @@ class RunLog:
         self.console.print(*lines, sep="\n")
 
 
-def scored(captions: Captions, references: Mapping[str | int, Sequence[str]]) -> Scored:
+def scored(
+    captions: Captions, references: Mapping[str | int, Sequence[str]], tokenizer: str = "ptb"
+) -> Scored:
     """Captions with their scores; ``distinct`` is the share of them that are unlike all others."""
-    scores = score(captions, {name: list(told) for name, told in references.items()}).corpus
+    scores = score(
+        captions, {name: list(told) for name, told in references.items()}, tokenizer=tokenizer
+    ).corpus
     scores["distinct"] = len(set(captions.values())) / max(len(captions), 1)
     return captions, scores
 

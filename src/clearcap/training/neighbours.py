@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from clearcap.metrics.cider import DocumentFrequency, weights_of
 from clearcap.metrics.ngrams import ORDERS, Counted, count
-from clearcap.metrics.tokenizer import tokenize
+from clearcap.metrics.words import agreement_words
 
 
 def with_neighbours(
@@ -39,9 +39,9 @@ def neighbour_captions(
     """
     flat = [caption for group in captions for caption in group]
     ends = np.cumsum([0, *map(len, captions)])
-    tokens = tokenize(flat)
+    tokens = agreement_words(flat)
     said = [" ".join(words) for words in tokens]
-    agreements = cider_with_all(count(tokens), DocumentFrequency.of(captions))
+    agreements = cider_with_all(count(tokens), DocumentFrequency.of(captions, agreement_words))
     found = []
     for start, end in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True):
         own = set(said[start:end])

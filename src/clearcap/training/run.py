@@ -19,13 +19,14 @@ from torch import Tensor
 from clearcap.captioner.folder import FREQUENCY
 from clearcap.captioner.model import Captioner
 from clearcap.captioner.towers import build_captioner, continue_captioner, tokenize_for
-from clearcap.config import DataConfig, Preset, SamplingConfig, TrainConfig
+from clearcap.config import DataConfig, Preset, SamplingConfig, TextConfig, TrainConfig
 from clearcap.data.corpus import open_spec
 from clearcap.data.features import Features, make_features, open_features
 from clearcap.data.records import CaptionedPhoto, Corpus, Expected, several
 from clearcap.data.writing import whole_folder, write_json
 from clearcap.errors import InputError
 from clearcap.metrics import DocumentFrequency
+from clearcap.metrics.words import agreement_words
 from clearcap.registry import find
 from clearcap.text.tokenizer import decode_caption
 from clearcap.training.examples import Examples, batches_of, prepare_examples, read_teacher_captions
@@ -180,7 +181,8 @@ class Run:
             found = self.captioner.generate(image=image, sampling=sampling).ids[:, 0].tolist()
             for photo, ids in zip(group, found, strict=True):
                 captions[photo.id] = decode_caption(self.tokenizer, ids, special).text
-        return scored(captions, {photo.id: photo.captions for photo in self.watched})
+        words = str(self.captioner.config.text.get("words", TextConfig.words))
+        return scored(captions, {photo.id: photo.captions for photo in self.watched}, words)
 
     def score(self, step: int) -> None:
         """Evaluate the model as it is at a step, if there are photos to do so on."""
@@ -206,7 +208,8 @@ def save_model(captioner: Captioner, tokenizer: Any, out: Path) -> None:
 
 def save_frequency(photos: Sequence[CaptionedPhoto], out: Path) -> None:
     """Write the document frequency of people's captions beside ``out/model``, for minimum Bayes risk by CIDEr."""
-    DocumentFrequency.of([photo.captions for photo in photos]).pruned().save(out / "model" / FREQUENCY)
+    counted = DocumentFrequency.of([photo.captions for photo in photos], agreement_words)
+    counted.pruned().save(out / "model" / FREQUENCY)
 
 
 def write_preset(preset: Preset, out: Path) -> None:

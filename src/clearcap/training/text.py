@@ -28,6 +28,7 @@ class PretrainTextConfig:
 
     vocab_size: int = knob(5000, "word pieces at most")
     min_count: int = knob(4, "occurrences that make a word one piece")
+    cased: bool = knob(False, "keep capitals and accents, as German needs them")
     length: int = knob(20, "positions of a caption, [CLS] and [SEP] included")
     max_words: int = knob(30, "words of a caption that are kept, before it is cut to length")
     width: int = knob(128, "channels of the text space")
@@ -133,7 +134,7 @@ def pretrain_text(
         InputError: no captions, or ``out/checkpoint`` was made with other settings.
     """
     cleaned = [clean_caption(caption, config.max_words, keep_period=False) for caption in captions]
-    tokenizer = train_tokenizer(cleaned, config.vocab_size, config.min_count)
+    tokenizer = train_tokenizer(cleaned, config.vocab_size, config.min_count, cased=config.cased)
     ids, mask = encode_captions(tokenizer, cleaned, config.length)
     accelerator = make_accelerator()
     model = _untrained(config, tokenizer).to(accelerator.device)

@@ -95,7 +95,7 @@ def add_graphs(folder: Path) -> None:
     require_onnx()
     captioner, _ = load_captioner(str(folder))
     files = named_weights(folder)
-    _, stamp = opened(files)
+    _, stamp = opened(folder)
     for graph in graphs_of(captioner):
         with whole_file(graph_file(folder, graph.name)) as fresh:
             write_graph(graph, fresh, stamp, captioner, files)

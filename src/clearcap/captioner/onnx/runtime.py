@@ -14,7 +14,7 @@ from jaxtyping import Float, Int, UInt8
 
 from clearcap.arrays import Context, Latents, Logits, TokenIds
 from clearcap.captioner.building import Parts
-from clearcap.captioner.folder import named_weights, settings_of
+from clearcap.captioner.folder import settings_of
 from clearcap.captioner.generating import CaptionModel
 from clearcap.captioner.onnx import FORMAT, GRAPHS, graph_file, is_exported
 from clearcap.captioner.onnx.weights import opened
@@ -190,11 +190,7 @@ def load_graphs(folder: Path) -> tuple[GraphModel, WordPieces]:
     weights: dict[str, mmap] = {}
     digest = ""
     if not is_exported(folder):
-        files = named_weights(folder)
-        try:
-            weights, digest = opened(files)
-        except OSError as fault:
-            raise InputError(f"{files[-1][1]}: cannot be read ({fault}); fetch the file again") from fault
+        weights, digest = opened(folder)
     graphs = {name: Graph(graph_file(folder, name), name, weights) for name in GRAPHS}
     encode = graphs["encode"]
     if digest and encode.stamp != digest:

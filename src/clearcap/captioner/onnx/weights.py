@@ -17,6 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from clearcap.captioner.folder import named_weights, shares_of
+from clearcap.captioner.sharing import digest_of
+from clearcap.errors import InputError
+
 if TYPE_CHECKING:
     from onnx import ModelProto, TensorProto
 
@@ -105,17 +109,26 @@ def point_to_weights(model: ModelProto, files: Sequence[tuple[str, Path]]) -> in
     return sum(numpy_helper.to_array(one).nbytes for one in left)
 
 
-def opened(files: Sequence[tuple[str, Path]]) -> tuple[dict[str, mmap.mmap], str]:
-    """The files that graphs point to, by the names these call them, and the SHA-256 of all their bytes.
+def opened(folder: Path) -> tuple[dict[str, mmap.mmap], str]:
+    """The files that the graphs in a folder point to, by the names these call them, and the SHA-256 of their weights.
+
+    Of another captioner's file only the weights that are shared count, and where they lie.
 
     Raises:
-        OSError: one cannot be read.
+        InputError: one cannot be read, or the shared weights are others.
     """
-    held, digest = {}, hashlib.sha256()
-    for place, file in files:
-        with file.open("rb") as stream:
-            held[place] = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-        digest.update(held[place])
+    shares, held, digest = shares_of(folder), {}, hashlib.sha256()
+    for place, file in named_weights(folder):
+        try:
+            with file.open("rb") as stream:
+                held[place] = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        except (OSError, ValueError) as fault:
+            raise InputError(f"{file}: cannot be read ({fault}); fetch the file again") from fault
+        if shares and file.parent != folder:
+            shares.check(file)
+            digest.update(digest_of(file, shares.parts, places=True).encode())
+        else:
+            digest.update(held[place])
     return held, digest.hexdigest()
 
 

@@ -101,7 +101,7 @@ def frequent_words(captions: Iterable[str], count: int) -> list[str]:
 
 
 def _words(caption: str) -> set[str]:
-    return set(re.findall(r"[a-z]+", caption.lower()))
+    return set(re.findall(r"[^\W\d_]+", caption.lower()))
 
 
 def agreement(

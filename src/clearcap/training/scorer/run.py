@@ -21,7 +21,7 @@ from clearcap.captioner.scorer import Scorer, ScorerConfig, save_scorer, word_pi
 from clearcap.config import TrainConfig, knob, require
 from clearcap.data.features import Features, flip
 from clearcap.data.records import CaptionedPhoto
-from clearcap.training.examples import photos_of_step
+from clearcap.training.examples import photos_of_step, sides_of
 from clearcap.training.log import RunLog, progress_bar, tracked_accelerator
 from clearcap.training.loop import fit, generator_at
 from clearcap.training.objectives import Objective
@@ -172,7 +172,7 @@ def train_scorer(
             folder = Path(config.features or out / "features")
             features = cached_features(captioner, [*photos, *watched], folder, config.views, progress)
         captions = {photo.id: photo.captions for photo in photos}
-        examples = tokenised(captions, features.names, pieces)
+        examples = tokenised(captions, features.names, pieces, sides_of(captioner))
         objective = ScorerObjective(
             scorer, config.smoothing, config.word_dropout, int(tokenizer.unk_token_id)
         )

@@ -19,8 +19,9 @@ from clearcap.config import SamplingConfig, TextConfig, TrainConfig, knob, make,
 from clearcap.data.features import Features
 from clearcap.data.records import CaptionedPhoto
 from clearcap.errors import InputError
-from clearcap.metrics.tokenizer import tokenize
-from clearcap.text.tokenizer import word_ids
+from clearcap.metrics.unicode_words import unicode_words
+from clearcap.metrics.words import agreement_words
+from clearcap.text.tokenizer import keeps_capitals, word_ids
 from clearcap.training.examples import Examples, photos_of_step, prepare_examples
 from clearcap.training.joint.seeing import ReadPhotos, joint_optimizers, views_of_step
 from clearcap.training.log import RunLog, progress_bar, tracked_accelerator
@@ -236,9 +237,13 @@ def references_of(photos: Sequence[CaptionedPhoto], tokenizer: Any) -> Int[Tenso
 
 
 def word_rows(captions: Sequence[str], tokenizer: Any) -> Int[Tensor, "captions length"]:
-    """Word ids of captions as metrics read them, without punctuation; -1 behind their ends."""
+    """Word ids of captions as metrics read them, without punctuation; -1 behind their ends.
+
+    COCO's tokeniser drops capitals, so words of a vocabulary that has them are cut by the one of all scripts.
+    """
     ids = torch.full((len(captions), REFERENCE_WORDS), -1)
-    for row, words in zip(ids, tokenize(list(captions)), strict=True):
+    cut = unicode_words(captions, lower=False) if keeps_capitals(tokenizer) else agreement_words(captions)
+    for row, words in zip(ids, cut, strict=True):
         said = tokenizer.convert_tokens_to_ids(tokenizer.tokenize(" ".join(words)))[:REFERENCE_WORDS]
         row[: len(said)] = torch.tensor(said, dtype=row.dtype)
     return ids

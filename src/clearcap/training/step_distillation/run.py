@@ -20,6 +20,7 @@ from clearcap.data.writing import write_json
 from clearcap.errors import InputError
 from clearcap.sampling.selection import UTILITIES
 from clearcap.training.encoder.targets import list_photos
+from clearcap.training.examples import sides_of
 from clearcap.training.log import RunLog, Scored, progress_bar, shown, tracked_accelerator
 from clearcap.training.loop import fit
 from clearcap.training.optimizers import make_optimizers
@@ -202,7 +203,7 @@ def _fit_student(
     """Train the student; at the end the captioner is it."""
     captioner, accelerator = run.captioner, run.log.accelerator
     captions = read_captions(samples, run.tokenizer, captioner.text.special_ids)
-    chosen = choose_targets(captions, config.target, config.utility)
+    chosen = choose_targets(captions, config.target, config.utility, sides_of(captioner))
     captioner.defaults = config.student
     captioner.config.sampling = dataclasses.asdict(config.student)
     captioner.text.requires_grad_(False)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from clearcap.captioner.generating import CaptionRequest
 from clearcap.captioner.model import Captioner
-from clearcap.config import SamplingConfig, TrainConfig
+from clearcap.config import SamplingConfig, TextConfig, TrainConfig
 from clearcap.data.features import Features, flip
 from clearcap.data.writing import new_array, write_json
 from clearcap.errors import InputError
@@ -25,7 +25,7 @@ from clearcap.sampling.randomness import randn_rows
 from clearcap.sampling.selection import choose
 from clearcap.text.tokenizer import decode_caption
 from clearcap.training.checkpoint import check_settings
-from clearcap.training.examples import SIDED, photos_of_step
+from clearcap.training.examples import photos_of_step, sided
 from clearcap.training.loop import generator_at
 
 BATCH = 32  # photos of one chunk, the unit in which sampling resumes
@@ -148,7 +148,10 @@ def read_captions(
 
 
 def choose_targets(
-    captions: Sequence[Sequence[Sequence[str]]], how: str, utility: str = "bleu"
+    captions: Sequence[Sequence[Sequence[str]]],
+    how: str,
+    utility: str = "bleu",
+    sides: str = TextConfig.sides,
 ) -> Int[Tensor, "variants photos 2"] | None:
     """Which caption (variant and draw) each variant of each photo is to be given.
 
@@ -158,6 +161,7 @@ def choose_targets(
             with minimum Bayes risk; "mbr-photo": that among the draws of all the photo's variants, where
             captions that name a side, wrong for the mirror image, stand back.
         utility: of minimum Bayes risk.
+        sides: words for a side, in the captions' language.
 
     Raises:
         InputError: ``how`` is unknown.
@@ -166,6 +170,7 @@ def choose_targets(
         raise InputError(f"target={how!r} is not known; choose one of {', '.join(TARGETS)}")
     if how == "draw":
         return None
+    names_a_side = sided(sides).search
     chosen = torch.zeros(len(captions), len(captions[0]), 2, dtype=torch.int64)
     for photo in range(len(captions[0])):
         if how == "mbr":
@@ -173,7 +178,7 @@ def choose_targets(
                 chosen[variant, photo] = torch.tensor([variant, choose(photos[photo], utility=utility)])
             continue
         pool = [(v, d) for v, photos in enumerate(captions) for d in range(len(photos[photo]))]
-        pool = [(v, d) for v, d in pool if not SIDED.search(captions[v][photo][d])] or pool
+        pool = [(v, d) for v, d in pool if not names_a_side(captions[v][photo][d])] or pool
         best = choose([captions[v][photo][d] for v, d in pool], utility=utility)
         chosen[:, photo] = torch.tensor(pool[best])
     return chosen

@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from clearcap.config import TextConfig
 from clearcap.errors import InputError
-from clearcap.training.examples import SIDED
+from clearcap.training.examples import sided
 
 Tokenize = Callable[[Sequence[str]], tuple[Tensor, Tensor]]
 """Captions -> ids and mask, both [captions, length]."""
@@ -43,7 +44,10 @@ class TokenisedCaptions:
 
 
 def tokenised(
-    captions: Mapping[str, Sequence[str]], names: Sequence[str], tokenize: Tokenize
+    captions: Mapping[str, Sequence[str]],
+    names: Sequence[str],
+    tokenize: Tokenize,
+    sides: str = TextConfig.sides,
 ) -> TokenisedCaptions:
     """Captions of those photos of a cache that have some.
 
@@ -51,11 +55,13 @@ def tokenised(
         captions: of each captioned photo, by id.
         names: ids of the cache's photos, in order.
         tokenize: captions that fill its whole length are left out, for they may have been cut.
+        sides: words for a side, in the captions' language.
 
     Raises:
         InputError: no caption is left.
     """
-    ids, counts, rows, sided = [], [0], [], []
+    ids, counts, rows, one_way = [], [0], [], []
+    names_a_side = sided(sides).search
     for row, name in enumerate(names):
         if name not in captions:
             continue
@@ -65,11 +71,11 @@ def tokenised(
             ids.append(tokens[whole])
             counts.append(int(whole.sum()))
             rows.append(row)
-            sided.append(any(SIDED.search(caption.lower()) for caption in captions[name]))
+            one_way.append(any(map(names_a_side, captions[name])))
     if not ids:
         raise InputError(
             "every caption fills its whole length, so none is sure to be whole; raise text.length"
         )
     return TokenisedCaptions(
-        torch.cat(ids), torch.tensor(counts).cumsum(0), torch.tensor(rows), ~torch.tensor(sided)
+        torch.cat(ids), torch.tensor(counts).cumsum(0), torch.tensor(rows), ~torch.tensor(one_way)
     )
