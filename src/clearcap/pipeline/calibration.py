@@ -71,7 +71,7 @@ class Calibration:
 
     def photo(self, likeness: float) -> float:
         """The share of confidence that is left, by how alike a photo's image tokens are."""
-        return 1.0 if self.alike >= 1 else float(sigmoid(np.array((self.alike - likeness) / self.width)))
+        return 1.0 if self.alike >= 1 else float(sigmoid(np.array([(self.alike - likeness) / self.width]))[0])
 
     def __call__(
         self,
