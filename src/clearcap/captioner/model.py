@@ -31,7 +31,7 @@ from clearcap.config import (
     make,
     renamed,
 )
-from clearcap.data.writing import whole_folder
+from clearcap.data.writing import make_folder, whole_folder
 from clearcap.errors import InputError
 
 PROCESSOR_FILE = "processor_config.json"
@@ -231,7 +231,7 @@ def processor_settings(config: CaptionerConfig) -> dict[str, Any]:
 
 def save_processor(tokenizer: Any, settings: dict[str, Any], folder: Path) -> Path:
     """Write a tokenizer and a processor's settings, and return the file of the settings."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     tokenizer.save_pretrained(folder)
     file = folder / PROCESSOR_FILE
     file.write_text(json.dumps({"processor_class": "CaptionerProcessor", **settings}, indent=1) + "\n")
