@@ -10,7 +10,7 @@ from tiny_captioner import save_tiny_captioner
 
 START = """
 import sys, numpy as np, torch
-from clearcap import CaptionPipeline
+from clearcap import Captioner, CaptionPipeline
 from clearcap.config import SamplingConfig, TrainConfig
 from clearcap.errors import InputError
 from clearcap.metrics import score
@@ -59,6 +59,10 @@ FAULTS = {  # expression -> beginning of its error
     "CaptionPipeline.from_pretrained(device='gpu')": "device='gpu' cannot be used",
     "CaptionPipeline.from_pretrained(device=1.5)": "device='1.5' cannot be used",
     "CaptionPipeline.from_pretrained(dtype='float')": "",
+    "CaptionPipeline.from_pretrained(clip=3)": "clip=3 is no folder",
+    "CaptionPipeline.from_pretrained(memory=3)": "memory=3 is no folder",
+    "CaptionPipeline.from_pretrained(memory='nosuch')": "nosuch: holds no memory",
+    "Captioner.from_pretrained(sys.argv[1], config=3)": "config is of type int; pass a CaptionerConfig",
     "CaptionPipeline.from_pretrained(dtype=16)": "dtype=16 is no type to compute in",
     "pipeline(never(), batch_size=10**400)": "batch_size=1000",
     "pipeline(never(), generator=3)": "generator=3 must be a torch.Generator",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from PIL import Image
 
 import clearcap
 from clearcap.config import load_preset, presets
+from clearcap.moved import NAMES
 
 ROOT = Path(clearcap.__file__).parent
 
@@ -226,3 +228,19 @@ def test_old_module_names_warn_and_give_the_same_modules() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "clearcap.infill is clearcap.pipeline.infilling now" in done.stdout
     assert "clearcap.selection is clearcap.sampling.selection now" in done.stdout
+
+
+@pytest.mark.filterwarnings("ignore::clearcap.errors.RenamedWarning")
+def test_names_that_did_not_move_with_their_module_are_found_by_its_old_name() -> None:
+    import clearcap.loading as old  # type: ignore[import-not-found]
+
+    from clearcap.captioner.folder import bundled_model
+
+    for module, names in NAMES.items():
+        for name, place in names.items():
+            assert getattr(importlib.import_module(module), name) is getattr(
+                importlib.import_module(place), name
+            )
+    assert old.bundled_model is bundled_model
+    with pytest.raises(AttributeError, match=r"'clearcap\.loading' has no attribute 'nosuch'"):
+        _ = old.nosuch

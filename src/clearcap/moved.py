@@ -31,6 +31,17 @@ MOVED = {  # old name -> today's
     "clearcap.training.schedules": "clearcap.training.loop",
     "clearcap.trajectory": "clearcap.pipeline.trajectory",
 }
+NAMES = {  # old module -> its public names that today's module has not, and where they are
+    "clearcap.loading": {
+        "bundled_model": "clearcap.captioner.folder",
+        "export": "clearcap.captioner.hub",
+        "load_captioner": "clearcap.captioner.model",
+        "load_folder": "clearcap.captioner.model",
+        "local_folder": "clearcap.captioner.folder",
+        "read_settings": "clearcap.captioner.folder",
+        "training_curves": "clearcap.captioner.folder",
+    },
+}
 
 
 class MovedFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -46,8 +57,17 @@ class MovedFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         warnings.warn(f"{spec.name} is {new} now", RenamedWarning, stacklevel=2)
         module = importlib.import_module(new)
         self._spec = module.__spec__
+        if elsewhere := NAMES.get(spec.name):
+            vars(module)["__getattr__"] = lambda name: _elsewhere(spec.name, name, elsewhere)
         return module
 
     def exec_module(self, module: ModuleType) -> None:
         """Nothing: the module has been executed; its own spec is put back."""
         module.__spec__ = self._spec
+
+
+def _elsewhere(module: str, name: str, places: dict[str, str]) -> Any:
+    """A name that did not move with its module."""
+    if name not in places:
+        raise AttributeError(f"module {module!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(places[name]), name)

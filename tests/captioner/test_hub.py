@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -55,6 +56,27 @@ def test_processor_round_trip(folder: Path) -> None:
     assert processor.batch_decode(batch["input_ids"]) == ["a brown dog runs on the green grass"]
     with pytest.raises(InputError, match="nothing to process"):
         processor()
+
+
+def test_options_of_a_processor_are_honoured_or_refused(folder: Path) -> None:
+    processor = AutoProcessor.from_pretrained(folder)
+    photo = Image.new("RGB", (90, 40), (255, 0, 128))
+    arrays = processor(images=photo, text="a dog", return_tensors="np", padding=True, truncation=True)
+    tensors = processor(images=photo, text="a dog", return_tensors="pt")
+    assert arrays.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        np.testing.assert_array_equal(arrays[name], tensor.numpy())
+    for options, fault in (
+        ({"return_tensors": "jax"}, "return_tensors='jax'"),
+        ({"do_center_crop": True}, "do_center_crop=True cannot be honoured"),
+        ({"padding": "longest"}, "padding='longest' cannot be honoured"),
+    ):
+        with pytest.raises(InputError, match=fault):
+            processor(images=photo, **options)
+    ids = tensors["input_ids"]
+    assert processor.batch_decode(ids, skip_special_tokens=True) == ["a dog"]
+    with pytest.raises(InputError, match="skip_special_tokens=False cannot be honoured"):
+        processor.batch_decode(ids, skip_special_tokens=False)
 
 
 def test_card_says_what_it_must(folder: Path) -> None:

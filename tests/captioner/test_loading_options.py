@@ -149,6 +149,10 @@ def test_a_subfolder(loader: Any, tmp_path: Path) -> None:
         ({"device": "gpu"}, "device='gpu' cannot be used"),
         ({"device": "cpu", "device_map": "auto"}, "say the same twice"),
         ({"device": "meta"}, "device='meta' cannot be used"),
+        ({"device": ""}, "device='' cannot be used"),
+        ({"device_map": ""}, "device='' cannot be used"),
+        ({"device_map": []}, "device='[]' cannot be used"),
+        ({"device_map": -1}, "device='-1' cannot be used"),
     ],
 )
 def test_what_cannot_be_honoured_is_one_line(
@@ -167,9 +171,32 @@ def test_auto_model_does_not_drop_an_attention(folder: Path) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_device_that_is_not_there_is_one_line(folder: Path) -> None:
-    with pytest.raises(InputError, match="device='cuda' cannot be used"):
-        CaptionPipeline.from_pretrained(folder, device="cuda")
+@pytest.mark.parametrize("device", ["cuda", 0, "cuda:1"])
+def test_a_device_that_is_not_there_is_one_line(device: Any, folder: Path, bert: Path) -> None:
+    with pytest.raises((RuntimeError, AssertionError)):
+        BertModel.from_pretrained(bert, device_map=device)
+    for loader in OURS:
+        with pytest.raises(InputError, match=f"device='{device}' cannot be used"):
+            loader.from_pretrained(folder, device_map=device)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [("gpu",), (torch.int8,), (3,), ("float16",), *([] if torch.cuda.is_available() else [("cuda",)])],
+)
+def test_a_pipeline_that_cannot_be_moved_says_so_in_one_line(
+    place: tuple[Any, ...], folder: Path, bert: Path
+) -> None:
+    with pytest.raises((RuntimeError, AssertionError, TypeError)):
+        BertModel.from_pretrained(bert).to(*place)
+    with pytest.raises(InputError, match=rf"to\({place[0]}\) cannot be done \(.+\); pass cpu") as caught:
+        CaptionPipeline.from_pretrained(folder).to(*place)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_name_is_not_the_model_that_ships() -> None:
+    with pytest.raises(InputError, match=r"config\.json: cannot be read"):
+        CaptionPipeline.from_pretrained("")
 
 
 def test_settings_given_are_those_used(folder: Path) -> None:
@@ -177,6 +204,21 @@ def test_settings_given_are_those_used(folder: Path) -> None:
     config.sampling["steps"] = 3
     assert Captioner.from_pretrained(folder, config=config).defaults.steps == 3
     assert AutoModel.from_pretrained(folder, config=config).defaults.steps == 3
+
+
+def test_settings_may_lie_in_a_folder_of_their_own_as_bert_s(
+    folder: Path, bert: Path, tmp_path: Path
+) -> None:
+    for load, source in ((BertModel.from_pretrained, bert), (Captioner.from_pretrained, folder)):
+        config = load(source).config
+        if source == folder:
+            config.sampling["steps"] = 3
+        config.save_pretrained(tmp_path / source.name)
+        found = load(source, config=str(tmp_path / source.name))
+        assert type(found.config) is type(config)
+    assert found.defaults.steps == 3
+    with pytest.raises(InputError, match="model_type is 'bert', not a captioner"):
+        Captioner.from_pretrained(folder, config=bert)
 
 
 def test_a_model_saved_in_bfloat16_is_loaded_so_as_bert_is(folder: Path, bert: Path, tmp_path: Path) -> None:

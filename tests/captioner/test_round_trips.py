@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import copy
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from tiny_captioner import save_tiny_captioner
-from transformers import AutoConfig, AutoModel, AutoProcessor, pipeline
+from transformers import AutoConfig, AutoModel, AutoProcessor, BertConfig, BertModel, pipeline
 
 from clearcap import Captioner, CaptionerConfig, CaptionPipeline
 from clearcap.captioner.folder import BUNDLED, bundled_model
@@ -70,6 +72,58 @@ def test_a_captioner_without_a_tokenizer_says_what_is_missing(folder: Path, tmp_
         CaptionPipeline(loaded.captioner, loaded.tokenizer).save_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize("way", ["Captioner", "CaptionPipeline"])
+def test_weights_in_several_files_open_as_bert_s_do(way: str, folder: Path, tmp_path: Path) -> None:
+    sizes = BertConfig(
+        vocab_size=200, hidden_size=8, num_hidden_layers=2, num_attention_heads=1, intermediate_size=64
+    )
+    BertModel(sizes).save_pretrained(tmp_path / "bert", max_shard_size="4KB")
+    assert (tmp_path / "bert" / "model.safetensors.index.json").is_file()
+    BertModel.from_pretrained(tmp_path / "bert")
+    loaded: Any = Captioner if way == "Captioner" else CaptionPipeline
+    loaded.from_pretrained(folder).save_pretrained(tmp_path / "out", max_shard_size="20KB")
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+    expected = CaptionPipeline.from_pretrained(folder)(PHOTO, candidates=3)
+    assert CaptionPipeline.from_pretrained(tmp_path / "out")(PHOTO, candidates=3) == expected
+    for again in (Captioner.from_pretrained(tmp_path / "out"), AutoModel.from_pretrained(tmp_path / "out")):
+        again.save_pretrained(tmp_path / "out")  # in one file: those before are gone
+        assert [file.name for file in (tmp_path / "out").glob("model*")] == ["model.safetensors"]
+    assert CaptionPipeline.from_pretrained(tmp_path / "out")(PHOTO, candidates=3) == expected
+
+
+@pytest.mark.parametrize(
+    ("index", "fault"),
+    [
+        ("[", "cannot be read"),
+        ("[]", "cannot be read"),
+        ('{"weight_map": 3}', "cannot be read"),
+        ('{"weight_map": {"a": "../x"}}', "names '../x', which is no file beside it"),
+        ('{"weight_map": {"a": "model-1.safetensors"}}', r"model-1\.safetensors: cannot be read"),
+    ],
+)
+def test_a_bad_index_of_weights_is_one_line(index: str, fault: str, folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "bad")
+    (tmp_path / "bad" / "model.safetensors").unlink()
+    (tmp_path / "bad" / "model.safetensors.index.json").write_text(index)
+    for loader in (Captioner, CaptionPipeline):
+        with pytest.raises(InputError, match=fault) as caught:
+            loader.from_pretrained(tmp_path / "bad")
+        assert "\n" not in str(caught.value)
+
+
+def test_places_that_cannot_be_written_are_one_line(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    for loaded in (Captioner.from_pretrained(folder), CaptionPipeline.from_pretrained(folder)):
+        with pytest.raises(InputError, match="file is a file, not a folder"):
+            loaded.save_pretrained(tmp_path / "file")
+        with pytest.raises(InputError, match="no folder can be made there"):
+            loaded.save_pretrained(tmp_path / "file" / "below")
+        with pytest.raises(InputError, match="variant='fp16': captioners are loaded without one"):
+            loaded.save_pretrained(tmp_path / "out", variant="fp16")
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 @pytest.mark.parametrize("name", BUNDLED)
 def test_models_that_ship_have_a_processor_and_a_task(name: str) -> None:
     place = bundled_model(name)
@@ -83,6 +137,22 @@ def test_models_that_ship_have_a_processor_and_a_task(name: str) -> None:
     assert len(theirs([PHOTO, PHOTO], batch_size=2)) == 2
     with pytest.raises(InputError, match="unknown sampling setting 'num_beams'"):
         theirs(PHOTO, num_beams=4)
+
+
+def test_the_task_has_a_model_of_its_own() -> None:
+    assert Path(pipeline("image-captioning").model.config._name_or_path or bundled_model()) == bundled_model()
+
+
+def test_the_model_that_ships_is_copied_and_saved_as_it_runs(tmp_path: Path) -> None:
+    loaded = CaptionPipeline.from_pretrained()
+    assert loaded.captioner.libraries == ("onnxruntime",)
+    expected = loaded(PHOTO)
+    for again in (copy.deepcopy(loaded), pickle.loads(pickle.dumps(loaded))):
+        assert again(PHOTO) == expected
+    loaded.save_pretrained(tmp_path)
+    assert AutoModel.from_pretrained(tmp_path).dtype == torch.float32
+    again = CaptionPipeline.from_pretrained(tmp_path)(PHOTO)
+    assert again.candidates == expected.candidates
 
 
 @pytest.mark.parametrize("backend", ["torch", "prepacked"])

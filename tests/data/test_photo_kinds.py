@@ -60,8 +60,11 @@ def named() -> object:
         Upload,
         lambda: {"bytes": PNG, "path": None},
         lambda: {"bytes": PNG, "path": "kept/name.png"},
+        lambda: {"bytes": bytearray(PNG)},
+        lambda: {"bytes": memoryview(PNG), "path": None},
         lambda: memoryview(PNG),
         lambda: URI,
+        lambda: "data:image/png;base64,\n" + base64.encodebytes(PNG).decode(),
         lambda: URI.rstrip("="),
         lambda: "data:image/png;base64," + base64.urlsafe_b64encode(PNG).decode(),
         lambda: "data:image/png," + quote(PNG),
@@ -150,6 +153,8 @@ def file_gone() -> Image.Image:
         (lambda: "data:image/png;base64,%%%", "is not base64"),
         (lambda: "data:image/png;base64", "has no comma"),
         (lambda: STACK, r"has shape \(2, 16, 24, 3\)"),
+        (lambda: torch.from_numpy(PIXELS.copy()).to_sparse(), "the tensor gives no array"),
+        (lambda: torch.empty(3, 16, 24, device="meta"), "the tensor gives no array"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:coroutine")

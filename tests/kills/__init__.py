@@ -34,6 +34,7 @@ TIMES = {
     "seconds",
     "ms",
     "ms_per_photo",
+    "ms_per_reference",
     "encode_ms",
     "encode_ms_per_photo",
     "photos_per_second",
@@ -213,7 +214,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def without_times(path: Path, folder: Path) -> bytes:
     """What a file says whenever, and wherever, it is written."""
     data = path.read_bytes()
-    if path.name == "timing.json":
+    if path.name in ("timing.json", "times.json"):
         return b""
     if path.name in ("table.png", "sweep.png"):  # they show milliseconds
         return b"a picture"
@@ -221,7 +222,7 @@ def without_times(path: Path, folder: Path) -> bytes:
         lines = [data] if path.suffix == ".json" else data.splitlines()
         kept = [json.dumps(_timeless(json.loads(line)), ensure_ascii=False) for line in lines]
         return "\n".join(kept).replace(str(folder), "OUT").encode()
-    if path.name == "tokens.safetensors":
+    if path.name == "tokens.safetensors" or path.parent.name == "tokens":
         return save({name: tensor for name, tensor in load(data).items() if name != "ms"})
     return data
 
@@ -261,6 +262,10 @@ def _read(path: Path) -> None:
         np.load(path, mmap_mode="r")
     elif path.suffix == ".png":
         Image.open(path).load()
+    elif path.suffix == ".parquet":
+        import pyarrow.parquet
+
+        pyarrow.parquet.read_table(path)
     elif path.suffix == ".gz":
         import gzip
 

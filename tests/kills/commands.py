@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
@@ -12,14 +13,38 @@ import numpy as np
 import torch
 import transformers as hf
 from PIL import Image
+from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
 from clearcap.training.encoder import add
 from clearcap.vision.efficientnet import EfficientNetEncoder
 from tests.efficientnet_port import state_of_the_port
 from tests.kills import Command
-from tests.tiny_captioner import CAPTIONS, save_tiny_captioner, tiny_captioner
+from tests.tiny_captioner import CAPTIONS, save_tiny_captioner, seeing_captioner, tiny_captioner
 
 PHOTOS = 8
+STUDY = """
+asks = "Does more training help?"
+paper = "None, Table 0"
+base = "tiny.toml"
+minutes = 1
+against = "short"
+decides = "CIDEr-D"
+metrics = ["grammar-errors"]
+figure = "losses"
+seeds = [0, 1]
+
+[[runs]]
+name = "short"
+settings.train.steps = 4
+[[runs]]
+name = "long"
+settings.train.steps = 8
+
+[[claims]]
+says = "more steps score higher"
+of = "long"
+than = "short"
+"""
 TRAIN = (
     "steps=12",
     "photos=3",
@@ -38,6 +63,12 @@ def make_commands(root: Path) -> dict[str, Command]:
     photos = _write_photos(root / "photos")
     text = _write_text_tower(root / "text")
     teacher = _write_teacher(root / "teacher")
+    writer = _write_writer(root / "writer")
+    study = _write_study(root / "study", model)
+    seeing, tokenizer = seeing_captioner()
+    pair = root / "pair"
+    seeing.save_pretrained(pair)
+    tokenizer.save_pretrained(pair)
     (root / "held_out.txt").write_text("0.png\n")
     torch.manual_seed(0)
     torch.save(state_of_the_port(EfficientNetEncoder(8, 0.1, 1.0, 64)), root / "lite.pth")
@@ -142,7 +173,132 @@ def make_commands(root: Path) -> dict[str, Command]:
             ],
             around=lambda: mock.patch.object(add, "imagenet_network", return_value=second),
         ),
+        **{
+            f"caption --out {kind}": Command(
+                lambda out, place=place, more=more: [
+                    *("caption", str(photos), "--model", str(model), "--batch-size", "2"),
+                    *("--out", str(out / place), *more),
+                ]
+            )
+            for kind, place, more in (
+                ("jsonl", "captions.jsonl", ()),
+                ("csv", "captions.csv", ()),
+                ("parquet", "captions.parquet", ()),
+                ("shards", "shards", ("--shard-size", "3")),
+            )
+        },
+        "watch --out": Command(
+            lambda out: [
+                *("watch", str(photos / "0.png"), "--model", str(model), "--out", str(_made(out) / "a.png"))
+            ]
+        ),
+        "evaluate-fill": Command(
+            named(
+                "evaluate-fill",
+                "--model",
+                str(model),
+                "--data",
+                corpus,
+                "--hidden",
+                "1,2",
+                "--batch-size",
+                "2",
+            )
+        ),
+        "remember": Command(named("remember", str(photos), "--model", str(model), "--batch-size", "2")),
+        "label": Command(
+            named(
+                *("label", str(photos), "--teacher", str(writer), "--batch-size", "2", "--beams", "1"),
+                *("--max-tokens", "4"),
+            )
+        ),
+        "study": Command(
+            named(
+                *("study", str(study), "--batch-size", "2", "--subset"),
+                *("--data", f"{corpus}:train", "--data", f"{corpus}:dev"),
+            )
+        ),
+        "train-scorer": Command(
+            named(
+                *("train-scorer", str(model), "--data", f"{corpus}:train", "--watch", f"{corpus}:dev"),
+                *("train.steps=12", "train.photos=3", "train.warmup=2", "train.log_every=1"),
+                *("train.save_every=3", "train.sample_every=6", "train.tracker=none", "train.bf16=false"),
+                *("scorer.width=16", "scorer.depth=1", "scorer.heads=2", "scorer.hidden=32", "scorer.dim=8"),
+            )
+        ),
+        "self-critical": Command(
+            named(
+                *("self-critical", str(model), "--data", f"{corpus}:train", "--watch", f"{corpus}:dev"),
+                *rest,
+                *("train.sample_every=6", "train.bf16=false", "kept_photos=2", "samples=2"),
+                *(
+                    "shortest=3",
+                    "longest=6",
+                    "student.length=3",
+                    "student.min_length=3",
+                    "student.max_length=6",
+                ),
+            )
+        ),
+        "finetune": Command(
+            named(
+                *("finetune", str(pair), "--data", f"{corpus}:train", "--watch", f"{corpus}:dev", *rest),
+                *("train.sample_every=6", "train.bf16=false", "block=3"),
+            )
+        ),
+        "compute-stats": Command(
+            lambda out: ["compute-stats", str(_copied(model, out)), "--data", f"{corpus}:train"]
+        ),
     }
+
+
+def _made(out: Path) -> Path:
+    """The folder, made: a picture is written into one that is there."""
+    out.mkdir(exist_ok=True)
+    return out
+
+
+def _copied(model: Path, out: Path) -> Path:
+    """The folder whose statistics are replaced; a killed command finds it as it left it."""
+    if not out.exists():
+        shutil.copytree(model, out)
+    return out
+
+
+def _write_study(folder: Path, model: Path) -> Path:
+    folder.mkdir()
+    tables = {
+        "text": {"source": str(model), "split": 1, "length": 10},
+        "vision": {"source": str(model), "tokens": 4, "dim": 16, "image_size": 64},
+        "denoiser": {"width": 32, "depth": 2, "heads": 2, "hidden": 48},
+        "sampling": {"steps": 2},
+        "train": {"photos": 3, "copies": 2, "warmup": 2, "log_every": 1, "save_every": 3},
+        "data": {"views": 1},
+    }
+    lines = []
+    for name, table in tables.items():
+        lines += [f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in table.items())]
+    (folder / "tiny.toml").write_text("\n".join(lines))
+    (folder / "study.toml").write_text(STUDY)
+    return folder / "study.toml"
+
+
+def _write_writer(folder: Path) -> Path:
+    """A captioner of transformers, which labels photos."""
+    _, tokenizer = tiny_captioner()
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {"bos_token_id": tokenizer.cls_token_id, "sep_token_id": tokenizer.sep_token_id, "pad_token_id": 0}
+    text |= {"vocab_size": len(tokenizer), "encoder_hidden_size": 16}
+    torch.manual_seed(0)
+    config = hf.BlipConfig(
+        text_config={**sizes, **text},
+        vision_config={**sizes, "image_size": 32, "patch_size": 16, "initializer_range": 0.5},
+        projection_dim=16,
+    )
+    hf.BlipForConditionalGeneration(config).save_pretrained(folder)
+    images = BlipImageProcessorPil(size={"height": 32, "width": 32})
+    hf.BlipProcessor(images, tokenizer).save_pretrained(folder)
+    return folder
 
 
 def _write_photos(folder: Path) -> Path:

@@ -26,6 +26,9 @@ from clearcap.pipeline import CaptionPipeline, CaptionResult
 
 BATCH_ON_CPU = 16  # more gain nothing there (LOG.md)
 MOST_AT_ONCE = 1024  # photos a batch that ``auto`` tries on a GPU
+TABLES = frozenset(
+    {".arrow", ".db", ".html", ".json", ".ndjson", ".pq", ".sqlite", ".tsv", ".txt", ".xls", ".xlsx", ".xml"}
+)  # what is meant as a file of another format, not as a folder
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,10 @@ class Output:
                 raise InputError(
                     f"{self.out}: a run into a folder keeps whole shards as it is; leave --skip-existing out, "
                     "or write new photos into a folder of their own"
+                )
+            if self.out.suffix.lower() in TABLES and not self.out.exists():
+                raise InputError(
+                    f"{self.out}: captions are written to {', '.join(FORMATS)} or into a folder; choose another name"
                 )
             if self.out.is_file():
                 raise InputError(f"{self.out} is a file, and no {', '.join(FORMATS)}; choose another name")

@@ -21,6 +21,10 @@ FREQUENCY = "document_frequency.json.gz"  # beside the weights, where the traini
 SCORER = "scorer.safetensors"  # beside the weights, where one was trained (``clearcap train-scorer``)
 CURVES, SAMPLES = "curves.jsonl", "samples.jsonl"  # of a training run, beside its model
 TOKENIZER = "tokenizer.json"
+WEIGHTS, INDEX = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+)  # all in one, or where each of several lies
 BUNDLED = {"default": "model"}  # names of the models that ship -> their folders
 JOINED = {"few-steps": "default"}  # models that shipped -> the one that does what they did
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
@@ -215,14 +219,19 @@ def local_folder(source: str) -> Path:
     return bundled_model(source) if source in BUNDLED else Path(source)
 
 
+def bundled_folder(name: str = "default") -> Path:
+    """Where a model that ships belongs."""
+    return Path(str(resources.files("clearcap"))) / BUNDLED[name]
+
+
 def bundled_model(name: str = "default") -> Path:
     """The folder of a model that ships.
 
     Raises:
         InputError: it was not installed.
     """
-    folder = Path(str(resources.files("clearcap"))) / BUNDLED[name]
-    if not (folder / "model.safetensors").is_file():
+    folder = bundled_folder(name)
+    if not (folder / WEIGHTS).is_file():
         raise InputError(f"{folder} holds no model; install clearcap from a release, or pass --model")
     return folder
 
@@ -234,13 +243,32 @@ def weight_files(folder: Path) -> list[Path]:
         InputError: ``config.json`` cannot be read.
     """
     shares = shares_of(folder)
-    own = folder / "model.safetensors"
-    return [folder / shares.folder / "model.safetensors", own] if shares else [own]
+    own = _shards(folder) if is_sharded(folder) else [folder / WEIGHTS]
+    return [folder / shares.folder / WEIGHTS, *own] if shares else own
 
 
 def shares_of(folder: Path) -> Shares | None:
     """Which of its weights a captioner takes from another's file. Raises InputError."""
     return Shares.read(read_settings(folder), folder / "config.json")
+
+
+def is_sharded(folder: Path) -> bool:
+    """Whether a folder's weights lie in several files, as transformers writes them beyond ``max_shard_size``."""
+    return (folder / INDEX).is_file() and not (folder / WEIGHTS).is_file()
+
+
+def _shards(folder: Path) -> list[Path]:
+    """The files that the index of sharded weights names. Raises InputError."""
+    file = folder / INDEX
+    try:
+        names = sorted({str(name) for name in json.loads(file.read_text())["weight_map"].values()})
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as fault:
+        raise InputError(
+            f"{file}: cannot be read ({type(fault).__name__}: {fault}); save the captioner again"
+        ) from fault
+    if odd := [name for name in names if Path(name).name != name]:
+        raise InputError(f"{file}: names {odd[0]!r}, which is no file beside it; save the captioner again")
+    return [folder / name for name in names]
 
 
 def named_weights(folder: Path) -> list[tuple[str, Path]]:

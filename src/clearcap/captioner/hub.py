@@ -20,10 +20,14 @@ from transformers.processing_utils import ProcessorMixin
 
 from clearcap.captioner.folder import (
     FREQUENCY,
+    INDEX,
     SAMPLES,
+    WEIGHTS,
     Loading,
+    bundled_folder,
     find_folder,
     frequency_file,
+    is_sharded,
     read_settings,
     training_curves,
 )
@@ -45,6 +49,14 @@ from clearcap.sampling.selection import choose
 from clearcap.text.tokenizer import WordPieces, clean_caption, decode_caption, encode_captions
 
 TASK = "image-captioning"
+
+
+def check_settled(options: Mapping[str, Any], settled: Mapping[str, Sequence[Any]]) -> None:
+    """Raise InputError unless options are known and ask for what is done anyway."""
+    for name, value in options.items():
+        if value not in settled.get(name, ()):
+            known = ", ".join(f"{one}={can[0]}" for one, can in settled.items())
+            raise InputError(f"{name}={value!r} cannot be honoured; leave it out (known are {known})")
 
 
 class CaptionerProcessor(ProcessorMixin):
@@ -84,17 +96,27 @@ class CaptionerProcessor(ProcessorMixin):
         return cls(whole, **processor_settings(captioner.config))
 
     def __call__(
-        self, images: Any = None, text: str | Sequence[str] | None = None, **unused: Any
+        self,
+        images: Any = None,
+        text: str | Sequence[str] | None = None,
+        *,
+        return_tensors: str | None = "pt",
+        **options: Any,
     ) -> BatchFeature:
         """``pixel_values`` [photos, 3, size, size] in 0..1 of photos, ``input_ids`` and mask of captions.
 
         Args:
             images: a photo of any kind that ``clearcap.data.open_image`` knows, or several.
             text: a caption or a list of them.
+            return_tensors: "pt" or "np".
+            options: transformers' own, as far as they say what is done anyway (``padding=True``).
 
         Raises:
-            InputError: neither is given, or a photo cannot be read.
+            InputError: neither is given, a photo cannot be read, or an option cannot be honoured.
         """
+        check_settled(options, {"padding": (True, "max_length"), "truncation": (True,)})
+        if return_tensors not in ("pt", "np", None):
+            raise InputError(f"return_tensors={return_tensors!r} is not known; pass pt or np")
         if images is None and text is None:
             raise InputError("nothing to process; pass images or text")
         features: dict[str, Any] = {}
@@ -106,10 +128,19 @@ class CaptionerProcessor(ProcessorMixin):
             cleaned = [clean_caption(caption, self.max_words, self.keep_period) for caption in captions]
             ids, mask = encode_captions(self.tokenizer, cleaned, self.length)
             features |= {"input_ids": ids, "attention_mask": mask}
+        if return_tensors == "np":
+            features = {name: tensor.numpy() for name, tensor in features.items()}
         return BatchFeature(features)
 
-    def batch_decode(self, ids: Any, special_ids: Sequence[int] = (), **unused: Any) -> list[str]:
-        """Captions of predicted tokens [captions, length]; special tokens and repeated words are dropped."""
+    def batch_decode(self, ids: Any, special_ids: Sequence[int] = (), **options: Any) -> list[str]:
+        """Captions of predicted tokens [captions, length]; special tokens and repeated words are dropped.
+
+        Raises:
+            InputError: an option asks for something else.
+        """
+        check_settled(
+            options, {"skip_special_tokens": (True,), "clean_up_tokenization_spaces": (True, False, None)}
+        )
         hidden = {*self.tokenizer.all_special_ids, *special_ids}
         rows = torch.as_tensor(ids).tolist()
         return [decode_caption(self.tokenizer, row, hidden).text for row in rows]
@@ -210,7 +241,10 @@ def register() -> None:
     AutoModel.register(CaptionerConfig, Captioner, exist_ok=True)
     AutoProcessor.register(CaptionerConfig, CaptionerProcessor, exist_ok=True)
     if TASK not in PIPELINE_REGISTRY.get_supported_tasks():
-        PIPELINE_REGISTRY.register_pipeline(TASK, ImageCaptioning, pt_model=AutoModel, type="image")
+        ships = {"model": (str(bundled_folder()), "main")}
+        PIPELINE_REGISTRY.register_pipeline(
+            TASK, ImageCaptioning, pt_model=AutoModel, default=ships, type="image"
+        )
 
 
 @dataclass(frozen=True)
@@ -320,7 +354,8 @@ def push(folder: Path, name: str, *, private: bool = False, token: str | None = 
     Raises:
         InputError: the folder is not a whole model.
     """
-    missing = [f for f in ("config.json", "model.safetensors", "README.md") if not (folder / f).is_file()]
+    weights = INDEX if is_sharded(folder) else WEIGHTS
+    missing = [f for f in ("config.json", weights, "README.md") if not (folder / f).is_file()]
     if missing:
         raise InputError(
             f"{folder}: {', '.join(missing)} missing; write it with clearcap.captioner.hub.save_for_hub first"

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from clearcap.captioner.folder import TOKENIZER, find_folder, settings_of, shares_of, weight_files
+from clearcap.captioner.folder import TOKENIZER, WEIGHTS, find_folder, settings_of, shares_of, weight_files
 from clearcap.captioner.network import Network
 from clearcap.captioner.onnx import is_exported
 from clearcap.errors import InputError
@@ -124,7 +124,7 @@ def load_weights(model: Part, folder: Path) -> Part:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    weights = folder / "model.safetensors"
+    weights = folder / WEIGHTS
     if is_exported(folder):
         raise InputError(
             f"{weights}: absent, the folder holds graphs to caption with; pass the trained model"

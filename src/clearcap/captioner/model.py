@@ -11,7 +11,14 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from clearcap.captioner.building import build_parts
-from clearcap.captioner.folder import TOKENIZER, Loading, find_folder, read_settings, saved_dtype
+from clearcap.captioner.folder import (
+    INDEX,
+    TOKENIZER,
+    Loading,
+    find_folder,
+    read_settings,
+    saved_dtype,
+)
 from clearcap.captioner.loading import building, find_device, load_weights
 from clearcap.captioner.network import Network
 from clearcap.captioner.sharing import KEY
@@ -24,7 +31,7 @@ from clearcap.config import (
     make,
     renamed,
 )
-from clearcap.data.writing import whole_folder
+from clearcap.data.writing import make_folder, whole_folder
 from clearcap.errors import InputError
 
 PROCESSOR_FILE = "processor_config.json"
@@ -88,7 +95,7 @@ class Captioner(Network, PreTrainedModel):
         cls,
         pretrained_model_name_or_path: Any,
         *,
-        config: CaptionerConfig | None = None,
+        config: CaptionerConfig | str | Path | None = None,
         dtype: Any = None,
         device: Any = None,
         **options: Any,
@@ -100,7 +107,7 @@ class Captioner(Network, PreTrainedModel):
 
         Args:
             pretrained_model_name_or_path: folder or hub name.
-            config: settings to use instead of the saved ones.
+            config: settings to use instead of the saved ones, or the folder that holds them.
             dtype: of the weights, or its name; default is what they were saved in.
             device: where it goes; default the CPU.
             options: transformers' own: ``revision``, ``cache_dir``, ``token``, ``local_files_only``,
@@ -110,9 +117,14 @@ class Captioner(Network, PreTrainedModel):
             InputError: nothing there, tensors missing, unexpected or of other shapes, or an option that is not known
                 or cannot be honoured.
         """
+        if isinstance(config, (str, Path)):
+            config = CaptionerConfig.from_dict(read_settings(Path(config)))
+        if config is not None and not isinstance(config, CaptionerConfig):
+            kind = type(config).__name__
+            raise InputError(f"config is of type {kind}; pass a CaptionerConfig or the folder of one")
         attention = None if config is None else config._attn_implementation  # where AutoModel puts it
         how = Loading.of(device, dtype, **{"attn_implementation": attention} | options)
-        place = find_device(how.device or "cpu")
+        place = find_device("cpu" if how.device is None else how.device)
         folder = find_folder(str(pretrained_model_name_or_path), **how.hub)
         captioner: Any = load_folder(folder, config)
         if (folder / TOKENIZER).is_file():
@@ -129,12 +141,26 @@ class Captioner(Network, PreTrainedModel):
             save_directory: folder to write.
             push_to_hub: upload what was written, too.
             options: as for transformers' models.
+
+        Raises:
+            InputError: the folder cannot be written, or an option cannot be honoured.
         """
         repository = options.pop("repo_id", None)
-        with whole_folder(Path(save_directory)) as fresh:
+        if options.get("variant"):
+            raise InputError(
+                f"variant={options['variant']!r}: captioners are loaded without one; leave it out"
+            )
+        place = Path(save_directory)
+        with whole_folder(place) as fresh:
             super().save_pretrained(fresh, **options)
             if self.tokenizer is not None:
                 save_processor(self.tokenizer, processor_settings(self.config), fresh)
+            written = {
+                file.name for file in (*fresh.glob("model*.safetensors"), fresh / INDEX) if file.is_file()
+            }
+        for file in (*place.glob("model*.safetensors"), place / INDEX):
+            if written and file.name not in written:  # weights of what was saved there before
+                file.unlink(missing_ok=True)
         if push_to_hub:
             names = ("token", "private", "commit_message", "revision", "create_pr")
             hub = {name: options[name] for name in names if name in options}
@@ -205,7 +231,7 @@ def processor_settings(config: CaptionerConfig) -> dict[str, Any]:
 
 def save_processor(tokenizer: Any, settings: dict[str, Any], folder: Path) -> Path:
     """Write a tokenizer and a processor's settings, and return the file of the settings."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     tokenizer.save_pretrained(folder)
     file = folder / PROCESSOR_FILE
     file.write_text(json.dumps({"processor_class": "CaptionerProcessor", **settings}, indent=1) + "\n")

@@ -24,7 +24,8 @@ def load_placed(folder: Path, device: Any, dtype: Any, backend: str) -> tuple[Ne
     Raises:
         InputError: no such device, or the weights do not fit.
     """
-    place = find_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    usual = "cuda" if torch.cuda.is_available() else "cpu"
+    place = find_device(usual if device is None else device)
     captioner, tokenizer = load_network(str(folder))
     captioner.vision = captioner.vision.folded()
     captioner = captioner.to(place, dtype or torch.float32)

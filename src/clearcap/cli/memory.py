@@ -23,10 +23,12 @@ def remember(
 ) -> None:
     """Remember captioned photos: caption --memory OUT and evaluate --memory OUT go by what was said of similar ones."""
     from clearcap.cli.train import photos_of
+    from clearcap.data.writing import make_folder
     from clearcap.pipeline import CaptionPipeline
     from clearcap.pipeline.memory import remember as run
 
     photos = photos_of([f"folder:{one}:all" if Path(one).is_dir() else one for one in data])
+    make_folder(out)  # sooner than the work
     pipeline = CaptionPipeline.from_pretrained(model, backend="prepacked")  # graphs give no image tokens
     with options.shown_progress("remembering") as advance:
         memory = run(pipeline, photos, batch_size=batch_size, progress=advance)

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from clearcap.data.images import to_square
-from clearcap.data.writing import new_array, write_json
+from clearcap.data.writing import make_folder, new_array, write_json
 from clearcap.errors import InputError
 
 
@@ -100,7 +100,7 @@ def make_features(
         advance: told how many views were encoded.
         batch: photos encoded at once.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     store: np.ndarray | None = None
 
     def square(place: tuple[int, int]) -> np.ndarray:

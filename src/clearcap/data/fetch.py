@@ -36,6 +36,8 @@ def fetch(url: str, *, timeout: float = 20.0, max_bytes: int = MAX_BYTES) -> byt
     """
     shown = clipped(" ".join(url.split()))
     scheme = url.partition(":")[0].lower()
+    if scheme == "data":
+        url = "".join(url.split())  # base64 is often broken into lines
     read = {"http": _from_web, "https": _from_web, "data": _from_data, "file": _from_file}.get(
         scheme, _from_fsspec
     )

@@ -197,8 +197,8 @@ def _is_tensor(source: Any) -> bool:
 def _of_row(row: Mapping[Any, Any], name: str) -> PhotoBytes | str | os.PathLike[str]:
     """The photo of a Hugging Face data set's row ``{"bytes": ..., "path": ...}``, one of which may be None."""
     data, path = row.get("bytes"), row.get("path")
-    if isinstance(data, bytes):
-        return PhotoBytes(data, str(path or name))
+    if isinstance(data, (bytes, bytearray, memoryview)):
+        return PhotoBytes(bytes(data), str(path or name))
     if isinstance(path, (str, os.PathLike)):
         return path
     raise InputError(
@@ -396,8 +396,13 @@ def _as_array(tensor: Any, name: str) -> np.ndarray:
     """A torch tensor, channels first where it can be read so, as an array with them last."""
     if tensor.ndim == 3 and tensor.shape[0] in CHANNELS:
         tensor = tensor.permute(1, 2, 0)
-    tensor = tensor.detach().cpu()
-    return (tensor.float() if tensor.is_floating_point() else tensor).numpy()  # NumPy has no bfloat16
+    try:
+        tensor = tensor.detach().cpu()
+        return (tensor.float() if tensor.is_floating_point() else tensor).numpy()  # NumPy has no bfloat16
+    except Exception as error:  # sparse ones, those of the meta device ...
+        raise InputError(
+            f"{_one_line(name)} gives no array ({_fault(error)}); pass a dense tensor"
+        ) from error
 
 
 def _check_pixels(size: tuple[int, int], name: str, max_pixels: int) -> None:

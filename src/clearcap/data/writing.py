@@ -48,13 +48,15 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     Other files of that folder stay as they are.
 
     Raises:
-        InputError: the disk is full.
+        InputError: the disk is full, or no folder can be made there.
     """
     folder = Path(os.path.abspath(folder))
     fresh = folder.with_name(f".new-{folder.name}")
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file, not a folder; name another")
     shutil.rmtree(fresh, ignore_errors=True)
     try:
-        fresh.mkdir(parents=True)
+        make_folder(fresh)
         yield fresh
         files = sorted(path for path in fresh.rglob("*") if path.is_file())
         for file in files:
@@ -69,6 +71,16 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         raise
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it, where there is none. Raises InputError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as fault:
+        if is_full(fault):
+            raise full(str(folder), fault) from fault
+        raise InputError(f"{folder}: no folder can be made there ({fault.strerror}); name another") from fault
 
 
 def write_text(path: Path, text: str) -> None:

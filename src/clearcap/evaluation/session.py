@@ -22,6 +22,7 @@ from clearcap.errors import InputError
 from clearcap.evaluation.journal import Journal, Kind
 from clearcap.pipeline import CaptionPipeline
 from clearcap.pipeline.memory import Memory
+from clearcap.pipeline.pipeline import checked_seed
 
 Progress = Callable[[int, int, str], None]
 """(work done, work in all, what is going on)."""
@@ -109,6 +110,8 @@ class Session:
         Raises:
             InputError: it holds another evaluation, or files of something else.
         """
+        if "seed" in settings:
+            checked_seed(settings["seed"])
         libraries = ("clearcap", *self.pipeline.captioner.libraries, "pillow", "numpy")
         texts = json.dumps([[photo, list(captions)] for photo, captions in self.references.items()])
         manifest = {

@@ -188,9 +188,12 @@ class CaptionPipeline:
         from clearcap.captioner.folder import Loading, find_folder, frequency_file, saved_dtype
 
         how = Loading.of(device, dtype, **options)
+        for name, given, kinds in (("clip", clip, (str, Path)), ("memory", memory, (str, Path, Memory))):
+            if given is not None and not isinstance(given, kinds):
+                raise InputError(f"{name}={clipped(repr(given))} is no folder; pass its path")
         scorer = Path(clip) if clip is not None and (Path(clip) / SCORER).is_file() else None
         judge = None if clip is None or scorer else ClipScorer.load(clip)
-        folder = find_folder(str(model or "default"), **how.hub)
+        folder = find_folder("default" if model is None else str(model), **how.hub)
         counted = frequency_file(str(folder))
         frequency = DocumentFrequency.load(counted) if counted else None
         measured = folder / CONFIDENCE
@@ -214,7 +217,7 @@ class CaptionPipeline:
             from clearcap.captioner.onnx.runtime import load_graphs
 
             if (
-                str(how.device or "cpu") != "cpu"
+                str("cpu" if how.device is None else how.device) != "cpu"
                 or str(kind or "float32").removeprefix("torch.") != "float32"
             ):
                 raise InputError(
@@ -261,10 +264,17 @@ class CaptionPipeline:
         """Move or cast the captioner, as torch's modules are.
 
         Raises:
-            InputError: it runs graphs or prepacked weights, which stay as they are.
+            InputError: it runs graphs or prepacked weights, which stay as they are, or there is no such device or type.
         """
         captioner: Any = self.captioner
-        captioner.to(*place, **named)
+        try:
+            captioner.to(*place, **named)
+        except (RuntimeError, AssertionError, TypeError) as fault:  # torch's, by device
+            asked = ", ".join([*map(str, place), *(f"{name}={value}" for name, value in named.items())])
+            reason = (str(fault) or type(fault).__name__).splitlines()[0]
+            raise InputError(
+                f"to({asked}) cannot be done ({reason}); pass cpu, cuda or a type of torch"
+            ) from fault
         return self
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> None:
@@ -291,6 +301,7 @@ class CaptionPipeline:
 
     def _whole(self) -> Any:
         """The captioner as a transformers model, with the weights that it was loaded with."""
+        from clearcap.captioner.folder import find_dtype
         from clearcap.captioner.model import Captioner, load_captioner
 
         if isinstance(self.captioner, Captioner):
@@ -299,7 +310,7 @@ class CaptionPipeline:
         if self.source is None:
             raise InputError("this pipeline was not loaded from a folder; save its Captioner instead")
         captioner: Any = load_captioner(str(self.source))[0]
-        return captioner.to(self.dtype)
+        return captioner.to(find_dtype(str(self.dtype)))  # NumPy's, where it runs graphs
 
     def __call__(self, images: Any, *, batch_size: int = 16, seed: int = 0, **how: Any) -> Any:
         """Caption photos.

@@ -77,6 +77,8 @@ def attention_maps(
     from clearcap.captioner.attention import mean_attention, on_grid, recorded_attention
 
     layout, words, places = read_layout(captioner, tokenizer, caption)
+    if not words:
+        raise InputError(f"{caption!r} has no words to look; give a caption")
     with captioner.inference():
         with recorded_attention(captioner.denoiser) as layers:
             captioner.sample(

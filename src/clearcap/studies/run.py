@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clearcap.config import Preset, SamplingConfig, changes, load_preset, require
+from clearcap.config import Preset, SamplingConfig, changes, load_preset, number, require
 from clearcap.data.corpus import open_spec, parse_spec
 from clearcap.data.reading import read_json
 from clearcap.data.records import CaptionedPhoto
-from clearcap.data.writing import write_json, write_text
+from clearcap.data.writing import make_folder, write_json, write_text
 from clearcap.evaluation.scores import score_captions
 from clearcap.evaluation.systems import NAMES, System, sample_systems
 from clearcap.studies.picture import draw
@@ -74,6 +74,7 @@ def run_study(
     Raises:
         InputError: settings or data that do not fit, or a folder of another study.
     """
+    number("batch_size", scale.batch_size, int, 1)
     require(bool(scale.data), "no --data; pass a corpus as NAME:ROOT:SPLIT, such as flickr8k:DIR:dev")
     require(
         len(scale.data) == 1 or study.trains,
@@ -93,7 +94,7 @@ def run_study(
     asked = json.loads(json.dumps({"study": dataclasses.asdict(study), "scale": dataclasses.asdict(scale)}))
     if (out / "study.json").is_file():
         check_settings(out, read_json(out / "study.json"), asked)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     write_json(out / "study.json", asked)
 
     limit = LIMIT if scale.tiny and scale.limit is None else scale.limit

@@ -17,7 +17,7 @@ from clearcap.config import number
 from clearcap.data.images import open_image
 from clearcap.data.paths import Entry
 from clearcap.data.reading import member, read_json, read_jsonl
-from clearcap.data.writing import whole_lines, write_json
+from clearcap.data.writing import make_folder, whole_lines, write_json
 from clearcap.errors import InputError
 from clearcap.training.checkpoint import check_settings
 
@@ -145,7 +145,7 @@ def label(
     """
     batch_size = number("batch_size", batch_size, int, 1)
     told, settings = out / CAPTIONS, out / SETTINGS
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     if settings.is_file():
         check_settings(out, read_json(settings), asdict(how))
     elif told.exists():

@@ -23,7 +23,7 @@ from clearcap.config import DataConfig, Preset, SamplingConfig, TextConfig, Trai
 from clearcap.data.corpus import open_spec
 from clearcap.data.features import Features, make_features, open_features
 from clearcap.data.records import CaptionedPhoto, Corpus, Expected, several
-from clearcap.data.writing import whole_folder, write_json
+from clearcap.data.writing import make_folder, whole_folder, write_json
 from clearcap.errors import InputError
 from clearcap.metrics import DocumentFrequency
 from clearcap.metrics.words import agreement_words
@@ -214,7 +214,7 @@ def save_frequency(photos: Sequence[CaptionedPhoto], out: Path) -> None:
 
 def write_preset(preset: Preset, out: Path) -> None:
     """Write all settings to ``out/preset.json``."""
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     write_json(out / "preset.json", dataclasses.asdict(preset))
 
 

@@ -26,4 +26,4 @@ def has_graphs(folder: Path) -> bool:
 def is_exported(folder: Path) -> bool:
     """Whether a folder holds graphs and no trained weights beside them."""
     graphs = any(graph_file(folder, name).is_file() for name in GRAPHS)
-    return graphs and not (folder / "model.safetensors").is_file()
+    return graphs and not any(folder.glob("model*.safetensors"))

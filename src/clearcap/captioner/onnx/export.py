@@ -19,7 +19,7 @@ from clearcap.captioner.folder import FREQUENCY, frequency_file, named_weights
 from clearcap.captioner.model import Captioner, load_captioner
 from clearcap.captioner.onnx import FORMAT, graph_file
 from clearcap.captioner.onnx.weights import LEAST, opened, point_to_weights
-from clearcap.data.writing import whole_file, whole_folder
+from clearcap.data.writing import make_folder, whole_file, whole_folder
 from clearcap.errors import InputError
 
 OPSET = 20  # the first with Gelu as one operator
@@ -109,7 +109,7 @@ def quantize_graphs(folder: Path, out: Path) -> None:
     from clearcap.captioner.onnx.int8 import quantize
     from clearcap.captioner.onnx.runtime import denoiser_inputs
 
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     samples = denoiser_inputs(folder)
     for file in sorted(folder.iterdir()):
         if file.suffix == ".onnx":

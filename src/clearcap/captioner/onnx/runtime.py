@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from mmap import mmap
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +22,30 @@ from clearcap.errors import InputError
 from clearcap.text.tokenizer import WordPieces
 
 
+class Buffers(dict[str, Any]):
+    """Files of weights by the names that graphs call them; a pickle holds their bytes, once for all graphs."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Buffers, ({name: bytes(buffer) for name, buffer in self.items()},)
+
+
 class Graph:
     """One graph, opened on the CPU."""
 
-    def __init__(self, file: Path, name: str, weights: Mapping[str, mmap] | None = None) -> None:
+    def __init__(
+        self, file: Path, name: str, weights: Buffers | None = None, data: bytes | None = None
+    ) -> None:
         """Args:
             file: to open.
             name: of the graph that it must be.
-            weights: files that it may point to, by the names it calls them.
+            weights: files that it may point to.
+            data: what the file holds, where it is at hand.
 
         Raises:
             InputError: onnxruntime is not installed, or the file is absent, damaged or another graph.
         """
-        self.file = file
-        self.session = _open(file, weights or {})
+        self.file, self.name, self.held = file, name, weights or Buffers()
+        self.session = _open(file, self.held, data)
         about: dict[str, str] = dict(self.session.get_modelmeta().custom_metadata_map)
         found = (about.get("clearcap.format"), about.get("clearcap.graph"))
         if found != (FORMAT, name):
@@ -50,6 +59,15 @@ class Graph:
         self.special_ids = tuple(int(token) for token in about.get("clearcap.special_ids", "").split())
         self.inputs = {one.name for one in self.session.get_inputs()}
         self.shapes: dict[str, list[Any]] = {one.name: one.shape for one in self.session.get_outputs()}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A pickle, and a copy, is opened anew, wherever that is. Raises InputError where the file is gone."""
+        try:
+            return Graph, (self.file, self.name, self.held, self.file.read_bytes())
+        except OSError as fault:
+            raise InputError(
+                f"{self.file}: is gone, so the captioner cannot be copied; load it again"
+            ) from fault
 
     def __call__(
         self, feeds: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None
@@ -187,10 +205,10 @@ def load_graphs(folder: Path) -> tuple[GraphModel, WordPieces]:
     Raises:
         InputError: onnxruntime is not installed, or a file is absent, damaged, or of another captioner.
     """
-    weights: dict[str, mmap] = {}
-    digest = ""
+    weights, digest = Buffers(), ""
     if not is_exported(folder):
-        weights, digest = opened(folder)
+        found, digest = opened(folder)
+        weights = Buffers(found)
     graphs = {name: Graph(graph_file(folder, name), name, weights) for name in GRAPHS}
     encode = graphs["encode"]
     if digest and encode.stamp != digest:
@@ -242,14 +260,14 @@ def _layers(tensors: list[np.ndarray]) -> Context:
     return list(zip(tensors[::2], tensors[1::2], strict=True))
 
 
-def _open(file: Path, weights: Mapping[str, mmap]) -> Any:
+def _open(file: Path, weights: Buffers, data: bytes | None) -> Any:
     """A session. Raises InputError."""
     try:
         import onnxruntime
         from onnxruntime.capi import onnxruntime_pybind11_state as state
     except ImportError as fault:
         raise InputError(f"{file}: running it needs onnxruntime; pip install onnxruntime") from fault
-    if not file.is_file():
+    if data is None and not file.is_file():
         raise InputError(f"{file}: absent; write it with clearcap export --onnx")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors
@@ -261,7 +279,7 @@ def _open(file: Path, weights: Mapping[str, mmap]) -> Any:
     bad = (state.Fail, state.InvalidArgument, state.InvalidGraph, state.InvalidProtobuf, state.NotImplemented)
     try:
         return onnxruntime.InferenceSession(
-            str(file), options, providers=["CPUExecutionProvider"], enable_fallback=0
+            data or str(file), options, providers=["CPUExecutionProvider"], enable_fallback=0
         )
     except (*bad, UnicodeDecodeError) as fault:  # the latter: of names in the graph
         reason = " ".join(str(fault).split())

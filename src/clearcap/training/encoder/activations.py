@@ -18,7 +18,7 @@ from torch import Tensor
 from clearcap.data.ahead import ahead
 from clearcap.data.features import square_view
 from clearcap.data.images import to_square
-from clearcap.data.writing import new_array, whole_file, write_json
+from clearcap.data.writing import make_folder, new_array, whole_file, write_json
 from clearcap.errors import InputError
 
 Compute = Callable[[Float[Tensor, "batch 3 size size"]], tuple[Tensor, Tensor]]
@@ -91,7 +91,7 @@ def make_activations(
         advance: told how many views were computed.
         batch: photos at once.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     for view in range(views):
         if not (folder / f"logits{view}.npy").is_file():
             _make_view(compute, [opened for _, opened in photos], folder, view, size, seed, advance, batch)

@@ -18,7 +18,7 @@ from clearcap.captioner.towers import continue_captioner
 from clearcap.config import DataConfig, Preset
 from clearcap.data.features import Features
 from clearcap.data.records import CaptionedPhoto
-from clearcap.data.writing import whole_file
+from clearcap.data.writing import make_folder, whole_file
 from clearcap.errors import InputError
 from clearcap.training.encoder.activations import squared
 from clearcap.training.encoder.pairing import Basis, PairedObjective, paired
@@ -191,7 +191,7 @@ def principal_components(
     components = axes * variance.clamp_min(1e-9) ** -0.25
     components = components / (x @ components).std()
     basis = Basis(mean.float(), components.float().contiguous())
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with whole_file(file) as fresh:
         save_file(basis._asdict(), fresh)
     return basis

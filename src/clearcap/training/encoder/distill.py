@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from clearcap.data.writing import whole_file, write_json
+from clearcap.data.writing import make_folder, whole_file, write_json
 from clearcap.errors import InputError
 from clearcap.training.checkpoint import RunState
 from clearcap.training.encoder import objective
@@ -199,7 +199,7 @@ def distill(config: DistillConfig, progress: bool = True) -> DistillResult:
         data = _open_data(config, device, lambda done, total: bar.update(shown, completed=done, total=total))
         run = Run(config, data.grid, data.size, data.classes, len(data.split.vocabulary), device)
         out = Path(config.out)
-        out.mkdir(parents=True, exist_ok=True)
+        make_folder(out)
         checkpoint = out / "checkpoint"
         if not run.load(checkpoint) and config.init:
             _begin_from(config.init, run, data)

@@ -19,7 +19,7 @@ from clearcap.captioner.towers import tokenize_for
 from clearcap.config import TextConfig, TrainConfig, check_choices, knob, require
 from clearcap.data.features import open_features
 from clearcap.data.records import CaptionedPhoto
-from clearcap.data.writing import new_array, whole_file, write_json
+from clearcap.data.writing import make_folder, new_array, whole_file, write_json
 from clearcap.errors import InputError
 from clearcap.training.encoder.activations import Activations, make_activations, open_activations, squared
 from clearcap.training.encoder.finetune import (
@@ -118,7 +118,7 @@ def finetune_encoder(
         raise InputError("no captioned photos to learn from; pass --data NAME:ROOT:SPLIT")
     check_photos([*photos, *unlabelled], watched)
     console = console or Console(stderr=True)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     write_json(out / "settings.json", dataclasses.asdict(config))
     accelerator = tracked_accelerator(config.train.tracker, out)
     encoder, classifier = imagenet_encoder(config)
@@ -295,7 +295,7 @@ def cache_tokens(
     """The feature cache (``clearcap.data.features``) of all photos and views, made of their cached activations."""
     if (folder / "index.json").is_file():
         return
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     views, photos = len(cache.grids), len(cache.names)
     shape = (views, photos, encoder.tokens, encoder.dim)
     tokens = new_array(folder / "tokens.npy", np.float16, shape)

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageEnhance
 
-from clearcap.data.writing import new_array, write_json
+from clearcap.data.writing import make_folder, new_array, write_json
 from clearcap.errors import InputError
 from clearcap.training.encoder.teacher import Teacher, load_teacher
 
@@ -148,7 +148,7 @@ class TargetStore:
     ) -> TargetStore:
         """Lay out an empty store."""
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         lead, size, dim = (views, len(photos)), teacher.image_size, basis.components.shape[1]
         layout: dict[str, tuple[tuple[int, ...], type]] = {
             "images": ((*lead, size, size, 3), np.uint8),

@@ -15,6 +15,7 @@ from clearcap.captioner.model import Captioner
 from clearcap.captioner.towers import tokenize_for
 from clearcap.config import SamplingConfig, TextConfig, TrainConfig, knob, make, require
 from clearcap.data.records import CaptionedPhoto
+from clearcap.data.writing import make_folder
 from clearcap.errors import InputError
 from clearcap.training.examples import Examples, photos_of_step, prepare_examples
 from clearcap.training.joint.objective import JointObjective
@@ -113,7 +114,7 @@ def finetune(
     if not photos:
         raise InputError("no photos to learn from; pass --data NAME:ROOT:SPLIT")
     check_photos(photos, watched)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     accelerator = tracked_accelerator(train.tracker, out)
     captioner.to(accelerator.device)
     with progress_bar(console, accelerator.is_main_process) as progress:

@@ -21,6 +21,7 @@ from clearcap.captioner.scorer import Scorer, ScorerConfig, save_scorer, word_pi
 from clearcap.config import TrainConfig, knob, require
 from clearcap.data.features import Features, flip
 from clearcap.data.records import CaptionedPhoto
+from clearcap.data.writing import make_folder
 from clearcap.training.examples import photos_of_step, sides_of
 from clearcap.training.log import RunLog, progress_bar, tracked_accelerator
 from clearcap.training.loop import fit, generator_at
@@ -150,7 +151,7 @@ def train_scorer(
         len(photos) >= train.photos,
         f"{len(photos)} photos are fewer than train.photos={train.photos} of a step; pass more --data or lower it",
     )
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     accelerator = tracked_accelerator(train.tracker, out)
     captioner.to(accelerator.device)
     pad, length = int(tokenizer.pad_token_id), config.scorer.length

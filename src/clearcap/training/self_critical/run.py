@@ -18,6 +18,7 @@ from clearcap.captioner.towers import tokenize_for
 from clearcap.config import SamplingConfig, TextConfig, TrainConfig, knob, make, require
 from clearcap.data.features import Features
 from clearcap.data.records import CaptionedPhoto
+from clearcap.data.writing import make_folder
 from clearcap.errors import InputError
 from clearcap.metrics.unicode_words import unicode_words
 from clearcap.metrics.words import agreement_words
@@ -164,7 +165,7 @@ def self_critical(
             words <= captioner.length - 2,
             f"{name}={words}: captions of this model have at most {captioner.length - 2} words; lower it",
         )
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     accelerator = tracked_accelerator(train.tracker, out)
     captioner.to(accelerator.device)
     captioner.defaults = config.student

@@ -16,7 +16,7 @@ from clearcap.config import SamplingConfig, TrainConfig, check_choices, knob, re
 from clearcap.data.features import Features
 from clearcap.data.images import PhotoFile
 from clearcap.data.records import CaptionedPhoto
-from clearcap.data.writing import write_json
+from clearcap.data.writing import make_folder, write_json
 from clearcap.errors import InputError
 from clearcap.sampling.selection import UTILITIES
 from clearcap.training.encoder.targets import list_photos
@@ -168,7 +168,7 @@ def distill_steps(
     if not photos:
         raise InputError("no photos to sample the teacher on; pass --data NAME:ROOT:SPLIT or --photos FOLDER")
     check_photos(photos, watched)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     accelerator = tracked_accelerator(train.tracker, out)
     captioner.to(accelerator.device)
     with progress_bar(console, accelerator.is_main_process) as progress:

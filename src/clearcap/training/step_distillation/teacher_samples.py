@@ -19,7 +19,7 @@ from clearcap.captioner.generating import CaptionRequest
 from clearcap.captioner.model import Captioner
 from clearcap.config import SamplingConfig, TextConfig, TrainConfig
 from clearcap.data.features import Features, flip
-from clearcap.data.writing import new_array, write_json
+from clearcap.data.writing import make_folder, new_array, write_json
 from clearcap.errors import InputError
 from clearcap.sampling.randomness import randn_rows
 from clearcap.sampling.selection import choose
@@ -107,7 +107,7 @@ def sample_teacher(
         "draws": draws,
         "seed": seed,
     }
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     done = _done(folder, settings)
     shape = (variants, len(rows), draws, captioner.length)
     x0 = _open(folder / "x0.npy", np.float16, (*shape, captioner.text.dim), new=done == 0)
