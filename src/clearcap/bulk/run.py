@@ -23,8 +23,8 @@ from clearcap.config import LENGTHS, __version__, number, own_names
 from clearcap.data.threads import threads
 from clearcap.errors import InputError
 from clearcap.pipeline import CaptionPipeline, CaptionResult
+from clearcap.pipeline.pipeline import cpu_batch
 
-BATCH_ON_CPU = 16  # more gain nothing there (LOG.md)
 MOST_AT_ONCE = 1024  # photos a batch that ``auto`` tries on a GPU
 
 
@@ -94,9 +94,9 @@ class Sampling:
     Attributes:
         how: sampling settings.
         seed: same seed, same captions.
-        batch_size: photos at once; None is chosen for the device.
+        batch_size: photos at once; None is chosen for the device and the number of candidates.
         workers: threads that decode photos; None is one a core.
-        at_once: batches captioned at the same time; None is one a core on a CPU (two, of graphs).
+        at_once: batches captioned at the same time; None is one a core on a CPU.
     """
 
     how: dict[str, Any] = field(default_factory=dict)
@@ -153,11 +153,9 @@ class Run:
         """
         self.pipeline, self.output, self.sampling = pipeline, output, sampling or Sampling()
         on_cpu = str(pipeline.device) == "cpu"
-        graphs = type(pipeline.captioner).__module__.startswith("clearcap.captioner.onnx")
         cores = os.cpu_count() or 1
         self.workers = self.sampling.workers or min(16, max(4, cores))
-        lanes = min(2, threads()) if graphs else threads()  # graphs share one pool of threads
-        self.at_once = self.sampling.at_once or (lanes if on_cpu else 1)
+        self.at_once = self.sampling.at_once or (threads() if on_cpu else 1)
         self.batch_size = self.sampling.batch_size or self._recorded_batch() or self._best_batch()
         self.sidecars = Sidecars(output.sidecars, output.overwrite)
         run = {
@@ -301,9 +299,9 @@ class Run:
         return recorded if isinstance(recorded, int) and recorded > 0 else None
 
     def _best_batch(self) -> int:
-        """Photos at once: doubled on a GPU while that gains a twentieth, and its memory lasts."""
+        """Photos at once: 4 to 16 on a CPU; doubled on a GPU while that gains a twentieth, and its memory lasts."""
         if not str(self.pipeline.device).startswith("cuda"):
-            return BATCH_ON_CPU
+            return cpu_batch(self.pipeline.sampling(**self.sampling.how).candidates)
         import torch
 
         size, best = 16, 0.0
