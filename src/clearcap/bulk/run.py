@@ -25,6 +25,7 @@ from clearcap.errors import InputError
 from clearcap.pipeline import CaptionPipeline, CaptionResult
 from clearcap.pipeline.pipeline import cpu_batch
 
+OTHER_FILES = ".arrow .db .feather .gz .json .npy .ods .sqlite .tab .tar .tsv .txt .xls .xlsx .xml .yaml .yml .zip .zst"  # suffixes that mean a file, of a kind that captions are not written as
 MOST_AT_ONCE = 1024  # photos a batch that ``auto`` tries on a GPU
 
 
@@ -71,6 +72,11 @@ class Output:
                 raise InputError(
                     f"{self.out}: a run into a folder keeps whole shards as it is; leave --skip-existing out, "
                     "or write new photos into a folder of their own"
+                )
+            if self.out.suffix.lower() in OTHER_FILES.split() and not self.out.is_dir():
+                raise InputError(
+                    f"{self.out}: captions are written as {', '.join(FORMATS)}; choose one of them, or a name without "
+                    "suffix for a folder of shards"
                 )
             if self.out.is_file():
                 raise InputError(f"{self.out} is a file, and no {', '.join(FORMATS)}; choose another name")
