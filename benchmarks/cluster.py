@@ -26,11 +26,22 @@ from clearcap.data.paths import expand
 from clearcap.errors import InputError
 
 NODES = """
+import socket
 import sys
 from ray.cluster_utils import Cluster
-small = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
-cluster = Cluster(initialize_head=True, head_node_args={**small, "include_dashboard": False})
-cluster.add_node(**small)
+
+AGENTS = ("metrics_agent_port", "metrics_export_port", "runtime_env_agent_port", "dashboard_agent_listen_port")
+
+def small():
+    # ports that are told are not waited for: a busy machine starts agents later than Ray has patience for
+    sockets = [socket.create_server(("", 0)) for _ in AGENTS]
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return {"num_cpus": 1, "object_store_memory": 80 * 2**20, **dict(zip(AGENTS, ports))}
+
+cluster = Cluster(initialize_head=True, head_node_args={**small(), "include_dashboard": False})
+cluster.add_node(**small())
 print(cluster.address, flush=True)
 sys.stdin.read()
 cluster.shutdown()

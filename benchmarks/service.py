@@ -43,7 +43,7 @@ def service(
         ),
     ] = 0,
     batch_size: Annotated[int, typer.Option(help="photos of a forward pass at most")] = 4,
-    queue: Annotated[int, typer.Option(help="photos that may wait in each worker")] = 16,
+    queue: Annotated[int, typer.Option(help="photos that may wait in each worker")] = 32,
     clients: Annotated[str, typer.Option(help="how many ask at once")] = "1,8,32",
     seconds: Annotated[float, typer.Option(help="that each load lasts")] = 10.0,
     hostile: Annotated[int, typer.Option(help="hostile requests")] = 500,

@@ -25,7 +25,10 @@ from clearcap.errors import InputError
 from clearcap.pipeline import CaptionPipeline, CaptionResult
 from clearcap.pipeline.pipeline import cpu_batch
 
-OTHER_FILES = ".arrow .db .feather .gz .json .npy .ods .sqlite .tab .tar .tsv .txt .xls .xlsx .xml .yaml .yml .zip .zst"  # suffixes that mean a file, of a kind that captions are not written as
+# suffixes that mean a file, of a kind that captions are not written as
+OTHER_FILES = (
+    ".arrow .db .feather .gz .json .npy .ods .sqlite .tar .tsv .txt .xls .xlsx .xml .yaml .yml .zip .zst"
+)
 MOST_AT_ONCE = 1024  # photos a batch that ``auto`` tries on a GPU
 
 
