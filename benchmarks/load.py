@@ -22,21 +22,42 @@ class Load:
     Attributes:
         seconds: from the first request to the last answer.
         latencies: seconds of each answer with a caption.
+        asked: requests sent.
         statuses: how many answers had each status; 0 is no answer.
         wrong: answers with another caption than expected.
+        silent: refusals with 429 or 503 that do not say when to come back.
         megabytes: the most memory that the service's processes had together.
+        lock: of the threads that count.
     """
 
     seconds: float = 0.0
     latencies: list[float] = field(default_factory=list)
+    asked: int = 0
     statuses: Counter[int] = field(default_factory=Counter)
     wrong: int = 0
+    silent: int = 0
     megabytes: float = 0.0
+    lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @property
     def rate(self) -> float:
         """Captions a second."""
         return len(self.latencies) / self.seconds
+
+    @property
+    def lost(self) -> int:
+        """Requests without an answer."""
+        return self.asked - sum(count for status, count in self.statuses.items() if status)
+
+    def add(self, other: Load) -> None:
+        """Count another stretch of the same load."""
+        self.seconds += other.seconds
+        self.latencies += other.latencies
+        self.asked += other.asked
+        self.statuses += other.statuses
+        self.wrong += other.wrong
+        self.silent += other.silent
+        self.megabytes = max(self.megabytes, other.megabytes)
 
     def percentile(self, share: float) -> float:
         """Milliseconds within which a share of the captions came."""
@@ -44,15 +65,19 @@ class Load:
 
     def note(self, answer: Answer, expected: str, seconds: float) -> None:
         """Count an answer."""
-        self.statuses[answer.status] += 1
-        if answer.status == 200:
-            self.latencies.append(seconds)
-            self.wrong += answer.json["captions"][0]["caption"] != expected
+        with self.lock:
+            self.statuses[answer.status] += 1
+            self.silent += answer.status in (429, 503) and "retry-after" not in answer.headers
+            if answer.status == 200:
+                self.latencies.append(seconds)
+                self.wrong += answer.json["captions"][0]["caption"] != expected
 
 
 def ask(client: Client, photo: Path, expected: str, load: Load) -> None:
     """One photo in a form."""
     data = photo.read_bytes()
+    with load.lock:
+        load.asked += 1
     began = time.perf_counter()
     try:
         answer = client.post_form("/v1/captions", [data])

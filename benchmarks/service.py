@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import signal
 import sys
@@ -13,7 +14,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import torch
 import typer
 from PIL import Image
 from rich.console import Console
@@ -35,16 +35,19 @@ def service(
     ] = None,
     limit: Annotated[int, typer.Option(help="photos of it")] = 200,
     model: Annotated[str, typer.Option(help="folder or hub name")] = "default",
-    workers: Annotated[int, typer.Option(help="processes of the service")] = 2,
+    workers: Annotated[int, typer.Option(help="processes of the service")] = 1,
     threads: Annotated[
         int,
-        typer.Option(help="of each worker, and of captioning one at a time; 0: every core is used in both"),
+        typer.Option(
+            help="of each worker; 0 shares out the cores, all of which captioning one at a time has"
+        ),
     ] = 0,
     batch_size: Annotated[int, typer.Option(help="photos of a forward pass at most")] = 4,
-    queue: Annotated[int, typer.Option(help="photos that may wait in each worker")] = 64,
+    queue: Annotated[int, typer.Option(help="photos that may wait in each worker")] = 32,
     clients: Annotated[str, typer.Option(help="how many ask at once")] = "1,8,32",
     seconds: Annotated[float, typer.Option(help="that each load lasts")] = 10.0,
     hostile: Annotated[int, typer.Option(help="hostile requests")] = 500,
+    rounds: Annotated[int, typer.Option(help="turns in which each load and one at a time alternate")] = 4,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object on standard output")] = False,
 ) -> None:
     """Latency and throughput at several clients, overload at twice that, hostile requests, an end under load."""
@@ -52,27 +55,38 @@ def service(
     console = Console(stderr=True)
     with tempfile.TemporaryDirectory() as folder:
         paths = photos_of(photos, limit) if photos else parts_of(sample_photo(), Path(folder), limit)
-        console.print(f"{len(paths)} photos one at a time", highlight=False)
-        one, expected = one_at_a_time(model, paths, threads)
+        pipeline = CaptionPipeline.from_pretrained(model, backend="fast")
+        expected = {path: one.caption for path, one in zip(paths, pipeline(paths), strict=True)}
         limits = ("--upload-timeout", UPLOAD_SECONDS, "--max-bytes", MAX_BYTES)
         urls = ("--allow-urls", "--allow-network", "127.0.0.2/32")
         shape = ("--workers", workers, "--threads", threads, "--batch-size", batch_size, "--queue", queue)
         options = ("--model", model, *shape, *limits, *urls)
         found: dict[str, Any] = {"photos": len(paths), "workers": workers, "batch_size": batch_size}
-        loads = {"one at a time, no service": one}
+        loads: dict[str, Load] = {}
+        beside: dict[str, Load] = {}
         with running_service(*options) as started:
             for count in counts:
-                console.print(f"{count} clients", highlight=False)
-                loads[f"{count} clients"] = closed_loop(
-                    started, paths, expected, clients=count, seconds=seconds
-                )
-            rate = 2 * max(load.rate for load in loads.values())
-            console.print(f"{rate:.0f} requests a second", highlight=False)
-            loads["twice the most"] = open_loop(started, paths, expected, rate=rate, seconds=seconds)
+                name = f"{count} clients"
+                console.print(name, highlight=False)
+                loads[name], beside[name] = Load(), Load()
+                for turn in range(rounds):
+                    first = turn * len(paths) // rounds
+                    photos_now = [*paths[first:], *paths[:first]]
+                    beside[name].add(one_at_a_time(pipeline, photos_now, expected, seconds / rounds))
+                    loads[name].add(
+                        closed_loop(started, photos_now, expected, clients=count, seconds=seconds / rounds)
+                    )
+            most = max(load.rate for load in loads.values())
+            lasting = max(
+                seconds, 4 * queue * workers / most
+            )  # it takes a quarter of that to fill the queues
+            console.print(f"{2 * most:.1f} requests a second for {lasting:.0f} s", highlight=False)
+            name = f"{2 * most:.1f} requests a second"
+            loads[name] = open_loop(started, paths, expected, rate=2 * most, seconds=lasting)
             console.print(f"{hostile} hostile requests", highlight=False)
             found["hostile"] = attack(started, hostile)
             found["end under load"] = end_under_load(started, paths, expected)
-    found["loads"] = {name: summary(load, one) for name, load in loads.items()}
+    found["loads"] = {name: summary(load, beside.get(name)) for name, load in loads.items()}
     print(json.dumps(found)) if as_json else show(found)
 
 
@@ -97,20 +111,21 @@ def parts_of(photo: Path, folder: Path, limit: int) -> list[Path]:
     return found
 
 
-def one_at_a_time(model: str, photos: Sequence[Path], threads: int) -> tuple[Load, dict[Path, str]]:
-    """Captions in this process, one photo after the other."""
-    if threads:
-        torch.set_num_threads(threads)
-    pipeline = CaptionPipeline.from_pretrained(model, backend="fast")
-    pipeline(photos[0])
-    load, expected = Load(), {}
+def one_at_a_time(
+    pipeline: CaptionPipeline, photos: Sequence[Path], expected: Mapping[Path, str], seconds: float
+) -> Load:
+    """Captions in this process, one photo after the other, while the service has nothing to do."""
+    load = Load()
+    pipeline(photos[0])  # what rested is woken
     began = time.perf_counter()
-    for photo in photos:
+    for photo in itertools.cycle(photos):
         start = time.perf_counter()
-        expected[photo] = pipeline(photo).caption
+        load.wrong += pipeline(photo).caption != expected[photo]
         load.latencies.append(time.perf_counter() - start)
-    load.seconds = time.perf_counter() - began
-    return load, expected
+        load.seconds = time.perf_counter() - began
+        if load.seconds > seconds:
+            return load
+    raise InputError("no photos; name a folder of some")
 
 
 def attack(started: Service, count: int) -> dict[str, Any]:
@@ -156,16 +171,25 @@ def end_under_load(started: Service, photos: Sequence[Path], expected: Mapping[P
     }
 
 
-def summary(load: Load, one: Load) -> dict[str, Any]:
-    """A load's figures, and its captions a second against one at a time."""
-    return {
+def summary(load: Load, one: Load | None) -> dict[str, Any]:
+    """A load's figures, and its captions a second against those one at a time, which alternated with it."""
+    told = {
         "p50_ms": round(load.percentile(0.5), 1),
         "p99_ms": round(load.percentile(0.99), 1),
         "captions_a_second": round(load.rate, 2),
-        "ratio": round(load.rate / one.rate, 2),
+        "asked": load.asked,
         "statuses": {str(status): count for status, count in sorted(load.statuses.items())},
+        "lost": load.lost,
         "wrong": load.wrong,
+        "without_retry_after": load.silent,
         "megabytes": round(load.megabytes),
+    }
+    if one is None:
+        return told
+    alone = {"p50_ms": round(one.percentile(0.5), 1), "p99_ms": round(one.percentile(0.99), 1)}
+    return told | {
+        "one_at_a_time": alone | {"captions_a_second": round(one.rate, 2), "wrong": one.wrong},
+        "ratio": round(load.rate / one.rate, 2),
     }
 
 
@@ -177,15 +201,24 @@ def show(found: Mapping[str, Any]) -> None:
             f"{one['p50_ms']:.0f}",
             f"{one['p99_ms']:.0f}",
             f"{one['captions_a_second']:.1f}",
-            f"{one['ratio']:.2f}",
+            f"{one['ratio']:.2f}" if "ratio" in one else "",
             " ".join(f"{status}: {count}" for status, count in one["statuses"].items()),
-            str(one["wrong"]),
+            f"{one['lost']}, {one['wrong']}, {one['without_retry_after']}",
             f"{one['megabytes']:,}" if one["megabytes"] else "",
         )
         for name, one in found["loads"].items()
     ]
     console = show_table(
-        ("load", "p50 ms", "p99 ms", "captions/s", "ratio", "answers", "wrong", "MB"),
+        (
+            "load",
+            "p50 ms",
+            "p99 ms",
+            "captions/s",
+            "of one at a time",
+            "answers",
+            "lost, wrong, silent",
+            "MB",
+        ),
         rows,
         title=f"{found['workers']} workers, batches of {found['batch_size']}, {found['photos']} photos",
         words=("load", "answers"),

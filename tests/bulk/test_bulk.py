@@ -267,6 +267,16 @@ def test_a_killed_command_goes_on_to_the_same_bytes(
     assert out.read_bytes() == whole.read_bytes()
 
 
+@pytest.mark.parametrize("name", ["x.txt", "x.JSON", "x.jsonl.gz"])
+def test_a_file_of_another_kind_is_no_folder(name: str, tmp_path: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"captions are written as \.jsonl, \.csv, \.parquet; choose one of them, or"
+    ):
+        Output(tmp_path / name)
+    (tmp_path / name).mkdir()
+    assert Output(tmp_path / name).is_folder  # somebody's choice
+
+
 def test_other_runs_and_other_photos_are_told_apart(
     pipeline: CaptionPipeline, photos: Path, tmp_path: Path
 ) -> None:

@@ -17,7 +17,7 @@ from tiny_captioner import save_tiny_captioner
 
 from benchmarks.cluster import digests, kill_worker_and_driver, two_nodes, whole_shards
 from clearcap import CaptionPipeline
-from clearcap.bulk.cluster import DEATHS, Captioner, Job, Nodes
+from clearcap.bulk.cluster import DEATHS, Captioner, Job, Nodes, caption_on_cluster
 from clearcap.bulk.run import Output, Run, Sampling
 from clearcap.bulk.shards import begin_shards
 from clearcap.bulk.sources import Piece, Sources, in_pieces
@@ -106,7 +106,7 @@ def test_jobs_that_cannot_be_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="write a folder of shards"):
         Job("default", Output(tmp_path / "x.jsonl"), sampling)
     with pytest.raises(InputError, match="batch_size is missing"):
-        Job("default", Output(tmp_path / "x"), Sampling())
+        caption_on_cluster(Job("default", Output(tmp_path / "x"), Sampling()), Nodes(gpus=1.0), Sources([]))
     (tmp_path / "file").write_text("mine")
     with pytest.raises(InputError, match="file/x cannot be made"):
         begin_shards(tmp_path / "file" / "x", {}, overwrite=False)

@@ -26,6 +26,7 @@ from clearcap.captioner.onnx.weights import LEAST
 from clearcap.captioner.sharing import stored
 from clearcap.data.images import PhotoFile
 from clearcap.data.records import CaptionedPhoto
+from clearcap.data.threads import set_threads
 from clearcap.errors import InputError
 from clearcap.pipeline import CaptionPipeline
 from clearcap.sampling.guidance import guided
@@ -162,6 +163,27 @@ def test_batch_of_one_equals_its_row(kind: str, request: pytest.FixtureRequest, 
     together = captioner.generate(loud, seed=1)
     for row in range(5):
         assert np.array_equal(captioner.generate(loud[row : row + 1], seed=1).ids[0], together.ids[row])
+
+
+def test_batches_at_once_have_a_thread_each(exported: Path) -> None:
+    """Not the threads of one session, for which they would wait in turn."""
+    set_threads(2)
+    pipeline = CaptionPipeline.from_pretrained(exported)
+    graph, used = pipeline.captioner.denoiser.graph, set()
+
+    def noted(*arguments: Any) -> Any:
+        used.add(graph.session.get_session_options().intra_op_num_threads)
+        return graph(*arguments)
+
+    photos = list(np.random.default_rng(0).integers(0, 256, (6, 64, 64, 3), np.uint8))
+    pipeline.captioner.denoiser.graph = noted
+    alone = pipeline(photos, batch_size=2)
+    assert used == {2}
+    used.clear()
+    together = list(pipeline.stream(photos, batch_size=2, at_once=2))
+    assert used == {1}
+    assert [one.caption for one in together] == [one.caption for one in alone]
+    assert graph.session.get_session_options().intra_op_num_threads == 2  # for those who come after
 
 
 def test_fill_keeps_the_fixed_words_of_the_torch_captioner(

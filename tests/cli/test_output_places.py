@@ -55,7 +55,7 @@ def test_a_name_of_another_format_is_no_folder(name: str, desk: Path) -> None:
     done = clearcap("caption", desk / "photos", "--model", desk / "model", "--out", desk / name)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
-    assert f"{name}: captions are written to .jsonl, .csv, .parquet or into a folder" in line
+    assert f"{name}: captions are written as .jsonl, .csv, .parquet; choose one of them" in line
     assert not (desk / name).exists()
 
 

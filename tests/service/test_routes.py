@@ -9,13 +9,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from commands import clearcap
 
 from benchmarks.served import Client, Service
 from clearcap.config import SamplingConfig
+from clearcap.data.threads import set_threads
 from clearcap.errors import InputError
 from clearcap.pipeline import CaptionPipeline
+from clearcap.service.work import caption_together
 
 
 def uri(photo: bytes) -> str:
@@ -162,6 +165,27 @@ def test_templates_that_cannot_be(client: Client, photos: list[bytes], template:
     answer = client.post("/v1/fill", {"image": uri(photos[0]), "template": template})
     assert answer.status == 400
     assert message in answer.fault
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 8])
+def test_a_photo_a_thread_is_captioned_by_one_thread_each(pipeline: CaptionPipeline, count: int) -> None:
+    set_threads(2)
+    used: list[int] = []
+    photos = list(np.random.default_rng(0).integers(0, 256, (count, 224, 224, 3), np.uint8))
+    graph = pipeline.captioner.vision.graph
+
+    def noted(*arguments: Any) -> Any:
+        used.append(graph.session.get_session_options().intra_op_num_threads)
+        return graph(*arguments)
+
+    pipeline.captioner.vision.graph = noted
+    try:
+        together = caption_together(pipeline, photos, seed=3, steps=1)
+    finally:
+        pipeline.captioner.vision.graph = graph
+    assert used == [2] if count == 1 else [1, 1]
+    alone = [pipeline(photo, seed=3, steps=1) for photo in photos]
+    assert [one.candidates for one in together] == [one.candidates for one in alone]
 
 
 def test_company_changes_nothing(client: Client, service: Service, photos: list[bytes]) -> None:

@@ -38,7 +38,7 @@ class Job:
     Attributes:
         model: folder or name, the same on every node.
         output: a folder of shards that every node sees under the same path.
-        sampling: how captions are sampled; its batch size is given, for all workers shall have the same.
+        sampling: how captions are sampled; on GPUs its batch size is given, for all workers shall have the same.
         loading: options of ``CaptionPipeline.from_pretrained``.
         image_column: of tables.
         before: called in each worker before the model is loaded, such as what loads plug-ins.
@@ -58,8 +58,6 @@ class Job:
             raise InputError(
                 f"{self.output.out}: several machines write a folder of shards; name one, without a suffix"
             )
-        if self.sampling.batch_size is None:
-            raise InputError("batch_size is missing; pass one, so that all workers have the same")
 
     @property
     def told(self) -> dict[str, Any]:
@@ -198,6 +196,8 @@ def caption_on_cluster(
     began = time.perf_counter()
     output = job.output
     assert output.out is not None
+    if nodes.gpus and job.sampling.batch_size is None:
+        raise InputError("batch_size is missing; pass one, so that all GPUs have the same")
     tally, batch_size, shards = Tally(told=told), 0, 0
     with cluster(nodes.address) as ray:
         entries = sources.entries()

@@ -23,12 +23,34 @@ from clearcap.config import LENGTHS, __version__, number, own_names
 from clearcap.data.threads import threads
 from clearcap.errors import InputError
 from clearcap.pipeline import CaptionPipeline, CaptionResult
+from clearcap.pipeline.pipeline import cpu_batch
 
-BATCH_ON_CPU = 16  # more gain nothing there (LOG.md)
+OTHER_FILES = frozenset(
+    [
+        ".arrow",
+        ".db",
+        ".feather",
+        ".gz",
+        ".html",
+        ".json",
+        ".ndjson",
+        ".npy",
+        ".ods",
+        ".pq",
+        ".sqlite",
+        ".tar",
+        ".tsv",
+        ".txt",
+        ".xls",
+        ".xlsx",
+        ".xml",
+        ".yaml",
+        ".yml",
+        ".zip",
+        ".zst",
+    ]
+)  # suffixes that mean a file, of a kind that captions are not written as, and no folder
 MOST_AT_ONCE = 1024  # photos a batch that ``auto`` tries on a GPU
-TABLES = frozenset(
-    {".arrow", ".db", ".html", ".json", ".ndjson", ".pq", ".sqlite", ".tsv", ".txt", ".xls", ".xlsx", ".xml"}
-)  # what is meant as a file of another format, not as a folder
 
 
 @dataclass(frozen=True)
@@ -75,9 +97,10 @@ class Output:
                     f"{self.out}: a run into a folder keeps whole shards as it is; leave --skip-existing out, "
                     "or write new photos into a folder of their own"
                 )
-            if self.out.suffix.lower() in TABLES and not self.out.exists():
+            if self.out.suffix.lower() in OTHER_FILES and not self.out.is_dir():
                 raise InputError(
-                    f"{self.out}: captions are written to {', '.join(FORMATS)} or into a folder; choose another name"
+                    f"{self.out}: captions are written as {', '.join(FORMATS)}; choose one of them, or a name without "
+                    "suffix for a folder of shards"
                 )
             if self.out.is_file():
                 raise InputError(f"{self.out} is a file, and no {', '.join(FORMATS)}; choose another name")
@@ -101,9 +124,9 @@ class Sampling:
     Attributes:
         how: sampling settings.
         seed: same seed, same captions.
-        batch_size: photos at once; None is chosen for the device.
+        batch_size: photos at once; None is chosen for the device and the number of candidates.
         workers: threads that decode photos; None is one a core.
-        at_once: batches captioned at the same time; None is one a core on a CPU (two, of graphs).
+        at_once: batches captioned at the same time; None is one a core on a CPU.
     """
 
     how: dict[str, Any] = field(default_factory=dict)
@@ -160,11 +183,9 @@ class Run:
         """
         self.pipeline, self.output, self.sampling = pipeline, output, sampling or Sampling()
         on_cpu = str(pipeline.device) == "cpu"
-        graphs = type(pipeline.captioner).__module__.startswith("clearcap.captioner.onnx")
         cores = os.cpu_count() or 1
         self.workers = self.sampling.workers or min(16, max(4, cores))
-        lanes = min(2, threads()) if graphs else threads()  # graphs share one pool of threads
-        self.at_once = self.sampling.at_once or (lanes if on_cpu else 1)
+        self.at_once = self.sampling.at_once or (threads() if on_cpu else 1)
         self.batch_size = self.sampling.batch_size or self._recorded_batch() or self._best_batch()
         self.sidecars = Sidecars(output.sidecars, output.overwrite)
         run = {
@@ -308,9 +329,9 @@ class Run:
         return recorded if isinstance(recorded, int) and recorded > 0 else None
 
     def _best_batch(self) -> int:
-        """Photos at once: doubled on a GPU while that gains a twentieth, and its memory lasts."""
+        """Photos at once: 4 to 16 on a CPU; doubled on a GPU while that gains a twentieth, and its memory lasts."""
         if not str(self.pipeline.device).startswith("cuda"):
-            return BATCH_ON_CPU
+            return cpu_batch(self.pipeline.sampling(**self.sampling.how).candidates)
         import torch
 
         size, best = 16, 0.0

@@ -92,7 +92,9 @@ def throughput(
     photos: Annotated[list[str], typer.Argument(help="photos, folders or globs", show_default=False)],
     model: options.Model = "default",
     limit: options.Limit = 256,
-    batch_size: Annotated[int, typer.Option(help="photos at once")] = 16,
+    batch_size: Annotated[
+        int | None, typer.Option(help="photos at once; default as clearcap caption --out, on a GPU 16")
+    ] = None,
     workers: Annotated[int, typer.Option(help="threads that decode photos")] = 4,
     at_once: Annotated[
         int | None, typer.Option(help="batches at the same time; default one a core on a CPU")
@@ -133,7 +135,7 @@ def throughput(
     options.show_table(
         ("stage, alone", "share of time", "CPU ms a photo", "photos/s"),
         rows,
-        title=f"{model} on {pipeline.device}: {len(files):,} photos in batches of {batch_size}, "
+        title=f"{model} on {pipeline.device}: {len(files):,} photos in batches of {found.batch_size}, "
         f"{found.at_once} at once, {found.cores} cores",
         caption=f"all together: {found.of_slowest:.0%} of the slowest stage's own limit, {found.of_sum:.0%} of what "
         f"stages that take turns on the same cores could do; {found.in_stages:.0%} of the processor time is in stages",

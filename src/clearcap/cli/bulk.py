@@ -49,7 +49,10 @@ def bulk(
     candidates: Candidates = None,
     setting: Settings = None,
     seed: Seed = 0,
-    batch_size: Annotated[int, typer.Option(help="photos at once")] = 16,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(help="photos at once; default 16 on GPUs, on CPUs as many as clearcap caption chooses"),
+    ] = None,
     recursive: Recursive = True,
     image_column: ImageColumn = None,
     prefix: Prefix = "",
@@ -76,7 +79,10 @@ def bulk(
     nodes = Nodes(address, actors, cpus, gpus)
     if workers is not None:
         workers = number("workers", workers, int, 1)
-    batch_size = number("batch_size", batch_size, int, 1)
+    if batch_size is not None:
+        batch_size = number("batch_size", batch_size, int, 1)
+    elif gpus:
+        batch_size = 16
     how = sampling_settings(setting, steps=steps, length=length, candidates=candidates)
     plugins = (context.parent.params.get("plugin") if context.parent else None) or []
     job = Job(

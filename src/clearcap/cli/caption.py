@@ -95,7 +95,9 @@ def caption(
     solver: Annotated[str | None, typer.Option(help="ddim, renoise, ddpm, dpm-solver or plain")] = None,
     setting: Settings = None,
     seed: Seed = 0,
-    batch_size: Annotated[str, typer.Option(help="photos at once; auto: what suits the device")] = "16",
+    batch_size: Annotated[
+        str, typer.Option(help="photos at once; auto: with --out what suits the device, else 16")
+    ] = "auto",
     as_json: Annotated[
         bool,
         typer.Option("--json", help="one JSON object a line on standard output; with --out, the summary"),

@@ -20,7 +20,7 @@ def serve(
     host: Annotated[str, typer.Option(help="address to listen at; 0.0.0.0 is every one")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="port to listen at; 0 takes a free one")] = 8000,
     workers: Annotated[
-        int, typer.Option(help="processes that share the port; one a core captions the most photos")
+        int, typer.Option(help="processes that share the port, each with its share of the cores")
     ] = 1,
     model: options.Model = "default",
     name: Annotated[
@@ -32,7 +32,9 @@ def serve(
     threads: Annotated[
         int, typer.Option(help="threads of each worker's forward passes; 0 shares out the cores")
     ] = 0,
-    batch_size: Annotated[int, typer.Option(help="photos of a forward pass at most")] = 4,
+    batch_size: Annotated[
+        int, typer.Option(help="photos of a forward pass at most; a CPU makes one a thread at a time")
+    ] = 4,
     batch_wait: Annotated[
         float, typer.Option(help="milliseconds to wait for requests that are being read just then")
     ] = 5.0,

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
+
+_own = threading.local()  # of a thread, what ``set_threads`` said in it
 
 
 def threads() -> int:
@@ -16,8 +19,14 @@ def threads() -> int:
     return int(asked) if asked.isdecimal() and int(asked) else here
 
 
+def own_threads() -> int | None:
+    """What this thread was told by ``set_threads``; None where it was told nothing."""
+    return getattr(_own, "count", None)
+
+
 def set_threads(count: int) -> None:
-    """What torch is to use where it is imported; graphs keep the threads that they were opened with."""
+    """How many threads compute for this thread: torch's where it is imported, and those of graphs."""
+    _own.count = count
     torch = sys.modules.get("torch")
     if torch is not None:
         torch.set_num_threads(count)

@@ -357,8 +357,8 @@ class CaptionPipeline:
             batch_size: photos per forward pass.
             seed: same seed, same captions, whatever the batch size.
             workers: threads that decode.
-            at_once: batches captioned at the same time, each by its share of torch's threads: on a CPU more photos
-                a second, and each of them later.
+            at_once: batches captioned at the same time, each by its share of the threads: on a CPU more photos a
+                second, and each of them later.
             how: as for a call.
 
         Raises:
@@ -782,6 +782,11 @@ def gpu_at_hand() -> bool:
     return bool(torch.cuda.is_available())
 
 
+def cpu_batch(candidates: int) -> int:
+    """Photos a batch where a CPU captions a batch a thread: more take longer a photo, and memory (LOG.md)."""
+    return min(16, max(4, 32 // candidates))
+
+
 def checked_seed(seed: Any) -> int:
     """A seed that every generator takes. Raises InputError."""
     return int(number("seed", seed, int, 0, 2**63 - 1))
@@ -790,12 +795,12 @@ def checked_seed(seed: Any) -> int:
 def _at_once(
     captioned: Callable[[Decoded], list[CaptionResult | InputError]], batches: Iterable[Decoded], count: int
 ) -> Iterator[list[CaptionResult | InputError]]:
-    """Batches captioned by threads, in order, each with its share of torch's own threads."""
+    """Batches captioned by threads, in order, each with its share of the threads that compute."""
     all_threads = threads()
     share = max(1, all_threads // count)
 
     def in_thread(batch: Decoded) -> list[CaptionResult | InputError]:
-        set_threads(share)  # a thread's own, as far as OpenMP goes
+        set_threads(share)
         return captioned(batch)
 
     try:

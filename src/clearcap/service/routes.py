@@ -22,10 +22,11 @@ from clearcap.service.metrics import Metrics
 from clearcap.service.refusals import Refused
 from clearcap.service.settings import ServiceSettings
 from clearcap.service.uploads import Form, PhotoURL, Reading, Upload, parse, parse_json
-from clearcap.service.work import Work
+from clearcap.service.work import Work, lanes_of
 
 T = TypeVar("T")
 
+MAX_ROWS = 128  # sampled captions of a forward pass
 DECODERS, FETCHERS = 2, 8  # threads; a photo of max_pixels takes each decoder 4 bytes a pixel
 
 
@@ -45,8 +46,10 @@ class Routes:
         self._decoders = ThreadPoolExecutor(DECODERS, "decoding")
         self._fetchers = ThreadPoolExecutor(FETCHERS, "fetching")
         self._networks = settings.networks()
+        lanes = lanes_of(work.pipeline)
         self.batcher = Batcher(
-            batch_size=settings.batch_size,
+            batch_size=settings.batch_size * lanes,
+            max_rows=MAX_ROWS * lanes,
             queue=settings.queue,
             wait=settings.batch_wait / 1000,
             arriving=lambda: self._arriving,

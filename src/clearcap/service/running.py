@@ -113,6 +113,7 @@ def load_app(settings: ServiceSettings) -> ASGIApp:
     from clearcap.data.threads import set_threads
     from clearcap.pipeline import CaptionPipeline
     from clearcap.service.app import build_app
+    from clearcap.service.work import caption_together, lanes_of
 
     for plugin in settings.plugins:
         load_plugin(plugin)
@@ -122,8 +123,8 @@ def load_app(settings: ServiceSettings) -> ASGIApp:
         settings.model, backend="fast", device=settings.device or None, clip=settings.clip or None
     )
     blank: np.ndarray = np.zeros((pipeline.image_size, pipeline.image_size, 3), np.uint8)
-    for photos in {1, settings.batch_size}:
-        pipeline([blank] * photos, batch_size=photos)
+    for photos in {1, settings.batch_size * lanes_of(pipeline)}:
+        caption_together(pipeline, [blank] * photos)
     return build_app(pipeline, settings)
 
 

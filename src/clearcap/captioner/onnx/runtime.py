@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from clearcap.captioner.folder import settings_of
 from clearcap.captioner.generating import CaptionModel
 from clearcap.captioner.onnx import FORMAT, GRAPHS, graph_file, is_exported
 from clearcap.captioner.onnx.weights import opened
-from clearcap.data.threads import threads
+from clearcap.data.threads import own_threads, threads
 from clearcap.errors import InputError
 from clearcap.text.tokenizer import WordPieces
 
@@ -30,7 +31,12 @@ class Buffers(dict[str, Any]):
 
 
 class Graph:
-    """One graph, opened on the CPU."""
+    """One graph, opened on the CPU.
+
+    onnxruntime gives a session its threads when it is opened. Where ``set_threads`` asks for another number in the
+    thread that calls, a second session is opened with that many: batches that are captioned at once, a thread each,
+    would otherwise all wait for the threads of one session, and spend a third of their processor time on it (LOG.md).
+    """
 
     def __init__(
         self, file: Path, name: str, weights: Buffers | None = None, data: bytes | None = None
@@ -45,8 +51,10 @@ class Graph:
             InputError: onnxruntime is not installed, or the file is absent, damaged or another graph.
         """
         self.file, self.name, self.held = file, name, weights or Buffers()
-        self.session = _open(file, self.held, data)
-        about: dict[str, str] = dict(self.session.get_modelmeta().custom_metadata_map)
+        self._opened_with, self._opening, self._data = threads(), Lock(), data
+        session = _open(file, self.held, self._opened_with, data)
+        self._sessions = {self._opened_with: session}
+        about: dict[str, str] = dict(session.get_modelmeta().custom_metadata_map)
         found = (about.get("clearcap.format"), about.get("clearcap.graph"))
         if found != (FORMAT, name):
             raise InputError(
@@ -57,8 +65,8 @@ class Graph:
         self.weights = about.get("clearcap.weights", "float32")
         self.parameters = int(about.get("clearcap.parameters", 0))
         self.special_ids = tuple(int(token) for token in about.get("clearcap.special_ids", "").split())
-        self.inputs = {one.name for one in self.session.get_inputs()}
-        self.shapes: dict[str, list[Any]] = {one.name: one.shape for one in self.session.get_outputs()}
+        self.inputs = {one.name for one in session.get_inputs()}
+        self.shapes: dict[str, list[Any]] = {one.name: one.shape for one in session.get_outputs()}
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A pickle, and a copy, is opened anew, wherever that is. Raises InputError where the file is gone."""
@@ -82,6 +90,15 @@ class Graph:
         }  # a denoiser that looks at neither time nor previous prediction has no such inputs
         found: list[np.ndarray] = self.session.run(outputs, arrays, options)
         return found
+
+    @property
+    def session(self) -> Any:
+        """The session with as many threads as the thread that asks was told to use."""
+        count = own_threads() or self._opened_with
+        with self._opening:
+            if count not in self._sessions:
+                self._sessions[count] = _open(self.file, self.held, count, self._data)
+            return self._sessions[count]
 
 
 class GraphEncoder:
@@ -260,8 +277,8 @@ def _layers(tensors: list[np.ndarray]) -> Context:
     return list(zip(tensors[::2], tensors[1::2], strict=True))
 
 
-def _open(file: Path, weights: Buffers, data: bytes | None) -> Any:
-    """A session. Raises InputError."""
+def _open(file: Path, weights: Buffers, count: int, data: bytes | None = None) -> Any:
+    """A session with so many threads. Raises InputError."""
     try:
         import onnxruntime
         from onnxruntime.capi import onnxruntime_pybind11_state as state
@@ -271,7 +288,7 @@ def _open(file: Path, weights: Buffers, data: bytes | None) -> Any:
         raise InputError(f"{file}: absent; write it with clearcap export --onnx")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors
-    options.intra_op_num_threads = threads()
+    options.intra_op_num_threads = count
     options.add_session_config_entry("session.force_spinning_stop", "1")  # NumPy's turn is next
     if weights:
         sizes = [len(buffer) for buffer in weights.values()]
