@@ -304,6 +304,11 @@ def sampling_with(defaults: SamplingConfig, how: Mapping[str, Any]) -> SamplingC
     return dataclasses.replace(defaults, **how) if how else defaults
 
 
+def asks_for_length(how: Mapping[str, Any]) -> bool:
+    """Whether sampling settings that are asked for name a length, which then is kept to the word."""
+    return not LENGTHS.isdisjoint(own_names(how))
+
+
 def own_names(how: Mapping[str, Any]) -> dict[str, Any]:
     """The sampling settings that are given (not None), diffusers' names among them replaced by ours.
 
