@@ -14,6 +14,7 @@ from tiny_captioner import CAPTIONS, save_tiny_captioner
 from clearcap.cli.study import study as study_command
 from clearcap.config import Preset
 from clearcap.errors import InputError
+from clearcap.studies.looking import METRIC
 from clearcap.studies.picture import draw
 from clearcap.studies.run import Scale, preset_of, run_study, sampling_of
 from clearcap.studies.study import load_study, studies
@@ -297,10 +298,10 @@ def test_every_study_that_ships_has_settings_that_fit(name: str, tmp_path: Path)
         for run in study.runs
     ]
     plain = [dataclasses.asdict(one) if isinstance(one, Preset) else one for one in made]
-    kinds = [json.dumps([run.beams, one], sort_keys=True) for run, one in zip(study.runs, plain, strict=True)]
+    kinds = [json.dumps([run.beams, run.reading, one], sort_keys=True) for run, one in zip(study.runs, plain, strict=True)]
     assert len(set(kinds)) == len(kinds)  # no two runs are the same
     assert study.about()["minutes"] > 0
-    assert study.decides in ("BLEU-4", "CIDEr-D")
+    assert study.decides in ("BLEU-4", "CIDEr-D", METRIC)
 
 
 def test_the_list_names_what_ships() -> None:

@@ -18,7 +18,9 @@ from clearcap.data.reading import read_json
 from clearcap.data.records import CaptionedPhoto
 from clearcap.data.writing import write_json, write_text
 from clearcap.evaluation.scores import score_captions
+from clearcap.evaluation.session import weights_digest
 from clearcap.evaluation.systems import NAMES, System, sample_systems
+from clearcap.studies.looking import look
 from clearcap.studies.picture import draw
 from clearcap.studies.results import assess, table_of, times_of
 from clearcap.studies.study import LOSSES, Study, StudyRun, overrides_of
@@ -38,7 +40,7 @@ class Scale:
         data: corpora as NAME:ROOT:SPLIT; the last is captioned and scored, those before it are trained on.
         model: captioner that is sampled from where nothing is trained.
         overrides: settings of all runs, which the study's own of a run come before.
-        limit: only the first photos of the split.
+        limit: only the first photos of the split; None: as many as the study says.
         tiny: a trial: a few steps of training, a few photos.
         subset: corpora need not have their published sizes.
         batch_size: photos captioned at once.
@@ -54,7 +56,12 @@ class Scale:
 
 
 def run_study(
-    study: Study, scale: Scale, out: Path, tell: Callable[[str], None] = lambda what: None
+    study: Study,
+    scale: Scale,
+    out: Path,
+    tell: Callable[[str], None] = lambda what: None,
+    *,
+    cache: Path | None = None,
 ) -> dict[str, Any]:
     """Run a study, or go on where a killed one stopped, and write what came of it.
 
@@ -67,6 +74,7 @@ def run_study(
         scale: what it is run on.
         out: its folder.
         tell: told what is going on.
+        cache: folder of encoded photos, which studies may share; default ``out``.
 
     Returns:
         What ``results.json`` holds.
@@ -86,7 +94,7 @@ def run_study(
     expected = None if scale.subset or scale.tiny else "official"
     measured = open_spec(scale.data[-1], expected=expected)  # type: ignore[arg-type]
     presets = {
-        (run.name, seed): preset_of(study, run, seed, scale, out)
+        (run.name, seed): preset_of(study, run, seed, scale, cache or out)
         for run in study.runs
         for seed in (study.seeds if study.trains else ())
     }
@@ -96,11 +104,27 @@ def run_study(
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "study.json", asked)
 
-    limit = LIMIT if scale.tiny and scale.limit is None else scale.limit
+    limit = scale.limit or (LIMIT if scale.tiny else study.photos) or None
+
+    def tokens_file(sees: str) -> Path:
+        folder = (cache or out) / "tokens"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / f"{_digest([sees, scale.data[-1], limit])}.safetensors"
+
     systems: dict[str, list[System]] = {run.name: [] for run in study.runs}
     losses: dict[str, list[dict[str, float]]] = {run.name: [] for run in study.runs}
     curves: dict[str, list[list[dict[str, float]]]] = {run.name: [] for run in study.runs}
-    for seed in study.seeds:
+    for seed in study.seeds if study.looks else ():
+        found = look(
+            scale.model, measured.photos, out / "looks", count=limit or len(measured), seed=seed, tell=tell
+        )
+        for run in study.runs:
+            require(
+                run.reading in found,
+                f"study {study.name}: reading={run.reading!r}; choose one of {', '.join(found)}",
+            )
+            systems[run.name].append(found[run.reading])
+    for seed in study.seeds if not study.looks else ():
         groups: dict[Path | str, dict[str, Mapping[str, Any]]] = {}
         for run in study.runs:
             if run.beams:
@@ -116,15 +140,14 @@ def run_study(
                 groups.setdefault(scale.model, {})[run.name] = sampling_of(study, run, scale)
         for model, settings in groups.items():
             name = model.parent.name if isinstance(model, Path) else f"seed{seed}"
-            sees = _sees(presets[next(iter(settings)), seed]) if study.trains else "model"
-            (out / "tokens").mkdir(exist_ok=True)
+            seen = _sees(presets[next(iter(settings)), seed]) if study.trains else weights_digest(scale.model)
             tell(f"captioning {len(settings)} x {len(measured.photos[:limit])} photos, {name}")
             found = sample_systems(
                 str(model),
                 measured,
                 settings,
                 out=out / "captions" / name,
-                tokens=out / "tokens" / f"{sees}.safetensors",
+                tokens=tokens_file(seen),
                 limit=limit,
                 batch_size=scale.batch_size,
                 seed=seed,
@@ -143,7 +166,7 @@ def run_study(
                     preset,
                     folder,
                     measured.photos[:limit],
-                    out / "tokens" / f"{_sees(preset)}.safetensors",
+                    tokens_file(_sees(preset)),
                     beams=run.beams,
                     batch_size=scale.batch_size,
                     metrics=study.metrics,
@@ -155,8 +178,9 @@ def run_study(
     about = {
         "corpus": measured.name,
         "split": measured.split,
-        "photos": len(measured.photos[:limit]),
+        "photos": len(systems[study.runs[0].name][0].captions),
         "trained_on": [" ".join((name, split)) for name, _, split in map(parse_spec, corpora[:used])],
+        "training": training_of(presets[study.runs[0].name, study.seeds[0]]) if study.trains else "",
         "overrides": list(scale.overrides),
         "tiny": scale.tiny,
     }
@@ -169,8 +193,15 @@ def run_study(
     return results
 
 
-def preset_of(study: Study, run: StudyRun, seed: int, scale: Scale, out: Path) -> Preset:
-    """All settings of a training of a study.
+def training_of(preset: Preset) -> str:
+    """How long a training of a study is, in words."""
+    train, limit = preset.train, preset.data.limit
+    text = f"{train.steps:,} steps of {train.photos * train.copies} captions"
+    return text + (f", the first {limit:,} photos of a corpus" if limit else "")
+
+
+def preset_of(study: Study, run: StudyRun, seed: int, scale: Scale, cache: Path) -> Preset:
+    """All settings of a training of a study, its features kept in a folder of the cache.
 
     Raises:
         InputError: a setting that does not exist or fit, or fewer corpora than the run is trained on.
@@ -187,7 +218,8 @@ def preset_of(study: Study, run: StudyRun, seed: int, scale: Scale, out: Path) -
     words = [*overrides_of(study.settings), *(TINY if scale.tiny else ()), *scale.overrides]
     words += [*overrides_of(run.settings), *OWN, *overrides_of({"data": where}), f"train.seed={seed}"]
     preset = load_preset(study.base, words)
-    features = out / "features" / _digest([_sees(preset), preset.data.views, list(used)])
+    seen = [_sees(preset), preset.data.views, preset.data.limit, list(used)]
+    features = cache / "features" / _digest(seen)
     return load_preset(study.base, [*words, *overrides_of({"data": {"features": str(features)}})])
 
 
