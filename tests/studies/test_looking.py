@@ -79,7 +79,13 @@ def test_what_is_covered_is_missed(pipeline: CaptionPipeline) -> None:
     covered = pixels.copy()
     covered[:] = pixels.mean((0, 1)).round()
     nothing = occlusion_map(
-        pipeline.captioner, pipeline.tokenizer, covered, caption, 1, grid=2, sampling=pipeline.sampling(guidance=0.0)
+        pipeline.captioner,
+        pipeline.tokenizer,
+        covered,
+        caption,
+        1,
+        grid=2,
+        sampling=pipeline.sampling(guidance=0.0),
     )
     assert np.allclose(nothing, 0, atol=1e-4)  # a plain picture loses nothing where it is covered
     whole = mapped(2)

@@ -32,7 +32,8 @@ def study(
         int | None, typer.Option(help="only the first photos of the split; default is the study's own number")
     ] = None,
     cache: Annotated[
-        Path | None, typer.Option(help="folder of encoded photos, which studies may share; default is in --out")
+        Path | None,
+        typer.Option(help="folder of encoded photos, which studies may share; default is in --out"),
     ] = None,
     subset: options.Subset = False,
     tiny: Annotated[

@@ -89,9 +89,9 @@ def pasted(
 ) -> Iterator[Pasted]:
     """Pictures with a single large object: a photo that names one, pasted into a blurred one that does not.
 
-    The paste is 4 of 7 cells a side, a third of the picture, at any place of the grid; the rest is another photo blurred
-    until nothing is recognised. The caption is the first of the object's photo that has its word once and that the
-    model can be asked about.
+    The paste is 4 of 7 cells a side, a third of the picture, at any place of the grid; the rest is another photo,
+    blurred until nothing is recognised. The caption is the first of the object's photo that has its word
+    once and that the model can be asked about.
 
     Args:
         photos: with their references.

@@ -20,6 +20,7 @@ from clearcap.data.writing import write_json, write_text
 from clearcap.evaluation.scores import score_captions
 from clearcap.evaluation.session import weights_digest
 from clearcap.evaluation.systems import NAMES, System, sample_systems
+from clearcap.studies.further import draw_further, further_of, further_table, summary
 from clearcap.studies.looking import look
 from clearcap.studies.picture import draw
 from clearcap.studies.results import assess, table_of, times_of
@@ -91,106 +92,178 @@ def run_study(
         len(scale.data) > 1 or not study.trains,
         f"study {study.name} trains: pass --data with what is trained on, then --data with what is captioned",
     )
-    expected = None if scale.subset or scale.tiny else "official"
-    measured = open_spec(scale.data[-1], expected=expected)  # type: ignore[arg-type]
-    presets = {
-        (run.name, seed): preset_of(study, run, seed, scale, cache or out)
-        for run in study.runs
-        for seed in (study.seeds if study.trains else ())
-    }
+    at = Running(study, scale, out, cache or out, tell)
     asked = json.loads(json.dumps({"study": dataclasses.asdict(study), "scale": dataclasses.asdict(scale)}))
     if (out / "study.json").is_file():
         check_settings(out, read_json(out / "study.json"), asked)
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "study.json", asked)
+    for seed in study.seeds:
+        if study.looks:
+            at.look(seed)
+            continue
+        at.sample(seed)
+        at.write(seed)
+        if study.further:
+            at.measure_further(seed)
+    results = assess(study, at.about(), at.systems, at.losses)
+    times = times_of(study, at.systems)
+    table = table_of(study, results)
+    if study.further:
+        captions = {name: [one.captions for one in some] for name, some in at.systems.items()}
+        references = {photo.id: photo.captions for photo in at.photos}
+        results["further"] = summary(captions, references, at.measures)
+        times["by_length"] = [one["ms"] for one in at.measures]
+        table += further_table(results["further"])
+        draw_further(results["further"], out / "further.png")
+    write_json(out / "results.json", results)
+    write_text(out / "table.md", table)
+    draw(study, results, at.curves, out / "picture.png")
+    write_json(out / "times.json", times)
+    return results
 
-    limit = scale.limit or (LIMIT if scale.tiny else study.photos) or None
 
-    def tokens_file(sees: str) -> Path:
-        folder = (cache or out) / "tokens"
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder / f"{_digest([sees, scale.data[-1], limit])}.safetensors"
+class Running:
+    """A study on its way: what it is run on, and what has come of its runs.
 
-    systems: dict[str, list[System]] = {run.name: [] for run in study.runs}
-    losses: dict[str, list[dict[str, float]]] = {run.name: [] for run in study.runs}
-    curves: dict[str, list[list[dict[str, float]]]] = {run.name: [] for run in study.runs}
-    for seed in study.seeds if study.looks else ():
+    Attributes:
+        photos: that are captioned.
+        systems: run -> each seed's captions and scores.
+        losses: run -> each seed's losses at the end.
+        curves: run -> each seed's losses by step.
+        measures: each seed's comparison of captioner and twin.
+    """
+
+    def __init__(
+        self, study: Study, scale: Scale, out: Path, cache: Path, tell: Callable[[str], None]
+    ) -> None:
+        """Raises InputError where settings or data do not fit."""
+        self.study, self.scale, self.out, self.cache, self.tell = study, scale, out, cache, tell
+        expected = None if scale.subset or scale.tiny else "official"
+        self.measured = open_spec(scale.data[-1], expected=expected)  # type: ignore[arg-type]
+        self.limit = scale.limit or (LIMIT if scale.tiny else study.photos) or None
+        self.photos = self.measured.photos[: self.limit]
+        self.presets = {
+            (run.name, seed): preset_of(study, run, seed, scale, cache)
+            for run in study.runs
+            for seed in (study.seeds if study.trains else ())
+        }
+        self.systems: dict[str, list[System]] = {run.name: [] for run in study.runs}
+        self.losses: dict[str, list[dict[str, float]]] = {run.name: [] for run in study.runs}
+        self.curves: dict[str, list[list[dict[str, float]]]] = {run.name: [] for run in study.runs}
+        self.measures: list[dict[str, Any]] = []
+
+    def look(self, seed: int) -> None:
+        """Where words look, whatever the reading."""
         found = look(
-            scale.model, measured.photos, out / "looks", count=limit or len(measured), seed=seed, tell=tell
+            self.scale.model,
+            self.measured.photos,
+            self.out / "looks",
+            count=self.limit or len(self.measured),
+            seed=seed,
+            tell=self.tell,
         )
-        for run in study.runs:
+        for run in self.study.runs:
             require(
                 run.reading in found,
-                f"study {study.name}: reading={run.reading!r}; choose one of {', '.join(found)}",
+                f"study {self.study.name}: reading={run.reading!r}; choose one of {', '.join(found)}",
             )
-            systems[run.name].append(found[run.reading])
-    for seed in study.seeds if not study.looks else ():
+            self.systems[run.name].append(found[run.reading])
+
+    def sample(self, seed: int) -> None:
+        """Train and caption by diffusion; runs that only sample otherwise share a model, and its encoding of photos."""
         groups: dict[Path | str, dict[str, Mapping[str, Any]]] = {}
-        for run in study.runs:
-            if run.beams:
-                continue
-            if study.trains:
-                folder = trained(presets[run.name, seed], out, tell, f"{run.name}, seed {seed}")
-                curves[run.name].append(_curve(folder))
-                losses[run.name].append(_last(curves[run.name][-1]))
-                groups.setdefault(folder / "model", {})[run.name] = dataclasses.asdict(
-                    presets[run.name, seed].sampling
-                )
+        for run in (run for run in self.study.runs if not run.beams):
+            if self.study.trains:
+                preset = self.presets[run.name, seed]
+                folder = trained(preset, self.out, self.tell, f"{run.name}, seed {seed}")
+                self._trained(run.name, folder)
+                groups.setdefault(folder / "model", {})[run.name] = dataclasses.asdict(preset.sampling)
             else:
-                groups.setdefault(scale.model, {})[run.name] = sampling_of(study, run, scale)
+                groups.setdefault(self.scale.model, {})[run.name] = sampling_of(self.study, run, self.scale)
         for model, settings in groups.items():
             name = model.parent.name if isinstance(model, Path) else f"seed{seed}"
-            seen = _sees(presets[next(iter(settings)), seed]) if study.trains else weights_digest(scale.model)
-            tell(f"captioning {len(settings)} x {len(measured.photos[:limit])} photos, {name}")
+            self.tell(f"captioning {len(settings)} x {len(self.photos)} photos, {name}")
             found = sample_systems(
                 str(model),
-                measured,
+                self.measured,
                 settings,
-                out=out / "captions" / name,
-                tokens=tokens_file(seen),
-                limit=limit,
-                batch_size=scale.batch_size,
+                out=self.out / "captions" / name,
+                tokens=self.tokens(self.presets.get((next(iter(settings)), seed))),
+                limit=self.limit,
+                batch_size=self.scale.batch_size,
                 seed=seed,
-                metrics=study.metrics,
+                metrics=self.study.metrics,
             )
             for run_name, system in found.items():
-                systems[run_name].append(system)
-        for run in (run for run in study.runs if run.beams):
-            preset = presets[run.name, seed]
-            folder = twin_of(preset, out, tell, f"{run.name}, seed {seed}")
-            curves[run.name].append(_curve(folder))
-            losses[run.name].append(_last(curves[run.name][-1]))
-            tell(f"captioning {len(measured.photos[:limit])} photos, {run.name}, seed {seed}")
-            systems[run.name].append(
+                self.systems[run_name].append(system)
+
+    def write(self, seed: int) -> None:
+        """Train and caption word by word."""
+        for run in (run for run in self.study.runs if run.beams):
+            preset = self.presets[run.name, seed]
+            folder = twin_of(preset, self.out, self.tell, f"{run.name}, seed {seed}")
+            self._trained(run.name, folder)
+            self.tell(f"captioning {len(self.photos)} photos, {run.name}, seed {seed}")
+            self.systems[run.name].append(
                 write_system(
                     preset,
                     folder,
-                    measured.photos[:limit],
-                    tokens_file(_sees(preset)),
+                    self.photos,
+                    self.tokens(preset),
                     beams=run.beams,
-                    batch_size=scale.batch_size,
-                    metrics=study.metrics,
+                    batch_size=self.scale.batch_size,
+                    metrics=self.study.metrics,
                     seed=seed,
                 )
             )
-    corpora = scale.data[:-1]
-    used = max((run.corpora or len(corpora) for run in study.runs), default=0) if study.trains else 0
-    about = {
-        "corpus": measured.name,
-        "split": measured.split,
-        "photos": len(systems[study.runs[0].name][0].captions),
-        "trained_on": [" ".join((name, split)) for name, _, split in map(parse_spec, corpora[:used])],
-        "training": training_of(presets[study.runs[0].name, study.seeds[0]]) if study.trains else "",
-        "overrides": list(scale.overrides),
-        "tiny": scale.tiny,
-    }
-    results = assess(study, about, systems, losses)
-    times = times_of(study, systems)
-    write_json(out / "results.json", results)
-    write_text(out / "table.md", table_of(study, results))
-    draw(study, results, curves, out / "picture.png")
-    write_json(out / "times.json", times)
-    return results
+
+    def measure_further(self, seed: int) -> None:
+        """Captioner and twin beside each other: blanks, noise, times."""
+        from safetensors.torch import load_file
+
+        from clearcap.training.twin.run import train_twin
+
+        first = self.presets[self.study.runs[0].name, seed]
+        of_twin = next(self.presets[run.name, seed] for run in self.study.runs if run.beams)
+        self.tell(f"blanks, noise and times, seed {seed}")
+        self.measures.append(
+            further_of(
+                trained(first, self.out, self.tell, "") / "model",
+                train_twin(of_twin, twin_of(of_twin, self.out, self.tell, "")),
+                load_file(self.tokens(first))["tokens"],
+                self.photos,
+                first,
+                path=self.out / "further" / f"seed{seed}.json",
+                beams=[run.beams for run in self.study.runs if run.beams],
+                seed=seed,
+            )
+        )
+
+    def tokens(self, preset: Preset | None) -> Path:
+        """File of the photos' tokens, as the encoder of a preset, or of the given model, gives them."""
+        folder = self.cache / "tokens"
+        folder.mkdir(parents=True, exist_ok=True)
+        sees = _sees(preset) if preset else weights_digest(self.scale.model)
+        return folder / f"{_digest([sees, self.scale.data[-1], self.limit])}.safetensors"
+
+    def about(self) -> dict[str, Any]:
+        """What it was run on, for the results."""
+        study, corpora = self.study, self.scale.data[:-1]
+        used = max((run.corpora or len(corpora) for run in study.runs), default=0) if study.trains else 0
+        return {
+            "corpus": self.measured.name,
+            "split": self.measured.split,
+            "photos": len(self.systems[study.runs[0].name][0].captions),
+            "trained_on": [" ".join((name, split)) for name, _, split in map(parse_spec, corpora[:used])],
+            "training": training_of(self.presets[study.runs[0].name, study.seeds[0]]) if study.trains else "",
+            "overrides": list(self.scale.overrides),
+            "tiny": self.scale.tiny,
+        }
+
+    def _trained(self, name: str, folder: Path) -> None:
+        self.curves[name].append(_curve(folder))
+        self.losses[name].append(_last(self.curves[name][-1]))
 
 
 def training_of(preset: Preset) -> str:

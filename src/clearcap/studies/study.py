@@ -83,6 +83,8 @@ class Study:
         figure: how the results are drawn.
         axis: what the horizontal axis of a line is.
         differs: in what it is another study than the paper's.
+        further: whether captioner and twin are measured beside each other in more ways than by scores
+            (``clearcap.studies.further``).
         settings: of all runs.
         runs: rows of the table.
         claims: what the paper says of them.
@@ -103,6 +105,7 @@ class Study:
     figure: str = "bars"
     axis: str = ""
     differs: str = ""
+    further: bool = False
     settings: dict = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -134,6 +137,10 @@ class Study:
         require(
             not self.looks or (not self.trains and all(run.reading for run in self.runs)),
             f"{where}: a run with a reading needs a study that trains nothing, whose other runs have one too",
+        )
+        require(
+            not self.further or any(run.beams for run in self.runs),
+            f"{where}: further=true compares a captioner with its twin; add a run with beams",
         )
         for claim in self.claims:
             require(claim.kind in KINDS, f"{where}: kind={claim.kind!r}; choose one of {', '.join(KINDS)}")
