@@ -31,7 +31,7 @@ FLOORS = (
     {"pipeline"},
     {"training", "evaluation"},
     {"convert"},  # replays training steps too
-    {"studies", "rating", "bulk", "service", "demo", "bench"},
+    {"studies", "bulk", "service", "demo", "bench"},
     {"cli"},
     {"__main__", "__init__"},
 )

@@ -12,11 +12,13 @@ import torch
 from PIL import Image
 from tiny_captioner import CAPTIONS, tiny_captioner
 
+from clearcap import CaptionPipeline
 from clearcap.data.images import PhotoFile
 from clearcap.data.records import CaptionedPhoto
 from clearcap.evaluation.hidden_words import hide_words
+from clearcap.evaluation.positions import position_errors, scores_by_length
 from clearcap.metrics import score
-from clearcap.studies.further import Compared, position_errors, scores_by_length
+from clearcap.studies.further import Compared
 from clearcap.training.twin.network import Twin
 
 
@@ -47,7 +49,7 @@ def test_the_twin_is_prompted_with_what_is_before_the_blank() -> None:
     photos = [CaptionedPhoto(str(n), absent, (text,)) for n, text in enumerate(CAPTIONS)]
     rows, _ = hide_words(photos, 1, tokenizer, length=captioner.length, keep_period=False, seed=0)
     at = Compared.__new__(Compared)
-    at.pipeline, at.twin, at.tokenizer = SimpleNamespace(captioner=captioner), twin, tokenizer  # type: ignore[assignment]
+    at.pipeline, at.twin, at.tokenizer = CaptionPipeline(captioner, tokenizer), twin, tokenizer
     at.tokens = torch.randn(len(photos), 4, 16, generator=torch.Generator().manual_seed(1))
     said = at._prompted(rows, keep_period=False)
     for word, row in zip(said, rows, strict=True):

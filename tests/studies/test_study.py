@@ -14,7 +14,7 @@ from tiny_captioner import CAPTIONS, save_tiny_captioner
 from clearcap.cli.study import study as study_command
 from clearcap.config import Preset
 from clearcap.errors import InputError
-from clearcap.studies.looking import METRIC
+from clearcap.evaluation.looking import METRIC
 from clearcap.studies.picture import draw
 from clearcap.studies.run import Scale, preset_of, run_study, sampling_of
 from clearcap.studies.study import load_study, studies

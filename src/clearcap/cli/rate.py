@@ -39,8 +39,8 @@ def rate(
     if context.invoked_subcommand is not None:
         return
     from clearcap.errors import InputError
-    from clearcap.rating.plan import PLAN, make_plan, open_plan
-    from clearcap.rating.server import make_server
+    from clearcap.evaluation.rating.plan import PLAN, make_plan, open_plan
+    from clearcap.evaluation.rating.server import make_server
 
     if (out / PLAN).is_file():
         if system or data:
@@ -72,7 +72,7 @@ def rate(
 @app.command()
 def report(out: Out = OUT, as_json: options.AsJson = False) -> None:
     """Mean opinion scores with intervals, agreement between raters, and a picture: report.json, .md and .png."""
-    from clearcap.rating.report import table_of, write_report
+    from clearcap.evaluation.rating.report import table_of, write_report
 
     found = write_report(out)
     print(json.dumps(found, ensure_ascii=False) if as_json else table_of(found))

@@ -20,59 +20,17 @@ from clearcap.data.reading import as_kind, read_json
 from clearcap.data.records import CaptionedPhoto
 from clearcap.data.writing import whole_file, write_json
 from clearcap.evaluation.hidden_words import Hidden, hide_words
-from clearcap.metrics.interface import Captions
-from clearcap.metrics.scoring import score
+from clearcap.evaluation.positions import LENGTHS, POSITIONS, position_errors, scores_by_length
+from clearcap.evaluation.scores import score_captions
 from clearcap.pipeline import CaptionPipeline
 from clearcap.pipeline.infilling import infill_captions, layouts_of
-from clearcap.text.tokenizer import word_ids
 from clearcap.training.twin.network import Twin
 from clearcap.training.twin.writing import write
 
-POSITIONS = 12
-LENGTHS = ((1, 7), (8, 9), (10, 11), (12, 18))  # words of a caption
 TIMED = (6, 9, 12, 15)
 NOISE = (0.1, 0.2, 0.4)
 """Standard deviations of the noise added to photos, whose values lie in 0..1."""
 PROMPTED, FILLED = "twin, prompted", "diffusion, filling"
-
-
-def position_errors(
-    captions: Mapping[str, str], references: Mapping[str, Sequence[str]]
-) -> list[float | None]:
-    """Share of the words at each position that no reference of the photo has; None where too few captions reach.
-
-    Args:
-        captions: photo -> caption.
-        references: photo -> references.
-    """
-    given = Captions(list(captions.values()), [list(references[photo]) for photo in captions])
-    found: list[float | None] = []
-    for place in range(POSITIONS):
-        wrong = [
-            words[place] not in set().union(*known)
-            for words, known in zip(given.candidate_tokens, given.reference_tokens, strict=True)
-            if len(words) > place
-        ]
-        found.append(statistics.fmean(wrong) if len(wrong) > len(captions) / 20 else None)
-    return found
-
-
-def scores_by_length(
-    captions: Mapping[str, str], references: Mapping[str, Sequence[str]]
-) -> dict[str, dict[str, Any]]:
-    """BLEU-4 of the captions of each length, as LaDiC's Figure 2b groups them.
-
-    Args:
-        captions: photo -> caption.
-        references: photo -> references.
-    """
-    found = {}
-    for low, high in LENGTHS:
-        some = {photo: text for photo, text in captions.items() if low <= len(text.split()) <= high}
-        if len(some) > len(captions) / 20:
-            of_some = score(some, {photo: references[photo] for photo in some}, ("BLEU",))  # type: ignore[arg-type]
-            found[f"{low}-{high}"] = {"captions": len(some), "BLEU-4": of_some.corpus["BLEU-4"]}
-    return found
 
 
 class Compared:
@@ -134,7 +92,7 @@ class Compared:
                 texts[f"twin, beam {count}"] = write(self.twin, tokens, self.tokenizer, beams=count)
             for name, some in texts.items():
                 captions = {photo.id: text for photo, text in zip(self.photos, some, strict=True)}
-                scored = score(captions, references, ("CIDEr-D",))  # type: ignore[arg-type]
+                scored = score_captions(captions, references, metrics=("CIDEr-D",)).scores
                 found.setdefault(name, {})[f"{deviation:g}"] = scored.corpus["CIDEr-D"]
         return found
 
@@ -170,8 +128,7 @@ class Compared:
 
     @torch.inference_mode()
     def _prompted(self, rows: Sequence[Hidden], keep_period: bool) -> list[str]:
-        special = self.pipeline.captioner.text.special_ids
-        allowed = torch.as_tensor(word_ids(self.tokenizer, special, len(self.tokenizer)))
+        allowed = torch.as_tensor(self.pipeline.whole_words())
         words = []
         for row in rows:
             (layout,) = layouts_of(row.template(), self.tokenizer, self.twin.length, keep_period=keep_period)

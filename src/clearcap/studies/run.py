@@ -17,11 +17,11 @@ from clearcap.data.corpus import open_spec, parse_spec
 from clearcap.data.reading import read_json
 from clearcap.data.records import CaptionedPhoto
 from clearcap.data.writing import write_json, write_text
+from clearcap.evaluation.looking import look
 from clearcap.evaluation.scores import score_captions
 from clearcap.evaluation.session import weights_digest
 from clearcap.evaluation.systems import NAMES, System, sample_systems
 from clearcap.studies.further import draw_further, further_of, further_table, summary
-from clearcap.studies.looking import look
 from clearcap.studies.picture import draw
 from clearcap.studies.results import assess, table_of, times_of
 from clearcap.studies.study import LOSSES, Study, StudyRun, overrides_of

@@ -27,7 +27,7 @@ class StudyRun:
         settings: sections of a preset that differ; of sampling alone, where nothing is trained.
         beams: 0 samples by diffusion; otherwise the captioner's word-by-word twin is trained in its place and
             writes with so many beams.
-        reading: nothing is captioned: how the map of an object's word is had (``clearcap.studies.looking``).
+        reading: nothing is captioned: how the map of an object's word is had (``clearcap.evaluation.looking``).
         corpora: how many of the corpora are trained on; 0 is all.
         x: its place on the horizontal axis of a line.
         line: the line that it lies on.

@@ -20,10 +20,10 @@ import pytest
 from PIL import Image
 
 from clearcap.errors import InputError
+from clearcap.evaluation.rating.answers import ANSWERS, Answers
+from clearcap.evaluation.rating.plan import SCALES, make_plan, open_plan
+from clearcap.evaluation.rating.report import report_of
 from clearcap.metrics.agreement import correlations, krippendorff_alpha
-from clearcap.rating.answers import ANSWERS, Answers
-from clearcap.rating.plan import SCALES, make_plan, open_plan
-from clearcap.rating.report import report_of
 from tests.commands import clearcap
 
 RATERS = ("ada", "Béla O'Neill", "cy")

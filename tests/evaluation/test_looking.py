@@ -15,8 +15,8 @@ from clearcap import CaptionPipeline
 from clearcap.data.images import PhotoFile
 from clearcap.data.records import CaptionedPhoto
 from clearcap.errors import InputError
+from clearcap.evaluation.looking import METRIC, pasted
 from clearcap.pipeline.words import occlusion_map
-from clearcap.studies.looking import METRIC, pasted
 from clearcap.studies.run import Scale, run_study
 from clearcap.studies.study import load_study
 

@@ -12,9 +12,9 @@ from jaxtyping import Float, Int
 
 from clearcap.data.writing import whole_file, write_json, write_text
 from clearcap.errors import InputError
+from clearcap.evaluation.rating.answers import Answers
+from clearcap.evaluation.rating.plan import SCALES, Plan, open_plan
 from clearcap.metrics.agreement import LEVELS, correlations, krippendorff_alpha
-from clearcap.rating.answers import Answers
-from clearcap.rating.plan import SCALES, Plan, open_plan
 
 SAMPLES = 1000
 COLOURS = ("#2a78d6", "#d1650a", "#3d8f5f", "#8a5cc2", "#a8323e", "#6b6b6b")

@@ -12,7 +12,7 @@ from typing import Any
 from clearcap.data.reading import read_jsonl
 from clearcap.data.writing import full, is_full, whole_lines
 from clearcap.errors import InputError
-from clearcap.rating.plan import POINTS, SCALES
+from clearcap.evaluation.rating.plan import POINTS, SCALES
 
 ANSWERS = "answers.jsonl"
 LONGEST_NAME = 40

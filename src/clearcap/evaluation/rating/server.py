@@ -11,8 +11,8 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from clearcap.errors import InputError
-from clearcap.rating.answers import Answers, rater_named
-from clearcap.rating.plan import SCALES, Plan, photo_file
+from clearcap.evaluation.rating.answers import Answers, rater_named
+from clearcap.evaluation.rating.plan import SCALES, Plan, photo_file
 
 LONGEST = 10_000  # bytes of an answer
 SECONDS = 30  # that a browser may take over a request
@@ -59,7 +59,7 @@ class Page(BaseHTTPRequestHandler):
         """The page, ``/plan?rater=NAME`` or ``/photos/N.jpg``."""
         url = urlsplit(self.path)
         if url.path == "/":
-            page = resources.files("clearcap.rating").joinpath("page.html").read_bytes()
+            page = resources.files("clearcap.evaluation.rating").joinpath("page.html").read_bytes()
             self._send(200, page, "text/html; charset=utf-8")
         elif url.path == "/plan":
             try:
