@@ -318,6 +318,11 @@ def sampling_with(defaults: SamplingConfig, how: Mapping[str, Any]) -> SamplingC
     return dataclasses.replace(defaults, **how) if how else defaults
 
 
+def asks_for_length(how: Mapping[str, Any]) -> bool:
+    """Whether sampling settings that are asked for name a length, which then is kept to the word."""
+    return not LENGTHS.isdisjoint(own_names(how))
+
+
 def own_names(how: Mapping[str, Any]) -> dict[str, Any]:
     """The sampling settings that are given (not None), diffusers' names among them replaced by ours.
 
@@ -405,6 +410,7 @@ class DataConfig:
     name: str = knob("flickr8k", "deprecated: NAME of data.corpus")
     root: str = knob("", "deprecated: ROOT of data.corpus")
     split: str = knob("train", "deprecated: SPLIT of data.corpus")
+    limit: int = knob(0, "only so many photos of each corpus that is trained on, the first ones; 0 is all")
     expected: bool = knob(True, "insist on the published number of photos; false trains on a subset")
     watch_photos: int = knob(200, "photos of the periodic evaluation")
     features: str = knob("cache/features", "folder of the image-feature cache; made where missing")
@@ -416,6 +422,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         for spec in (self.corpus, *self.also, self.text, self.text_exclude):
             require(spec.count(":") >= 2 or not spec, f"{spec!r} is not a corpus of the form NAME:ROOT:SPLIT")
+        require(self.limit >= 0, f"data.limit={self.limit} must not be negative; 0 is all")
         if self.root and not self.corpus:
             warnings.warn(
                 f"data.root is deprecated; pass data.corpus={self.trained}", RenamedWarning, stacklevel=4

@@ -16,6 +16,7 @@ from clearcap.errors import InputError
 from clearcap.evaluation import evaluate
 from clearcap.evaluation.journal import read_journal
 from clearcap.evaluation.samples import Batch, calls_of
+from clearcap.evaluation.systems import sample_systems
 from clearcap.evaluation.table import MethodTable, describe_back, refine_sweep, steps_table
 from clearcap.metrics import DocumentFrequency
 from clearcap.pipeline import CaptionPipeline
@@ -203,3 +204,14 @@ def test_a_saved_document_frequency_is_what_cider_utility_counts_by(model: Path,
     how = pipeline.sampling(select="mbr", utility="cider")
     flat = CaptionPipeline.from_pretrained(model).choose(captions, trust, how)
     assert (flat, pipeline.choose(captions, trust, how)) == (0, 2)
+
+
+def test_lengths_that_studies_ask_for_are_kept_to_the_word(
+    model: Path, corpus: Corpus, tmp_path: Path
+) -> None:
+    asked = {"five": {"length": 5, **VARIED}, "seven": {"length": 7, **VARIED}, "own": VARIED}
+    found = sample_systems(model, corpus, asked, out=tmp_path, batch_size=5)
+    words = {name: {len(text.split()) for text in one.captions.values()} for name, one in found.items()}
+    assert (words["five"], words["seven"]) == ({5}, {7})
+    table = steps_table(model, corpus, steps=(2,), candidates=1, batch_size=5, length=6, **VARIED)
+    assert {row.scored.diversity["length"]["mean"] for row in table.rows} == {6.0}

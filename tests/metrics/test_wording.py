@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from clearcap.metrics import score
+from clearcap.metrics.wording import faults_of
 
 
 def test_a_colour_is_wrong_where_no_reference_names_it() -> None:
@@ -39,3 +40,16 @@ def test_a_colour_is_wrong_where_no_reference_names_it() -> None:
 def test_mistakes_of_grammar(caption: str, broken: bool) -> None:
     found = score({"1": caption}, {"1": ["a dog runs"]}, ["grammar-errors"])
     assert found.corpus["grammar-errors"] == broken
+
+
+def test_mistakes_of_grammar_have_names() -> None:
+    kinds = {
+        "": ["no word"],
+        "is running": ["no subject"],
+        "a dog dog runs": ["repeated word"],
+        "a the dog runs": ["stray article"],
+        "a dog runs with": ["dangling end"],
+        "and a a on a": ["no subject", "repeated word", "stray article", "dangling end"],
+        "a dog runs": [],
+    }
+    assert {text: faults_of(text.split()) for text in kinds} == kinds

@@ -70,6 +70,6 @@ def test_a_caption_that_keeps_its_length_already_is_left_as_it_is() -> None:
 def test_by_default_nothing_is_read_differently(pipeline: CaptionPipeline) -> None:
     plain = pipeline.captioner.generate(pipeline.pixels([np.zeros((64, 64, 3), np.uint8)]))
     asked = pipeline.captioner.generate(
-        pipeline.pixels([np.zeros((64, 64, 3), np.uint8)]), whole_words=pipeline._whole_words()
+        pipeline.pixels([np.zeros((64, 64, 3), np.uint8)]), whole_words=pipeline.whole_words()
     )
     assert torch.equal(plain.ids, asked.ids)  # no length is given

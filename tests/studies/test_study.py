@@ -14,6 +14,7 @@ from tiny_captioner import CAPTIONS, save_tiny_captioner
 from clearcap.cli.study import study as study_command
 from clearcap.config import Preset
 from clearcap.errors import InputError
+from clearcap.evaluation.looking import METRIC
 from clearcap.studies.picture import draw
 from clearcap.studies.run import Scale, preset_of, run_study, sampling_of
 from clearcap.studies.study import load_study, studies
@@ -29,6 +30,7 @@ against = "short"
 decides = "CIDEr-D"
 metrics = ["grammar-errors"]
 figure = "{figure}"
+further = true
 
 [[runs]]
 name = "short"
@@ -90,7 +92,7 @@ save_every = 4
 [data]
 views = 1
 """
-SAME = ("results.json", "table.md", "picture.png")
+SAME = ("results.json", "table.md", "picture.png", "further.png")
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +164,10 @@ def test_what_a_study_says(desk: Path, whole: tuple[dict, list[str]]) -> None:
     assert [one["latent loss"] for one in twin["losses"]] == [0.0, 0.0]
     assert twin["calls"] == 15
     assert np.mean([one["caption loss"] for one in long["losses"]]) < short["losses"][0]["caption loss"]
+    further = results["further"]
+    assert set(further["noise"][1]) == {"diffusion", "twin, beam 2"}
+    assert further["fill"][0]["references"] == 4
+    assert len(further["position_errors"]["twin"]) == 2
     claims = {one["says"]: one for one in results["claims"]}
     assert claims["more steps end at a lower caption loss"]["verdict"] == "confirmed"
     difference = long["scores"]["CIDEr-D"]["score"] - short["scores"]["CIDEr-D"]["score"]
@@ -173,6 +179,7 @@ def test_what_a_study_says(desk: Path, whole: tuple[dict, list[str]]) -> None:
     times = json.loads((out / "times.json").read_text())
     assert times["claims"][0]["verdict"] == "confirmed"
     assert len(times["ms_per_photo"]["long"]) == 2
+    assert set(times["by_length"][1]["twin, beam 2"]) == {"6", "9", "12", "15"}
     assert "ms_per_photo" not in (out / "results.json").read_text()
 
 
@@ -198,7 +205,7 @@ def test_a_study_that_trains_nothing_samples_one_captioner(
         STUDY.format(figure="line").replace('base = "tiny.toml"', "").replace("settings.train.steps = 4", "")
     )
     lines = lines.replace("settings.train.steps = 8", "settings.sampling = { steps = 4 }")
-    lines = lines.replace("beams = 2", "settings.sampling = { steps = 3 }")
+    lines = lines.replace("further = true", "").replace("beams = 2", "settings.sampling = { steps = 3 }")
     kept = lines.index('[[claims]]\nsays = "more steps end')
     (desk / "sampling.toml").write_text(lines[:kept])
     study_command(
@@ -297,10 +304,13 @@ def test_every_study_that_ships_has_settings_that_fit(name: str, tmp_path: Path)
         for run in study.runs
     ]
     plain = [dataclasses.asdict(one) if isinstance(one, Preset) else one for one in made]
-    kinds = [json.dumps([run.beams, one], sort_keys=True) for run, one in zip(study.runs, plain, strict=True)]
+    kinds = [
+        json.dumps([run.beams, run.reading, one], sort_keys=True)
+        for run, one in zip(study.runs, plain, strict=True)
+    ]
     assert len(set(kinds)) == len(kinds)  # no two runs are the same
     assert study.about()["minutes"] > 0
-    assert study.decides in ("BLEU-4", "CIDEr-D")
+    assert study.decides in ("BLEU-4", "CIDEr-D", METRIC)
 
 
 def test_the_list_names_what_ships() -> None:

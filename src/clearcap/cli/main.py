@@ -74,6 +74,7 @@ def _register() -> None:
         labelling,
         memory,
         published,
+        rate,
         score,
         serve,
         study,
@@ -115,6 +116,7 @@ def _register() -> None:
     app.add_typer(bench.app, name="bench")
     app.add_typer(published.convert, name="convert")
     app.add_typer(data.app, name="data")
+    app.add_typer(rate.app, name="rate")
 
 
 def main() -> None:

@@ -28,7 +28,13 @@ def study(
         typer.Option(help="folder for results.json, table.md and picture.png; a killed study goes on there"),
     ] = None,
     model: options.Model = "default",
-    limit: options.Limit = None,
+    limit: Annotated[
+        int | None, typer.Option(help="only the first photos of the split; default is the study's own number")
+    ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(help="folder of encoded photos, which studies may share; default is in --out"),
+    ] = None,
     subset: options.Subset = False,
     tiny: Annotated[
         bool, typer.Option("--tiny", help="a trial: a few training steps, twelve photos")
@@ -50,7 +56,9 @@ def study(
     require(limit is None or limit > 1, f"limit={limit} leaves too few photos to compare; pass at least 2")
     scale = Scale(tuple(data or ()), model, tuple(overrides or ()), limit, tiny, subset, batch_size)
     home = out or Path("runs") / "studies" / asked.name
-    found = run_study(asked, scale, home, lambda what: print(f"{asked.name}: {what}", file=sys.stderr))
+    found = run_study(
+        asked, scale, home, lambda what: print(f"{asked.name}: {what}", file=sys.stderr), cache=cache
+    )
     print(json.dumps(found, ensure_ascii=False) if as_json else table_of(asked, found))
 
 
@@ -65,7 +73,7 @@ def _list(found: list[dict], as_json: bool) -> None:
             for one in found
         ],
         title="Studies",
-        caption="hours are estimates for two cores",
+        caption="hours are estimates for one core",
         words=("study", "asks", "paper"),
         width=150,
     )

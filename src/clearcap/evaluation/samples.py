@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from clearcap.config import SamplingConfig
 from clearcap.evaluation.journal import Entry
@@ -51,6 +51,7 @@ def sample_all(
     name: str,
     *,
     seed: int,
+    kept_lengths: bool = False,
     progress: Callable[[int], None] = lambda photos: None,
 ) -> list[Batch]:
     """Sample captions of every photo at one setting, going on after the batches that are kept.
@@ -64,6 +65,8 @@ def sample_all(
         sampling: how; nothing is chosen among the candidates.
         name: of the file where batches are kept.
         seed: same seed, same captions.
+        kept_lengths: whether captions of a given length are read as exactly so many words, as a pipeline reads those
+            whose length was asked for.
         progress: told how many photos each batch added.
 
     Raises:
@@ -71,10 +74,11 @@ def sample_all(
     """
     parts = [slice(start, start + at.batch_size) for start in range(0, len(at.photos), at.batch_size)]
     groups = [tuple(photo.id for photo in at.photos[part]) for part in parts]
+    whole = at.pipeline.whole_words() if kept_lengths else None
     with at.journal(name, Batch, groups) as journal:
         progress(sum(len(batch.photos) for batch in journal.done))
         for place in journal.left:
-            journal.append(_sample(at.pipeline, tokens[parts[place]], groups[place], sampling, seed))
+            journal.append(_sample(at.pipeline, tokens[parts[place]], groups[place], sampling, seed, whole))
             progress(len(groups[place]))
     return journal.done
 
@@ -97,11 +101,13 @@ def _sample(
     photos: tuple[str, ...],
     sampling: SamplingConfig,
     seed: int,
+    whole: Bool[np.ndarray, " vocab"] | None,
 ) -> Batch:
     def timed(candidates: int) -> tuple[list[list[DecodedCaption]], float]:
         started = time.perf_counter()
         how = dataclasses.replace(sampling, candidates=candidates)
-        captions = pipeline.decode(pipeline.captioner.generate(image=tokens, seed=seed, sampling=how))
+        found = pipeline.captioner.generate(image=tokens, seed=seed, sampling=how, whole_words=whole)
+        captions = pipeline.decode(found)
         return captions, time.perf_counter() - started
 
     alone, seconds = timed(1)

@@ -14,6 +14,7 @@ from jaxtyping import Float
 
 from clearcap.captioner.folder import find_folder, weight_files
 from clearcap.captioner.onnx import GRAPHS, graph_file, is_exported
+from clearcap.config import asks_for_length
 from clearcap.data.reading import member, read_json
 from clearcap.data.records import Corpus
 from clearcap.data.threads import set_threads, threads
@@ -35,6 +36,7 @@ class Session:
     Attributes:
         pipeline: the captioner, loaded as the command line does.
         sampling: how it is sampled from.
+        kept_lengths: whether that asks for captions of a length, which is kept to the word as by a pipeline.
         photos: of the split.
         references: photo -> references.
     """
@@ -80,6 +82,7 @@ class Session:
         )
         self.pipeline = CaptionPipeline.from_pretrained(model, backend=backend, clip=clip, memory=memory)
         self.sampling = self.pipeline.sampling(**how)
+        self.kept_lengths = asks_for_length(how)
         self._model, self._corpus = model, corpus
         self._folder = None if out is None else Path(out)
         self._threads = threads()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clearcap.config import sampling_with
+from clearcap.config import asks_for_length, sampling_with
 from clearcap.data.records import Corpus
 from clearcap.evaluation.samples import calls_of, captions_of, median_ms, sample_all
 from clearcap.evaluation.scores import Scored, conventions, score_captions
@@ -77,7 +77,10 @@ def sample_systems(
         levels = at.pipeline.captioner.objective.steps
         found: dict[str, System] = {}
         for name, sampling in asked.items():
-            batches = sample_all(at, image, sampling, f"{name}.jsonl", seed=seed, progress=progress)
+            kept = asks_for_length(settings[name])
+            batches = sample_all(
+                at, image, sampling, f"{name}.jsonl", seed=seed, kept_lengths=kept, progress=progress
+            )
             captions = dict(pair for batch in batches for pair in captions_of(at.pipeline, batch, sampling))
             scored = score_captions(captions, at.references, metrics=names, seed=seed)
             ms = median_ms(batches, sampling.candidates > 1)

@@ -261,6 +261,7 @@ def _table(at: Session, methods: Sequence[Method], name: str, seed: int, progres
             sampling,
             f"{key}-x{sampling.candidates}.jsonl",
             seed=seed,
+            kept_lengths=at.kept_lengths,
             progress=lambda n, key=key: tally.add(n * work[key], key),  # type: ignore[misc]
         )
         for key, sampling in needed.items()

@@ -70,15 +70,28 @@ def score_grammar(captions: Captions) -> Mapping[str, Score]:
 
 def is_broken(words: Sequence[str]) -> bool:
     """Whether a tokenised caption has a mistake that ``score_grammar`` counts."""
+    return bool(faults_of(words))
+
+
+def faults_of(words: Sequence[str]) -> list[str]:
+    """The mistakes of a tokenised caption that ``score_grammar`` counts, by name.
+
+    They are "no word", "no subject", "repeated word", "stray article" and "dangling end".
+    """
     if not words:
-        return True
-    subject = words[0] not in TIES | VERBS | (PREPOSITIONS - {"in", "on", "at", "near", "under", "behind"})
-    ends = words[-1] not in OPEN | ARTICLES | TIES
-    pairs = all(
-        first != second and not (first in ARTICLES and second in ARTICLES | PREPOSITIONS | TIES)
-        for first, second in pairwise(words)
-    )
-    return not (subject and ends and pairs)
+        return ["no word"]
+    pairs = list(pairwise(words))
+    found = {
+        "no subject": words[0]
+        in TIES | VERBS | (PREPOSITIONS - {"in", "on", "at", "near", "under", "behind"}),
+        "repeated word": any(first == second for first, second in pairs),
+        "stray article": any(
+            first != second and first in ARTICLES and second in ARTICLES | PREPOSITIONS | TIES
+            for first, second in pairs
+        ),
+        "dangling end": words[-1] in OPEN | ARTICLES | TIES,
+    }
+    return [name for name, wrong in found.items() if wrong]
 
 
 def _colours(captions: Sequence[Sequence[str]]) -> set[str]:

@@ -22,7 +22,7 @@ from clearcap.captioner.fingerprint import check_fingerprint
 from clearcap.captioner.folder import SCORER
 from clearcap.captioner.generating import CaptionModel, Generated
 from clearcap.captioner.onnx import has_graphs, is_exported
-from clearcap.config import LENGTHS, SamplingConfig, number, own_names, sampling_with
+from clearcap.config import SamplingConfig, asks_for_length, number, own_names, sampling_with
 from clearcap.data.ahead import ahead
 from clearcap.data.fetch import clipped
 from clearcap.data.images import PhotoSource, each_photo, is_many, open_image, to_square
@@ -371,8 +371,7 @@ class CaptionPipeline:
         batch_size = number("batch_size", batch_size, int, 1, 2**31)
         workers, at_once = number("workers", workers, int, 1, 1024), number("at_once", at_once, int, 1, 1024)
         sampling = self.sampling(**how)
-        asked = not LENGTHS.isdisjoint(own_names(how))
-        whole = self._whole_words() if asked else None
+        whole = self.whole_words() if asks_for_length(how) else None
         batches = _decoded(images, batch_size, self.image_size, workers)
 
         def captioned(batch: Decoded) -> list[CaptionResult | InputError]:
@@ -416,7 +415,7 @@ class CaptionPipeline:
         if isinstance(photo, InputError):
             raise photo
         sampling = self.sampling(**how)
-        whole = None if LENGTHS.isdisjoint(own_names(how)) else self._whole_words()
+        whole = self.whole_words() if asks_for_length(how) else None
 
         def shown(step: int, t: int, tensors: dict[str, Array]) -> dict[str, Array]:
             if step == 0:
@@ -682,8 +681,8 @@ class CaptionPipeline:
         """Square uint8 photos as the captioner's input [photos, 3, size, size] in 0..1."""
         return self.captioner.pixels(np.stack(photos))
 
-    def _whole_words(self) -> Bool[np.ndarray, " vocab"]:
-        """Which tokens are words by themselves."""
+    def whole_words(self) -> Bool[np.ndarray, " vocab"]:
+        """Which tokens are words by themselves: what a length that is asked for is kept by."""
         special = self.captioner.text.special_ids
         return word_ids(self.tokenizer, special, max(self.tokenizer.get_vocab().values()) + 1)
 

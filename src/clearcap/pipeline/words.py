@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from PIL import Image
 
 from clearcap.arrays import Array, namespace, softmax
@@ -90,6 +90,60 @@ def attention_maps(
         positions = mean_attention(layers)
         maps = on_grid(namespace(positions).stack([positions[list(place)].mean(0) for place in places]))
     return Attention(words, maps.cpu().numpy())
+
+
+def occlusion_map(
+    captioner: CaptionModel,
+    tokenizer: Any,
+    photo: UInt8[np.ndarray, "size size 3"],
+    caption: str,
+    word: int,
+    *,
+    grid: int,
+    seed: int = 0,
+    sampling: SamplingConfig | None = None,
+) -> Float[np.ndarray, "grid grid"]:
+    """How much less sure a captioner is of a word where a part of the photo is covered, the other words being given.
+
+    Windows of two by two cells are covered with the photo's mean colour, one after another at every place; a cell's
+    value is the mean loss of log-probability, in nats, over the windows that cover it.
+
+    Args:
+        captioner: any captioner.
+        tokenizer: its tokenizer.
+        photo: pixels as the captioner takes them.
+        caption: of the photo, whoever wrote it.
+        word: which of its words; of one with several pieces the first counts.
+        grid: cells a side, 2 or more.
+        seed: same seed, same map.
+        sampling: as for ``generate``.
+
+    Raises:
+        InputError: the caption is too long or has an unknown word.
+    """
+    layout, _, places = read_layout(captioner, tokenizer, caption)
+    place, mask = places[word][0], tokenizer.convert_tokens_to_ids("[MASK]")
+    row = Layout((*layout.ids[:place], mask, *layout.ids[place + 1 :]), ((place,),))
+    edges = np.linspace(0, photo.shape[0], grid + 1).round().astype(int)
+    windows = [(top, left) for top in range(grid - 1) for left in range(grid - 1)]
+    shown = np.repeat(photo[None], 1 + len(windows), 0)  # the whole photo first
+    for copy, (top, left) in zip(shown[1:], windows, strict=True):
+        copy[edges[top] : edges[top + 2], edges[left] : edges[left + 2]] = photo.mean((0, 1)).round()
+    with captioner.inference():
+        x0 = captioner.sample(
+            captioner.encode_image(captioner.pixels(shown)),
+            [CaptionRequest(place) for place in range(len(shown))],
+            seed=seed,
+            sampler=captioner.sampler(sampling or captioner.defaults),
+            fixed=fixed_words(captioner, [row] * len(shown)),
+        )
+        p = softmax(captioner.logits(x0))[:, place, layout.ids[place]]
+    sure = np.log(np.maximum(np.array([float(one) for one in p]), 1e-30))
+    lost, covered = np.zeros((grid, grid)), np.zeros((grid, grid))
+    for loss, (top, left) in zip(sure[0] - sure[1:], windows, strict=True):
+        lost[top : top + 2, left : left + 2] += loss
+        covered[top : top + 2, left : left + 2] += 1
+    return lost / covered
 
 
 def alternatives(

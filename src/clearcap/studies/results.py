@@ -64,7 +64,7 @@ def scale_of(study: Study, about: Mapping[str, Any]) -> str:
     """What was measured, in words."""
     trained = " and ".join(about["trained_on"])
     text = f"{about['photos']:,} photos of {about['corpus']} {about['split']} with {len(study.seeds)} seeds"
-    text += f" after training on {trained}" if trained else ""
+    text += f" after training on {trained} ({about['training']})" if trained else ""
     return text + (" (a trial of the machinery: its figures mean nothing)" if about["tiny"] else "")
 
 
@@ -81,7 +81,9 @@ def times_of(study: Study, systems: Mapping[str, Sequence[System]]) -> dict[str,
 def table_of(study: Study, results: Mapping[str, Any]) -> str:
     """The page of a study: question, table beside the paper's figures, verdicts, conclusion; Markdown."""
     rows = results["runs"]
-    metrics = [*SHOWN, *(name for name in rows[0]["scores"] if name not in SHOWN and _wanted(name, study))]
+    scores = rows[0]["scores"]
+    metrics = [name for name in SHOWN if name in scores]
+    metrics += [name for name in scores if name not in SHOWN and _wanted(name, study)]
     known = [name for name in (*metrics, *LOSSES) if any(name in row["paper"] for row in rows)]
     trained = any(row["losses"] for row in rows)
     heads = ["run", *(f"paper's {name}" for name in known)]

@@ -17,8 +17,11 @@ from clearcap.data.corpus import open_spec, parse_spec
 from clearcap.data.reading import read_json
 from clearcap.data.records import CaptionedPhoto
 from clearcap.data.writing import make_folder, write_json, write_text
+from clearcap.evaluation.looking import look
 from clearcap.evaluation.scores import score_captions
+from clearcap.evaluation.session import weights_digest
 from clearcap.evaluation.systems import NAMES, System, sample_systems
+from clearcap.studies.further import draw_further, further_of, further_table, summary
 from clearcap.studies.picture import draw
 from clearcap.studies.results import assess, table_of, times_of
 from clearcap.studies.study import LOSSES, Study, StudyRun, overrides_of
@@ -38,7 +41,7 @@ class Scale:
         data: corpora as NAME:ROOT:SPLIT; the last is captioned and scored, those before it are trained on.
         model: captioner that is sampled from where nothing is trained.
         overrides: settings of all runs, which the study's own of a run come before.
-        limit: only the first photos of the split.
+        limit: only the first photos of the split; None: as many as the study says.
         tiny: a trial: a few steps of training, a few photos.
         subset: corpora need not have their published sizes.
         batch_size: photos captioned at once.
@@ -54,7 +57,12 @@ class Scale:
 
 
 def run_study(
-    study: Study, scale: Scale, out: Path, tell: Callable[[str], None] = lambda what: None
+    study: Study,
+    scale: Scale,
+    out: Path,
+    tell: Callable[[str], None] = lambda what: None,
+    *,
+    cache: Path | None = None,
 ) -> dict[str, Any]:
     """Run a study, or go on where a killed one stopped, and write what came of it.
 
@@ -67,6 +75,7 @@ def run_study(
         scale: what it is run on.
         out: its folder.
         tell: told what is going on.
+        cache: folder of encoded photos, which studies may share; default ``out``.
 
     Returns:
         What ``results.json`` holds.
@@ -84,94 +93,189 @@ def run_study(
         len(scale.data) > 1 or not study.trains,
         f"study {study.name} trains: pass --data with what is trained on, then --data with what is captioned",
     )
-    expected = None if scale.subset or scale.tiny else "official"
-    measured = open_spec(scale.data[-1], expected=expected)  # type: ignore[arg-type]
-    presets = {
-        (run.name, seed): preset_of(study, run, seed, scale, out)
-        for run in study.runs
-        for seed in (study.seeds if study.trains else ())
-    }
+    at = Running(study, scale, out, cache or out, tell)
     asked = json.loads(json.dumps({"study": dataclasses.asdict(study), "scale": dataclasses.asdict(scale)}))
     if (out / "study.json").is_file():
         check_settings(out, read_json(out / "study.json"), asked)
     make_folder(out)
     write_json(out / "study.json", asked)
-
-    limit = LIMIT if scale.tiny and scale.limit is None else scale.limit
-    systems: dict[str, list[System]] = {run.name: [] for run in study.runs}
-    losses: dict[str, list[dict[str, float]]] = {run.name: [] for run in study.runs}
-    curves: dict[str, list[list[dict[str, float]]]] = {run.name: [] for run in study.runs}
     for seed in study.seeds:
-        groups: dict[Path | str, dict[str, Mapping[str, Any]]] = {}
-        for run in study.runs:
-            if run.beams:
-                continue
-            if study.trains:
-                folder = trained(presets[run.name, seed], out, tell, f"{run.name}, seed {seed}")
-                curves[run.name].append(_curve(folder))
-                losses[run.name].append(_last(curves[run.name][-1]))
-                groups.setdefault(folder / "model", {})[run.name] = dataclasses.asdict(
-                    presets[run.name, seed].sampling
-                )
-            else:
-                groups.setdefault(scale.model, {})[run.name] = sampling_of(study, run, scale)
-        for model, settings in groups.items():
-            name = model.parent.name if isinstance(model, Path) else f"seed{seed}"
-            sees = _sees(presets[next(iter(settings)), seed]) if study.trains else "model"
-            (out / "tokens").mkdir(exist_ok=True)
-            tell(f"captioning {len(settings)} x {len(measured.photos[:limit])} photos, {name}")
-            found = sample_systems(
-                str(model),
-                measured,
-                settings,
-                out=out / "captions" / name,
-                tokens=out / "tokens" / f"{sees}.safetensors",
-                limit=limit,
-                batch_size=scale.batch_size,
-                seed=seed,
-                metrics=study.metrics,
-            )
-            for run_name, system in found.items():
-                systems[run_name].append(system)
-        for run in (run for run in study.runs if run.beams):
-            preset = presets[run.name, seed]
-            folder = twin_of(preset, out, tell, f"{run.name}, seed {seed}")
-            curves[run.name].append(_curve(folder))
-            losses[run.name].append(_last(curves[run.name][-1]))
-            tell(f"captioning {len(measured.photos[:limit])} photos, {run.name}, seed {seed}")
-            systems[run.name].append(
-                write_system(
-                    preset,
-                    folder,
-                    measured.photos[:limit],
-                    out / "tokens" / f"{_sees(preset)}.safetensors",
-                    beams=run.beams,
-                    batch_size=scale.batch_size,
-                    metrics=study.metrics,
-                    seed=seed,
-                )
-            )
-    corpora = scale.data[:-1]
-    used = max((run.corpora or len(corpora) for run in study.runs), default=0) if study.trains else 0
-    about = {
-        "corpus": measured.name,
-        "split": measured.split,
-        "photos": len(measured.photos[:limit]),
-        "trained_on": [" ".join((name, split)) for name, _, split in map(parse_spec, corpora[:used])],
-        "overrides": list(scale.overrides),
-        "tiny": scale.tiny,
-    }
-    results = assess(study, about, systems, losses)
-    times = times_of(study, systems)
+        if study.looks:
+            at.look(seed)
+            continue
+        at.sample(seed)
+        at.write(seed)
+        if study.further:
+            at.measure_further(seed)
+    results = assess(study, at.about(), at.systems, at.losses)
+    times = times_of(study, at.systems)
+    table = table_of(study, results)
+    if study.further:
+        captions = {name: [one.captions for one in some] for name, some in at.systems.items()}
+        references = {photo.id: photo.captions for photo in at.photos}
+        results["further"] = summary(captions, references, at.measures)
+        times["by_length"] = [one["ms"] for one in at.measures]
+        table += further_table(results["further"])
+        draw_further(results["further"], out / "further.png")
     write_json(out / "results.json", results)
-    write_text(out / "table.md", table_of(study, results))
-    draw(study, results, curves, out / "picture.png")
+    write_text(out / "table.md", table)
+    draw(study, results, at.curves, out / "picture.png")
     write_json(out / "times.json", times)
     return results
 
 
-def preset_of(study: Study, run: StudyRun, seed: int, scale: Scale, out: Path) -> Preset:
-    """All settings of a training of a study.
+class Running:
+    """A study on its way: what it is run on, and what has come of its runs.
+
+    Attributes:
+        photos: that are captioned.
+        systems: run -> each seed's captions and scores.
+        losses: run -> each seed's losses at the end.
+        curves: run -> each seed's losses by step.
+        measures: each seed's comparison of captioner and twin.
+    """
+
+    def __init__(
+        self, study: Study, scale: Scale, out: Path, cache: Path, tell: Callable[[str], None]
+    ) -> None:
+        """Raises InputError where settings or data do not fit."""
+        self.study, self.scale, self.out, self.cache, self.tell = study, scale, out, cache, tell
+        expected = None if scale.subset or scale.tiny else "official"
+        self.measured = open_spec(scale.data[-1], expected=expected)  # type: ignore[arg-type]
+        self.limit = scale.limit or (LIMIT if scale.tiny else study.photos) or None
+        self.photos = self.measured.photos[: self.limit]
+        self.presets = {
+            (run.name, seed): preset_of(study, run, seed, scale, cache)
+            for run in study.runs
+            for seed in (study.seeds if study.trains else ())
+        }
+        self.systems: dict[str, list[System]] = {run.name: [] for run in study.runs}
+        self.losses: dict[str, list[dict[str, float]]] = {run.name: [] for run in study.runs}
+        self.curves: dict[str, list[list[dict[str, float]]]] = {run.name: [] for run in study.runs}
+        self.measures: list[dict[str, Any]] = []
+
+    def look(self, seed: int) -> None:
+        """Where words look, whatever the reading."""
+        found = look(
+            self.scale.model,
+            self.measured.photos,
+            self.out / "looks",
+            count=self.limit or len(self.measured),
+            seed=seed,
+            tell=self.tell,
+        )
+        for run in self.study.runs:
+            require(
+                run.reading in found,
+                f"study {self.study.name}: reading={run.reading!r}; choose one of {', '.join(found)}",
+            )
+            self.systems[run.name].append(found[run.reading])
+
+    def sample(self, seed: int) -> None:
+        """Train and caption by diffusion; runs that only sample otherwise share a model, and its encoding of photos."""
+        groups: dict[Path | str, dict[str, Mapping[str, Any]]] = {}
+        for run in (run for run in self.study.runs if not run.beams):
+            if self.study.trains:
+                preset = self.presets[run.name, seed]
+                folder = trained(preset, self.out, self.tell, f"{run.name}, seed {seed}")
+                self._trained(run.name, folder)
+                groups.setdefault(folder / "model", {})[run.name] = dataclasses.asdict(preset.sampling)
+            else:
+                groups.setdefault(self.scale.model, {})[run.name] = sampling_of(self.study, run, self.scale)
+        for model, settings in groups.items():
+            name = model.parent.name if isinstance(model, Path) else f"seed{seed}"
+            self.tell(f"captioning {len(settings)} x {len(self.photos)} photos, {name}")
+            found = sample_systems(
+                str(model),
+                self.measured,
+                settings,
+                out=self.out / "captions" / name,
+                tokens=self.tokens(self.presets.get((next(iter(settings)), seed))),
+                limit=self.limit,
+                batch_size=self.scale.batch_size,
+                seed=seed,
+                metrics=self.study.metrics,
+            )
+            for run_name, system in found.items():
+                self.systems[run_name].append(system)
+
+    def write(self, seed: int) -> None:
+        """Train and caption word by word."""
+        for run in (run for run in self.study.runs if run.beams):
+            preset = self.presets[run.name, seed]
+            folder = twin_of(preset, self.out, self.tell, f"{run.name}, seed {seed}")
+            self._trained(run.name, folder)
+            self.tell(f"captioning {len(self.photos)} photos, {run.name}, seed {seed}")
+            self.systems[run.name].append(
+                write_system(
+                    preset,
+                    folder,
+                    self.photos,
+                    self.tokens(preset),
+                    beams=run.beams,
+                    batch_size=self.scale.batch_size,
+                    metrics=self.study.metrics,
+                    seed=seed,
+                )
+            )
+
+    def measure_further(self, seed: int) -> None:
+        """Captioner and twin beside each other: blanks, noise, times."""
+        from safetensors.torch import load_file
+
+        from clearcap.training.twin.run import train_twin
+
+        first = self.presets[self.study.runs[0].name, seed]
+        of_twin = next(self.presets[run.name, seed] for run in self.study.runs if run.beams)
+        self.tell(f"blanks, noise and times, seed {seed}")
+        self.measures.append(
+            further_of(
+                trained(first, self.out, self.tell, "") / "model",
+                train_twin(of_twin, twin_of(of_twin, self.out, self.tell, "")),
+                load_file(self.tokens(first))["tokens"],
+                self.photos,
+                first,
+                path=self.out / "further" / f"seed{seed}.json",
+                beams=[run.beams for run in self.study.runs if run.beams],
+                seed=seed,
+            )
+        )
+
+    def tokens(self, preset: Preset | None) -> Path:
+        """File of the photos' tokens, as the encoder of a preset, or of the given model, gives them."""
+        folder = self.cache / "tokens"
+        folder.mkdir(parents=True, exist_ok=True)
+        sees = _sees(preset) if preset else weights_digest(self.scale.model)
+        return folder / f"{_digest([sees, self.scale.data[-1], self.limit])}.safetensors"
+
+    def about(self) -> dict[str, Any]:
+        """What it was run on, for the results."""
+        study, corpora = self.study, self.scale.data[:-1]
+        used = max((run.corpora or len(corpora) for run in study.runs), default=0) if study.trains else 0
+        return {
+            "corpus": self.measured.name,
+            "split": self.measured.split,
+            "photos": len(self.systems[study.runs[0].name][0].captions),
+            "trained_on": [" ".join((name, split)) for name, _, split in map(parse_spec, corpora[:used])],
+            "training": training_of(self.presets[study.runs[0].name, study.seeds[0]]) if study.trains else "",
+            "overrides": list(self.scale.overrides),
+            "tiny": self.scale.tiny,
+        }
+
+    def _trained(self, name: str, folder: Path) -> None:
+        self.curves[name].append(_curve(folder))
+        self.losses[name].append(_last(self.curves[name][-1]))
+
+
+def training_of(preset: Preset) -> str:
+    """How long a training of a study is, in words."""
+    train, limit = preset.train, preset.data.limit
+    text = f"{train.steps:,} steps of {train.photos * train.copies} captions"
+    return text + (f", the first {limit:,} photos of a corpus" if limit else "")
+
+
+def preset_of(study: Study, run: StudyRun, seed: int, scale: Scale, cache: Path) -> Preset:
+    """All settings of a training of a study, its features kept in a folder of the cache.
 
     Raises:
         InputError: a setting that does not exist or fit, or fewer corpora than the run is trained on.
@@ -188,7 +292,8 @@ def preset_of(study: Study, run: StudyRun, seed: int, scale: Scale, out: Path) -
     words = [*overrides_of(study.settings), *(TINY if scale.tiny else ()), *scale.overrides]
     words += [*overrides_of(run.settings), *OWN, *overrides_of({"data": where}), f"train.seed={seed}"]
     preset = load_preset(study.base, words)
-    features = out / "features" / _digest([_sees(preset), preset.data.views, list(used)])
+    seen = [_sees(preset), preset.data.views, preset.data.limit, list(used)]
+    features = cache / "features" / _digest(seen)
     return load_preset(study.base, [*words, *overrides_of({"data": {"features": str(features)}})])
 
 

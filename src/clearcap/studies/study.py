@@ -27,6 +27,7 @@ class StudyRun:
         settings: sections of a preset that differ; of sampling alone, where nothing is trained.
         beams: 0 samples by diffusion; otherwise the captioner's word-by-word twin is trained in its place and
             writes with so many beams.
+        reading: nothing is captioned: how the map of an object's word is had (``clearcap.evaluation.looking``).
         corpora: how many of the corpora are trained on; 0 is all.
         x: its place on the horizontal axis of a line.
         line: the line that it lies on.
@@ -37,6 +38,7 @@ class StudyRun:
     shown: str = ""
     settings: dict = field(default_factory=dict)
     beams: int = 0
+    reading: str = ""
     corpora: int = 1
     x: float = 0.0
     line: str = ""
@@ -73,13 +75,16 @@ class Study:
         paper: the table or figure that it repeats.
         base: preset that its models are trained from; empty where the given model is sampled from as it is.
         seeds: of training and sampling, two or more.
-        minutes: estimate of its time on two cores.
+        minutes: estimate of its time on one core.
+        photos: photos that are captioned and scored unless the command says otherwise; 0 is all.
         against: run that the others are tested against.
         decides: score by which claims are decided unless they say otherwise.
         metrics: names in the registry of further metrics.
         figure: how the results are drawn.
         axis: what the horizontal axis of a line is.
         differs: in what it is another study than the paper's.
+        further: whether captioner and twin are measured beside each other in more ways than by scores
+            (``clearcap.studies.further``).
         settings: of all runs.
         runs: rows of the table.
         claims: what the paper says of them.
@@ -94,11 +99,13 @@ class Study:
     claims: tuple[Claim, ...]
     base: str = ""
     seeds: tuple[int, ...] = (0, 1)
+    photos: int = 0
     decides: str = "CIDEr-D"
     metrics: tuple[str, ...] = ()
     figure: str = "bars"
     axis: str = ""
     differs: str = ""
+    further: bool = False
     settings: dict = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -127,6 +134,14 @@ class Study:
             first == {False} and (self.trains or not any(run.beams for run in self.runs)),
             f"{where}: a run with beams needs a study that trains and begins with one without",
         )
+        require(
+            not self.looks or (not self.trains and all(run.reading for run in self.runs)),
+            f"{where}: a run with a reading needs a study that trains nothing, whose other runs have one too",
+        )
+        require(
+            not self.further or any(run.beams for run in self.runs),
+            f"{where}: further=true compares a captioner with its twin; add a run with beams",
+        )
         for claim in self.claims:
             require(claim.kind in KINDS, f"{where}: kind={claim.kind!r}; choose one of {', '.join(KINDS)}")
             for one in (claim.of, claim.than):
@@ -136,6 +151,11 @@ class Study:
     def trains(self) -> bool:
         """Whether it trains models."""
         return bool(self.base)
+
+    @property
+    def looks(self) -> bool:
+        """Whether it asks where words look, and captions nothing."""
+        return any(run.reading for run in self.runs)
 
     def about(self) -> dict[str, Any]:
         """What ``clearcap study list --json`` says of it."""

@@ -290,7 +290,8 @@ def open_data(data: DataConfig) -> tuple[Sequence[CaptionedPhoto], Sequence[Capt
     if not data.corpus and not data.root:
         raise InputError("data.corpus is empty; pass data.corpus=NAME:ROOT:SPLIT, such as flickr8k:DIR:train")
     count: Expected = "official" if data.expected else None
-    photos = [photo for spec in (data.trained, *data.also) for photo in open_spec(spec, expected=count)]
+    corpora = [open_spec(spec, expected=count) for spec in (data.trained, *data.also)]
+    photos = [photo for corpus in corpora for photo in corpus.photos[: data.limit or None]]
     common = [name for name, times in Counter(photo.id for photo in photos).items() if times > 1]
     if common:
         raise InputError(f"data.also gives {several(common, 'photo')} again; leave one of the corpora out")
