@@ -302,11 +302,22 @@ def export(
         bool, typer.Option(help="beside the weights, graphs that share them, to caption without torch")
     ] = True,
     int8: Annotated[bool, typer.Option("--int8", help="with --onnx: int8 weights of linear layers")] = False,
+    web: Annotated[bool, typer.Option("--web", help="small graphs for the page in web/, instead")] = False,
     shares: Annotated[
         Path | None, typer.Option(help="exported model beside OUT whose equal weights are left out")
     ] = None,
 ) -> None:
-    """Write a captioner for distribution: weights at half the size, and graphs that share them or stand alone."""
+    """Write a captioner for distribution: weights at half the size, and graphs that share them or stand alone.
+
+    --model OUT captions with either; what --web writes is for the page (docs/browser.md).
+    """
+    if web and (onnx or int8 or shares):
+        raise InputError("--web writes one kind of files; pass it alone")
+    if web:
+        from clearcap.captioner.onnx.web import export_web
+
+        export_web(model, out)
+        return
     if onnx:
         from clearcap.captioner.onnx.export import export_graphs
 
