@@ -178,6 +178,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {  # of a captioner's sections: saved mode
         "length": 20,
         "max_words": 30,
         "keep_period": False,
+        "function_words": "",
         "normalise": True,
         "pretrained": True,
     },

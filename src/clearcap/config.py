@@ -82,6 +82,11 @@ class TextConfig:
     length: int = knob(20, "positions of a caption, [CLS] and [SEP] included")
     max_words: int = knob(30, "words of a training caption that are kept, before it is cut to length")
     keep_period: bool = knob(False, "keep the full stop at a caption's end")
+    function_words: str = knob(
+        "",
+        "words that a caption may well say twice (a, the, of), separated by spaces; a candidate that says another word "
+        "twice is chosen only where all do; empty: any word may be said twice",
+    )
     normalise: bool = knob(True, "normalise latents by channel, over the training captions")
     pretrained: bool = knob(True, "take over the weights of text.source, not its sizes and tokenizer alone")
 

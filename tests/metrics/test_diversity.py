@@ -7,7 +7,7 @@ import pytest
 
 from clearcap.errors import InputError
 from clearcap.metrics import DocumentFrequency, score
-from clearcap.metrics.diversity import diversity, self_cider
+from clearcap.metrics.diversity import diversity, repeating, said_twice, self_cider
 
 SETS = [["A dog runs.", "a dog runs", "the cat"], ["a bird", "a bird sings"]]
 
@@ -68,6 +68,15 @@ def test_one_candidate_a_photo_has_no_diversity_within_photos() -> None:
     assert found.self_cider is None
     assert found.m_bleu is None
     assert found.distinct == 1
+
+
+def test_a_repetition_counts_unless_a_reference_has_it() -> None:
+    small = {"a", "and", "with"}
+    assert said_twice(["a", "dog", "with", "a", "dog", "and", "dogs"], small) == {"dog"}
+    assert said_twice(["a", "dog", "with", "a", "dog"], ()) == set()
+    captions = {"1": "A dog with a dog.", "2": "a man and a man", "3": "a man with a dog"}
+    references = {"1": ["a dog", "a bird"], "2": ["A man, and a man!", "a man"], "3": ["a dog and a dog"]}
+    assert repeating(captions, references, small) == 1 / 3
 
 
 def test_empty_captions_are_alike() -> None:

@@ -53,6 +53,17 @@ def test_expected_utility_is_a_mean_over_the_others() -> None:
     assert expected_utility(DOGS[:1]) == [0]
 
 
+def test_a_caption_that_says_a_word_of_content_twice_is_chosen_only_where_all_do() -> None:
+    captions = ["a dog and a dog on a bench", "a dog on the edge of the grass", "a Man beside a man"]
+    sure = [[0.9] * 8, [0.5] * 7, [0.95] * 5]
+    small = frozenset(["a", "and", "of", "on", "the"])
+    assert choose(captions, "confidence", confidences=sure) == 2
+    assert choose(captions, "confidence", confidences=sure, function_words=small) == 1
+    twice = [captions[0], captions[2]]
+    assert choose(twice, "confidence", confidences=[sure[0], sure[2]], function_words=small) == 1
+    assert choose(captions * 2, "mbr", function_words=small) in (1, 4)
+
+
 def test_a_caption_drawn_twice_counts_twice() -> None:
     assert choose(["a cat", "a dog runs", "a cat"]) == 0
     assert choose(["a dog runs", "a cat", "a dog runs"]) == 0

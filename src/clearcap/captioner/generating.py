@@ -84,7 +84,8 @@ class CaptionModel(ABC):
         """
         self.defaults = make(SamplingConfig, config.sampling, "sampling")
         self.objective = make(DiffusionConfig, config.diffusion, "diffusion")
-        self.length = make(TextConfig, config.text, "text").length
+        text = make(TextConfig, config.text, "text")
+        self.length, self.function_words = text.length, frozenset(text.function_words.split())
         self.text, self.vision, self.denoiser = parts.text, parts.vision, parts.denoiser
 
     @property

@@ -193,7 +193,13 @@ class ImageCaptioning(Pipeline):
         ]
         captions, sampling = [one.text for one in read], sampling_with(self.model.defaults, how)
         trust = [one.confidence for one in read]
-        best = choose(captions, sampling.select, confidences=trust, utility=sampling.utility)
+        best = choose(
+            captions,
+            sampling.select,
+            confidences=trust,
+            utility=sampling.utility,
+            function_words=self.model.function_words,
+        )
         return [{"generated_text": captions[best]}]
 
 

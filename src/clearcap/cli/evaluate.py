@@ -119,11 +119,13 @@ def _print(found: Evaluation) -> None:
         caption=how,
     )
     diversity, length = scored.diversity, scored.diversity["length"]
+    repeating = diversity.get("repeating_share")
+    again = "" if repeating is None else f"; {repeating:.1%} say a word of content twice"
     console.print(
         f"{manifest['photos']:,} photos, {manifest['references']:,} references. "
         f"{diversity['distinct']:,} distinct captions ({diversity['distinct_share']:.1%}), "
         f"{diversity['vocabulary']:,} words, {length['mean']:.1f} ± {length['deviation']:.1f} "
-        f"words a caption. Captioning took {found.seconds:.1f} s.",
+        f"words a caption{again}. Captioning took {found.seconds:.1f} s.",
         highlight=False,
     )
 

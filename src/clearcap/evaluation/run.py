@@ -107,6 +107,7 @@ def evaluate(
         sampling = dataclasses.asdict(at.sampling)
         chief = {name: sampling.pop(name) for name in ("steps", "guidance", "candidates", "select")}
         aids = {"clip": None if clip is None else str(clip), "memory": memory and memory.described()}
+        aids["function_words"] = " ".join(sorted(at.pipeline.captioner.function_words))
         chief |= {name: aid for name, aid in aids.items() if aid}
         manifest = at.claim(**chief, seed=seed, sampling=sampling, batch_size=batch_size, metrics=described)
         stopwatch = Stopwatch(at.file("timing.json"))
@@ -204,6 +205,7 @@ def _assess(
         references,
         candidates={one.photo: one.candidates for one in captions if one.candidates},
         metrics=names,
+        function_words=manifest.get("function_words", "").split(),
         seed=seed,
     )
     shuffled = shuffled_scores(chosen, references, seed=seed) if shuffle else None

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from clearcap.errors import InputError, RenamedWarning
-from clearcap.metrics.diversity import diversity
+from clearcap.metrics.diversity import diversity, repeating
 from clearcap.metrics.scoring import NAMES, Scores, description, score
 from clearcap.metrics.significance import Comparison, Interval, compare, intervals
 
@@ -24,7 +24,8 @@ class Scored:
         scores: corpus and per caption, unrounded.
         intervals: metric -> lower and upper end of the 95% bootstrap interval (METEOR has none).
         diversity: distinct captions and their share, vocabulary, words a caption; self-CIDEr and mBLEU-4 of the
-            candidates where several were sampled.
+            candidates where several were sampled; the share that repeats a word of content, where function words
+            are known.
     """
 
     scores: Scores
@@ -59,6 +60,7 @@ def score_captions(
     candidates: Mapping[str, Sequence[str]] | None = None,
     drawn: Mapping[str, Sequence[str]] | None = None,
     metrics: Sequence[str] = NAMES,
+    function_words: Collection[str] = (),
     seed: int = 0,
 ) -> Scored:
     """Score captions.
@@ -69,6 +71,7 @@ def score_captions(
         candidates: photo -> all its candidates, where several were sampled.
         drawn: deprecated, the former name of ``candidates``.
         metrics: as for `clearcap.metrics.score`.
+        function_words: words that a caption may well say twice, of the captions' language.
         seed: of the bootstrap.
 
     Raises:
@@ -86,6 +89,8 @@ def score_captions(
         "vocabulary": said.vocabulary,
         "length": dataclasses.asdict(said.lengths),
     }
+    if function_words:
+        figures["repeating_share"] = repeating(captions, references, function_words)
     if candidates:
         among = diversity(list(candidates.values()))
         figures["candidates"] = {

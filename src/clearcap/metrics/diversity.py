@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -83,6 +84,37 @@ def diversity(candidates: Sequence[Sequence[str]], frequency: DocumentFrequency 
             longest=int(lengths.max()),
         ),
     )
+
+
+def said_twice(words: Sequence[str], function_words: Collection[str]) -> set[str]:
+    """The words of content that a caption says more than once; none where no function words are known.
+
+    Args:
+        words: the caption's, in lower case.
+        function_words: those that a caption may well say twice: "a", "the", "of".
+    """
+    content = Counter(word for word in words if word not in function_words)
+    return {word for word, times in content.items() if times > 1} if function_words else set()
+
+
+def repeating(
+    captions: Mapping[str, str], references: Mapping[str, Sequence[str]], function_words: Collection[str]
+) -> float:
+    """The share of captions that say a word of content twice which none of their photo's references says twice.
+
+    Args:
+        captions: photo -> caption.
+        references: photo -> references, for the same photos.
+        function_words: as for ``said_twice``.
+    """
+    count = 0
+    for photo, caption in captions.items():
+        own, *theirs = (
+            said_twice(split_tokens(tokens), function_words)
+            for tokens in tokenize([caption, *references[photo]])
+        )
+        count += bool(own.difference(*theirs))
+    return count / len(captions)
 
 
 def self_cider(candidates: Sequence[str], frequency: DocumentFrequency | None = None) -> float:

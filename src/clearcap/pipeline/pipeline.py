@@ -629,7 +629,15 @@ class CaptionPipeline:
                     "folder of a CLIP or of a scorer that clearcap train-scorer made"
                 )
         frequency = self.frequency or (self.memory.frequency if self.memory else None)
-        return Candidates(captions, confidences, similarity, how.utility, frequency, remembered)
+        return Candidates(
+            captions,
+            confidences,
+            similarity,
+            how.utility,
+            frequency,
+            remembered,
+            self.captioner.function_words,
+        )
 
     def sampling(self, /, **how: Any) -> SamplingConfig:
         """The model's sampling settings with some of them changed (``clearcap.config.sampling_with``).

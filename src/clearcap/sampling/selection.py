@@ -14,6 +14,7 @@ from clearcap.config import number, text, texts
 from clearcap.errors import InputError
 from clearcap.metrics import bleu, cider
 from clearcap.metrics.cider import DocumentFrequency
+from clearcap.metrics.diversity import said_twice
 
 Values = TypeVar("Values")
 UTILITIES: dict[str, Callable[..., np.ndarray]] = {"bleu": bleu.pairwise, "cider": cider.pairwise}
@@ -30,6 +31,7 @@ class Candidates:
         utility: what minimum Bayes risk compares them by.
         frequency: document frequency of utility "cider"; without it all n-grams weigh the same.
         remembered: how many of them, at the end, people said of remembered photos that are like this one.
+        function_words: words that a caption may well say twice; empty: any word.
     """
 
     captions: Sequence[str]
@@ -38,6 +40,7 @@ class Candidates:
     utility: str = "bleu"
     frequency: DocumentFrequency | None = None
     remembered: int = 0
+    function_words: frozenset[str] = frozenset()
 
 
 def by_agreement(candidates: Candidates) -> Sequence[float]:
@@ -118,8 +121,9 @@ def choose(
     utility: str = "bleu",
     frequency: DocumentFrequency | None = None,
     remembered: int = 0,
+    function_words: frozenset[str] = frozenset(),
 ) -> int:
-    """Index of the best candidate; of equals the one the model is surest of, then the first.
+    """Index of the best candidate (see ``best_of``).
 
     Args:
         captions: candidates for one photo.
@@ -130,11 +134,12 @@ def choose(
         utility: of "mbr".
         frequency: of "mbr" with "cider".
         remembered: how many of the candidates, at the end, are of remembered photos.
+        function_words: words that a caption may well say twice; empty: any word.
 
     Raises:
         InputError: no candidates, an unknown rule, or one without what it judges by.
     """
-    candidates = Candidates(captions, confidences, similarity, utility, frequency, remembered)
+    candidates = Candidates(captions, confidences, similarity, utility, frequency, remembered, function_words)
     return best_of(judge(candidates, method), candidates)
 
 
@@ -150,10 +155,18 @@ def judge(candidates: Candidates, method: str = "mbr") -> list[float]:
 
 
 def best_of(values: Sequence[float], candidates: Candidates) -> int:
-    """Index of the highest value; of equals the one the model is surest of, then the first."""
+    """Index of the candidate that is chosen.
+
+    That of the highest value among those that say no word of content twice, or among all where each does; of equals
+    the one the model is surest of, then the first. Words of one caption are read each for itself, so that two places
+    may say the same thing; what the rules judge by does not see that: a word said twice is sure of itself, and agrees
+    with every caption that says it once.
+    """
     trust = candidates.confidences
     sure = mean_confidences(trust) if trust is not None else [0.0] * len(values)
-    return max(range(len(values)), key=lambda i: (round(values[i], 9), sure[i]))
+    words = candidates.function_words
+    once = [not said_twice(caption.lower().split(), words) for caption in candidates.captions]
+    return max(range(len(values)), key=lambda i: (once[i], round(values[i], 9), sure[i]))
 
 
 def diverse(captions: Sequence[str], count: int, *, utility: str = "bleu", novelty: float = 0.5) -> list[int]:
