@@ -61,7 +61,7 @@ evaluate: install ## score the bundled model on the Flickr8k dev split
 web: install ## make web/site, the page that captions in the browser (needs node and npm)
 	cd web && ONNXRUNTIME_NODE_INSTALL=skip npm ci --no-audit --no-fund
 	$(BIN)/clearcap export default web/model --web
-	node web/scripts/site.js web/model web/site
+	PYTHON=$(BIN)/python node web/scripts/site.js web/model web/site
 
 clean: ## remove the environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

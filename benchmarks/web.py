@@ -1,8 +1,8 @@
 """The page in ``web/`` in a real browser, beside Python: equal captions, CIDEr-D, times, bytes, without a network.
 
-``python -m benchmarks.web --data flickr8k:ROOT:dev --photos 'flickr8k:ROOT:train'`` writes the page with rounded and
-with float32 weights, serves each from disk, opens it in headless Chromium, cuts the network off, and captions the first
-200 photos of the corpus. It needs ``npm ci`` in ``web/``, Python's playwright and a Chromium.
+``python -m benchmarks.web --data flickr8k:ROOT:dev --photos flickr8k:ROOT:train`` writes the page with rounded and with
+float32 weights, serves each from disk, opens it in headless Chromium, cuts the network off, and captions the first 200
+photos of the corpus. It needs ``npm ci`` in ``web/``, Python's playwright and a Chromium.
 """
 
 from __future__ import annotations
@@ -25,10 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from benchmarks.web_noise import same_noise
-from clearcap.captioner.generating import CaptionRequest
 from clearcap.captioner.onnx.web import MEGABYTES, PHOTOS, export_web
 from clearcap.data.corpus import open_spec
 from clearcap.data.images import open_image, to_square
@@ -47,12 +44,12 @@ READ = """async ([bytes, seed]) => {
     const blob = new Blob([Uint8Array.from(atob(bytes), (letter) => letter.charCodeAt(0))]);
     const began = performance.now();
     const photo = await pixels(blob);
-    const found = await captioner.read(photo, { seed });
+    const { drawn, chosen } = await captioner.read(photo, { seed });
     const took = performance.now() - began;
     const square = squash(photo, captioner.about.image_size);
     let text = "";
     for (const level of square) text += String.fromCharCode(level);
-    return { ids: found.ids, took, square: btoa(text), size: [photo.width, photo.height] };
+    return { ids: drawn[chosen].ids, chosen, took, square: btoa(text), size: [photo.width, photo.height] };
 }"""
 
 
@@ -88,22 +85,15 @@ def served(folder: Path) -> Iterator[tuple[str, dict[str, int]]]:
 
 
 def python_ids(pipeline: CaptionPipeline, squares: np.ndarray, seed: int, batch: int = 20) -> np.ndarray:
-    """Token ids [photos, length] of Python's captioner, with the page's noise."""
-    network = pipeline.captioner
+    """Token ids [photos, length] of the captions that Python chooses."""
     found: list[np.ndarray] = []
-    sampler = network.sampler(network.defaults)
+    sampling = pipeline.sampling()
     for part in np.array_split(squares, range(batch, len(squares), batch)):
-        with torch.inference_mode():
-            image = network.encode_image(pipeline.pixels(list(part)))
-            requests = [CaptionRequest(row, length=network.defaults.length) for row in range(len(part))]
-            x0 = sampler.run(
-                network.denoise_of_rows(image, requests, sampler),
-                network.logits,
-                same_noise(seed, len(part), network.length, network.text.dim),
-                network.fixed_lengths(requests),
-            )
-            found.append(network.word_logits(x0, requests).argmax(-1).numpy())
-    return np.concatenate(found)
+        generated = pipeline.captioner.generate(pipeline.pixels(list(part)), seed=seed)
+        for ids, candidates in zip(np.asarray(generated.ids), pipeline.decode(generated), strict=True):
+            captions = [one.text for one in candidates]
+            found.append(ids[pipeline.choose(captions, [one.confidence for one in candidates], sampling)])
+    return np.stack(found)
 
 
 def encoded(photo: CaptionedPhoto) -> str:
@@ -216,7 +206,7 @@ def main() -> None:
     )
     asked = parser.parse_args()
     photos = open_spec(asked.data).photos[: asked.limit]
-    pipeline = CaptionPipeline.from_pretrained(asked.model, device="cpu")
+    pipeline = CaptionPipeline.from_pretrained(asked.model)
     size = pipeline.image_size
     squares = np.stack([to_square(open_image(one.image, at_least=size), size) for one in photos])
     ids = python_ids(pipeline, squares, asked.seed)

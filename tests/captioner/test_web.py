@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import gzip
+import io
 import json
 import os
 import shutil
 import subprocess
+import sys
 import zlib
 from pathlib import Path
 from typing import Any
@@ -18,9 +21,11 @@ import torch
 from PIL import Image
 from tiny_captioner import tiny_captioner
 
+from benchmarks.web import measure_page, python_ids, served
 from clearcap.captioner.generating import CaptionRequest
 from clearcap.captioner.model import Captioner, load_captioner
-from clearcap.data.images import to_square
+from clearcap.data.images import PhotoBytes, to_square
+from clearcap.data.records import CaptionedPhoto
 from clearcap.errors import InputError
 from clearcap.pipeline import CaptionPipeline
 from clearcap.sampling.randomness import normal
@@ -37,6 +42,7 @@ from clearcap.captioner.onnx.web import (  # noqa: E402
     encode_weights,
     entropy,
     export_web,
+    round_weights,
     sensitivity,
     squares,
 )
@@ -52,6 +58,7 @@ def renoising(**changes: Any) -> tuple[Captioner, Any]:
     captioner, tokenizer = tiny_captioner()
     captioner = copy.deepcopy(captioner)
     captioner.config.sampling = {**captioner.config.sampling, **SHIPPED, **changes}
+    captioner.config.text = {**captioner.config.text, "function_words": "a the of"}
     with torch.no_grad():
         captioner.vision.head.weight.mul_(200)  # or every photo is told the same
     return captioner, tokenizer
@@ -81,8 +88,7 @@ def rounded(trained: Path) -> Captioner:
     """The captioner that was exported, as Python has it: with the same weights."""
     captioner, _ = load_captioner(str(trained))
     captioner.vision = captioner.vision.folded()
-    sensitive = sensitivity(captioner, squares(captioner, list(noisy_photos(4))))
-    encode_weights(captioner, sensitive, MEGABYTES)
+    round_weights(captioner, squares(captioner, list(noisy_photos(4))), MEGABYTES)
     return captioner
 
 
@@ -119,7 +125,7 @@ def test_weights_take_what_is_asked_and_little_else_changes(trained: Path, expor
     captioner, _ = load_captioner(str(trained))
     captioner.vision = captioner.vision.folded()
     exact = {name: weight.detach().clone() for name, weight in captioner.named_parameters()}
-    sensitive = sensitivity(captioner, squares(captioner, ())[:2])
+    sensitive = sensitivity(captioner, squares(captioner, list(noisy_photos(2)))[:2])
     weights = sum(one.size for one in sensitive.values())
     codes = encode_weights(captioner, sensitive, megabytes=weights * 6 / 8e6)
     bits = sum(entropy(code.whole) for code in codes.values()) / weights
@@ -131,7 +137,7 @@ def test_weights_take_what_is_asked_and_little_else_changes(trained: Path, expor
 
 def test_graphs_compute_with_the_rounded_weights(rounded: Captioner, exported: Path) -> None:
     draw = torch.Generator().manual_seed(0)
-    pixels = squares(rounded, list(noisy_photos(2)))
+    pixels = squares(rounded, list(noisy_photos(2)))[:2]
     noisy, previous = torch.randn(2, 2, rounded.length, rounded.text.dim, generator=draw)
     time = torch.tensor([500, 20])
     encode_photos, denoise = (open_graph(exported / "model", name) for name in ("encode", "denoise"))
@@ -335,6 +341,104 @@ def test_javascript_agrees_with_python(trained: Path, exported: Path, rounded: C
     told = dict(line[2:].split(" ", 1) for line in done.stdout.splitlines() if line.startswith("# "))
     assert int(told["pass"]) >= 20
     assert int(told["skipped"]) == (0 if (WEB / "node_modules" / "onnxruntime-node").is_dir() else 1)
+
+
+@pytest.fixture(scope="module")
+def site(exported: Path) -> Path:
+    """The page with the exported captioner, which any static server can serve."""
+    if not (WEB / "node_modules" / "onnxruntime-web").is_dir():
+        pytest.skip("onnxruntime-web is not installed; run npm ci in web/")
+    made = node("scripts/site.js", exported / "model", exported / "site", PYTHON=sys.executable)
+    assert made.returncode == 0, made.stderr
+    return exported / "site"
+
+
+@pytest.fixture(scope="module")
+def chromium() -> str:
+    pytest.importorskip("playwright", reason="needs playwright")
+    found = shutil.which("chromium") or shutil.which("chromium-browser")
+    if found is None:
+        pytest.skip("needs a chromium (apt-get install chromium)")
+    return found
+
+
+def test_the_page_says_what_python_says_and_works_offline_after_one_visit(
+    site: Path, chromium: str, trained: Path, rounded: Captioner
+) -> None:
+    (photo,) = noisy_photos(1)
+    picture = io.BytesIO()
+    Image.fromarray(photo).save(picture, "PNG")
+    shown = CaptionedPhoto("1", PhotoBytes(picture.getvalue()), ())
+    found = measure_page(site, [shown], 0, chromium)
+    pipeline = CaptionPipeline(rounded, load_captioner(str(trained))[1])
+    square = to_square(Image.fromarray(photo), 64)
+    assert found["rows"][0]["ids"] == python_ids(pipeline, square[None], 0)[0].tolist()
+    assert base64.b64decode(found["rows"][0]["square"]) == square.tobytes()
+    assert found["offline_equal"]
+    assert (found["sent_later"], found["elsewhere"]) == (0, [])
+
+
+def test_a_saved_page_is_given_alt_text_and_neither_page_keeps_people_out(
+    site: Path, chromium: str, tmp_path: Path
+) -> None:
+    from axe_playwright_python.sync_playwright import Axe
+    from playwright.sync_api import sync_playwright
+
+    Image.fromarray(next(iter(noisy_photos(1)))).save(tmp_path / "dog.png")
+    (tmp_path / "mine.html").write_text(
+        '<img src="pictures/dog.png?1"><img alt="" src="line.png"><img src="gone.png">'
+    )
+    with served(site) as (address, _), sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page()
+        page.goto(address)
+        page.wait_for_selector("body[data-ready]", timeout=120_000)
+        page.locator("#photos").set_input_files(tmp_path / "dog.png")
+        page.locator("#captions [data-caption]").wait_for(timeout=120_000)
+        caption = page.locator("#captions [data-caption]").get_attribute("data-caption")
+        assert page.locator("#captions img").get_attribute("alt") == caption
+        assert not Axe().run(page).response["violations"]
+        page.goto(f"{address}alt.html")
+        page.wait_for_selector("body[data-ready]", timeout=120_000)
+        page.locator("#files").set_input_files([tmp_path / "mine.html", tmp_path / "dog.png"])
+        page.locator("#save").wait_for(timeout=120_000)
+        assert f'alt="{caption}"' in page.locator("#html").input_value()
+        assert "1 images were given alt text; not read: gone.png" in page.locator("#state").inner_text()
+        assert not Axe().run(page).response["violations"]
+        browser.close()
+
+
+def test_the_package_installs_from_its_tarball_and_captions_under_node(
+    exported: Path, tmp_path: Path
+) -> None:
+    if not (WEB / "node_modules" / "onnxruntime-node").is_dir():
+        pytest.skip("onnxruntime-node is not installed; run npm ci in web/")
+    package, project = tmp_path / "web", tmp_path / "project"
+    for name in ("src", "scripts"):
+        shutil.copytree(WEB / name, package / name)
+    for file in (WEB / "package.json", WEB / "README.md", WEB.parent / "LICENSE", WEB.parent / "NOTICE"):
+        shutil.copy(file, package if file.parent == WEB else tmp_path)
+    shutil.copytree(exported / "model", package / "model")
+    project.mkdir()
+    (project / "package.json").write_text('{"private": true, "type": "module"}')
+    npm = [shutil.which("npm") or "npm", "--offline", "--no-audit", "--no-fund"]
+    subprocess.run(
+        [*npm, "pack", "--pack-destination", project], cwd=package, check=True, capture_output=True
+    )
+    (tarball,) = project.glob("clearcap-*.tgz")
+    subprocess.run([*npm, "install", tarball.name], cwd=project, check=True, capture_output=True)
+    for name in ("onnxruntime-node", "onnxruntime-common", "sharp", "@img", "detect-libc", "semver"):
+        (project / "node_modules" / name).symlink_to(WEB / "node_modules" / name)
+    Image.fromarray(next(iter(noisy_photos(1)))).save(project / "photo.png")
+    (project / "say.js").write_text(
+        'import { captions } from "clearcap";\n'
+        'console.log(JSON.stringify(await captions("photo.png", { length: 5 })));\n'
+    )
+    done = subprocess.run(["node", "say.js"], cwd=project, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert len(said["words"]) == 5
+    assert said["caption"] in said["candidates"]
 
 
 def test_javascript_is_typed() -> None:

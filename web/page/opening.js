@@ -1,6 +1,6 @@
 /** The captioner of both pages: opened once, through the service worker that keeps it for the next visit. */
 
-import { open } from "./src/browser.js";
+import { open, stream } from "./src/browser.js";
 
 const WAIT = 5000; // ms; a browser may refuse the worker (private windows), and the page works without it
 
@@ -12,15 +12,15 @@ const WAIT = 5000; // ms; a browser may refuse the worker (private windows), and
 export async function openCaptioner(progress) {
   await controlled();
   const about = await (await fetch("model/captioner.json")).json();
-  const [wasm, total] = ["ort/ort-wasm-simd-threaded.wasm.gz", about.loads];
   let loaded = 0;
-  return open({
-    model: "model",
-    // @ts-ignore: lies there once scripts/site.js has put it there
-    ort: await import("./ort/ort.wasm.bundle.min.mjs"),
-    wasm,
-    progress: (bytes) => progress(Math.min((loaded += bytes) / total, 1)),
-  });
+  const count = (/** @type {number} */ bytes) => progress(Math.min((loaded += bytes) / about.loads, 1));
+  // @ts-ignore: lies there once scripts/site.js has put it there
+  const ort = await import("./ort/ort.wasm.bundle.min.mjs");
+  // @ts-ignore: a script that the page loads first
+  const { XzReadableStream } = globalThis["xz-decompress"];
+  const packed = await stream(new URL("ort/ort-wasm-simd-threaded.wasm.xz", document.baseURI), count);
+  const wasm = new Uint8Array(await new Response(new XzReadableStream(packed)).arrayBuffer());
+  return open({ model: "model", ort, wasm, progress: count });
 }
 
 /** Waits until the service worker sees what the page fetches, so that all of it is kept and nothing fetched twice. */

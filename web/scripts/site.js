@@ -4,15 +4,17 @@
  * MODEL is a folder that `clearcap export --web` wrote; OUT can be served by any static server.
  */
 
+import { execFileSync } from "node:child_process";
 import { createHash } from "node:crypto";
 import { cpSync, mkdirSync, readFileSync, readdirSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { dirname, join, relative } from "node:path";
 import { fileURLToPath } from "node:url";
-import { gzipSync } from "node:zlib";
 
 const HERE = dirname(dirname(fileURLToPath(import.meta.url)));
 const ORT = ["ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"];
+const PYTHON = process.env.PYTHON ?? "python3"; // whose standard library writes xz, as Node's does not
+const XZ = "import lzma, sys; sys.stdout.buffer.write(lzma.compress(sys.stdin.buffer.read(), preset=9 | lzma.PRESET_EXTREME))";
 const LARGE = 1_000_000; // bytes; larger files are kept by the service worker when a page loads them
 
 /**
@@ -37,9 +39,12 @@ export function site(model, out) {
   cpSync(model, join(out, "model"), { recursive: true });
   const runtime = dirname(createRequire(import.meta.url).resolve("onnxruntime-web/wasm"));
   cpSync(join(runtime, ORT[0]), join(out, "ort", ORT[0]));
-  writeFileSync(join(out, "ort", `${ORT[1]}.gz`), gzipSync(readFileSync(join(runtime, ORT[1])), { level: 9 }));
+  const wasm = readFileSync(join(runtime, ORT[1]));
+  writeFileSync(join(out, "ort", `${ORT[1]}.xz`), execFileSync(PYTHON, ["-c", XZ], { input: wasm, maxBuffer: wasm.length }));
+  const xz = createRequire(import.meta.url).resolve("xz-decompress");
+  cpSync(xz.replace(/\.js$/, ".min.js"), join(out, "ort", "xz-decompress.min.js"));
 
-  const large = (/** @type {string} */ name) => /^(model|ort)\//.test(name) && name.endsWith(".gz");
+  const large = (/** @type {string} */ name) => /^(model|ort)\/.*\.(gz|xz)$/.test(name);
   const sizes = filesOf(out).filter(large).map((name) => statSync(join(out, name)).size);
   const about = join(out, "model", "captioner.json");
   const loads = sizes.reduce((sum, size) => sum + size, statSync(about).size);

@@ -11,7 +11,7 @@ import { Captioner } from "./captioner.js";
  * @typedef {object} Opening
  * @property {string | URL} [model] - folder that `clearcap export --web` wrote; default the package's own
  * @property {any} [ort] - onnxruntime-web, already imported; default `import("onnxruntime-web/wasm")`
- * @property {string | URL} [wasm] - onnxruntime-web's .wasm, gzipped if so named; default as onnxruntime-web finds it
+ * @property {Uint8Array} [wasm] - onnxruntime-web's .wasm; default as onnxruntime-web finds it
  * @property {string[]} [executionProviders] - onnxruntime-web's: "wasm", or "webgpu" with its own build of `ort`
  * @property {(bytes: number) => void} [progress] - told how many bytes each piece adds that came in
  */
@@ -47,7 +47,7 @@ export async function open({ model, ort, wasm, executionProviders = ["wasm"], pr
   // @ts-ignore: of the DOM's newest
   const threads = globalThis.crossOriginIsolated ? Math.min(navigator.hardwareConcurrency || 1, 4) : 1;
   ort.env.wasm.numThreads = threads;
-  if (wasm) ort.env.wasm.wasmBinary = await fetched(new URL(wasm, document.baseURI), progress);
+  if (wasm) ort.env.wasm.wasmBinary = wasm;
   return Captioner.open(ort, (name) => fetched(new URL(name, folder), progress), { executionProviders });
 }
 
@@ -59,9 +59,23 @@ export async function open({ model, ort, wasm, executionProviders = ["wasm"], pr
  * @returns {Promise<Uint8Array>}
  */
 async function fetched(url, progress) {
+  const [head, rest] = (await stream(url, progress)).tee();
+  const packed = url.pathname.endsWith(".gz") && (await startsAsGzip(head)); // some servers undo .gz themselves
+  const content = packed ? rest.pipeThrough(new DecompressionStream("gzip")) : rest;
+  return new Uint8Array(await new Response(content).arrayBuffer());
+}
+
+/**
+ * A file's content as it comes.
+ *
+ * @param {URL} url
+ * @param {(bytes: number) => void} progress
+ * @returns {Promise<ReadableStream<Uint8Array<ArrayBuffer>>>}
+ */
+export async function stream(url, progress) {
   const answer = await fetch(url);
   if (!answer.ok || !answer.body) throw new Error(`${url}: ${answer.status} ${answer.statusText}`);
-  const counted = answer.body.pipeThrough(
+  return answer.body.pipeThrough(
     new TransformStream({
       transform(piece, out) {
         progress(piece.length);
@@ -69,10 +83,6 @@ async function fetched(url, progress) {
       },
     }),
   );
-  const [head, rest] = counted.tee();
-  const packed = url.pathname.endsWith(".gz") && (await startsAsGzip(head)); // some servers undo .gz themselves
-  const content = packed ? rest.pipeThrough(new DecompressionStream("gzip")) : rest;
-  return new Uint8Array(await new Response(content).arrayBuffer());
 }
 
 /**

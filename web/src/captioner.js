@@ -91,14 +91,27 @@ export class Captioner {
    * @throws {RangeError} the length or the seed cannot be
    */
   async caption(photo, options = {}) {
-    const drawn = await this.draw(photo, options);
-    const { caption, words } = drawn[choose(this.about.sampling.select, drawn)];
+    const { drawn, chosen } = await this.read(photo, options);
+    const { caption, words } = drawn[chosen];
     const confidence = words.reduce((sum, word) => sum + word.confidence, 0) / Math.max(words.length, 1);
     return { caption, words, confidence, candidates: drawn.map((one) => one.caption) };
   }
 
   /**
-   * A photo's candidates, in the order they are drawn, not yet chosen among.
+   * A photo's candidates with their tokens, in the order they are drawn, and the index of the one that is said.
+   *
+   * @param {Pixels} photo
+   * @param {Options} [options]
+   * @returns {Promise<{drawn: Drawn[], chosen: number}>}
+   */
+  async read(photo, options = {}) {
+    const { select, function_words } = this.about.sampling;
+    const drawn = await this.draw(photo, options);
+    return { drawn, chosen: choose(select, drawn, function_words) };
+  }
+
+  /**
+   * A photo's candidates, not yet chosen among.
    *
    * @param {Pixels} photo
    * @param {Options} [options]

@@ -12,6 +12,7 @@
  * @property {boolean} clamp - whether each prediction but the last is moved to the words nearest to it
  * @property {number[]} lengths - words of each candidate, unless a length is asked for; 0 leaves it to the denoiser
  * @property {string} select - how one of the candidates is chosen
+ * @property {string[]} function_words - words that a chosen caption may well say twice; empty: any word may be
  */
 
 /**

@@ -14,17 +14,32 @@
 const RULES = { confidence: meanConfidence };
 
 /**
- * Index of the candidate that a rule likes best; of equals the first.
+ * Index of the candidate that a rule likes best; of equals the first. One that says a word of content twice is chosen
+ * only where all do.
  *
  * @param {string} rule
  * @param {readonly Candidate[]} candidates
+ * @param {readonly string[]} functionWords - that a caption may well say twice; empty: any word may be
  * @returns {number}
  * @throws {Error} the rule is not one of this package's
  */
-export function choose(rule, candidates) {
+export function choose(rule, candidates, functionWords) {
   if (!(rule in RULES)) throw new Error(`select=${rule} is not among ${Object.keys(RULES)}; export the model again`);
-  const values = candidates.map(RULES[rule]);
-  return values.indexOf(Math.max(...values));
+  const known = new Set(functionWords);
+  const once = candidates.filter(({ caption }) => !saysTwice(caption, known));
+  const left = once.length ? once : candidates;
+  const values = left.map(RULES[rule]);
+  return candidates.indexOf(left[values.indexOf(Math.max(...values))]);
+}
+
+/**
+ * @param {string} caption
+ * @param {ReadonlySet<string>} functionWords
+ * @returns {boolean} - whether it says a word of content twice
+ */
+function saysTwice(caption, functionWords) {
+  const content = caption.toLowerCase().split(" ").filter((word) => !functionWords.has(word));
+  return functionWords.size > 0 && new Set(content).size < content.length;
 }
 
 /**

@@ -11,6 +11,7 @@ const SAMPLING = {
   clamp: false,
   lengths: [1],
   select: "confidence",
+  function_words: [],
 };
 const NOTHING = { latent: new Float32Array(3), known: [false, false, false] };
 const same = async (/** @type {Float32Array} */ x0) => x0;

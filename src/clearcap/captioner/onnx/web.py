@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import tempfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int32
+from PIL import Image
 from torch import Tensor
 
 from clearcap.captioner.generating import CaptionRequest
@@ -22,18 +24,19 @@ from clearcap.captioner.onnx.export import Graph, digest, graphs_of, require_onn
 from clearcap.data.images import open_image, to_square
 from clearcap.data.writing import whole_folder
 from clearcap.errors import InputError
+from clearcap.sampling.randomness import randn_rows
 from clearcap.text.tokenizer import word_ids
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
 FORMAT = "2"  # of the files; the page refuses those of another
-MEGABYTES = 18.4  # of weights, with which the graphs stay below 20
+MEGABYTES = 18.7  # of weights, with which the graphs stay below 20
 LEAST_WEIGHTS = 2000  # an array of fewer stays float32
 PHOTOS = 64  # that weights' precision is measured with
-SURE = 0.3  # of a margin: one of less counts as this, or a single near tie would outweigh all
 LEAST_SHARE = (0.25, 0.25)  # of the mean, that a row's and a column's sensitivity is taken as at least
 TOKENS = ("cls", "sep", "pad", "mask")  # that stand around words and for them
+PLAIN = 127  # whole numbers of a row's greatest weight where no sensitivity is known
 COARSEST, FINEST = 7, 2**14  # whole numbers of a row's greatest weight
 
 
@@ -48,13 +51,13 @@ def export_web(
     Args:
         source: folder or hub name of a trained captioner.
         out: folder to write.
-        photos: of any kind, at most the first 64, by which it is measured how exact each weight must be; without any,
-            random pixels.
+        photos: of any kind, at most the first 64, by which it is measured how exact each weight must be; where they are
+            fewer, parts of them are taken, too.
         megabytes: that weights take; None leaves all in float32.
 
     Raises:
-        InputError: no such captioner, its sampling settings are not the page's, a photo cannot be read, or the extra
-            ``onnx`` is not installed.
+        InputError: no such captioner, its sampling settings are not the page's, a photo cannot be read, there is none
+            to round weights by, or the extra ``onnx`` is not installed.
     """
     require_onnx()
     captioner, tokenizer = load_captioner(source)
@@ -68,7 +71,7 @@ def export_web(
     }
     codes: dict[str, Code] = {}
     if megabytes:
-        codes = encode_weights(captioner, sensitivity(captioner, squares(captioner, photos)), megabytes)
+        codes = round_weights(captioner, squares(captioner, photos), megabytes)
     files = {f"{name}.onnx.gz": graph for name, graph in small_graphs(captioner, codes, stamp).items()}
     with whole_folder(out) as fresh:
         for name, content in files.items():
@@ -117,6 +120,7 @@ def settings(captioner: Captioner) -> dict[str, Any]:
             "clamp": sampler.clamp,
             "lengths": [how.length_of(candidate) for candidate in range(how.candidates)],
             "select": how.select if how.candidates > 1 else "confidence",
+            "function_words": sorted(captioner.function_words),
         },
     }
 
@@ -127,7 +131,7 @@ def longest(captioner: Captioner) -> int:
 
 
 def vocabulary(captioner: Captioner, tokenizer: Any) -> dict[str, Any]:
-    """Each token's text, which are no words, which are words by themselves ("1") or not ("0"), which stand for words."""
+    """Tokens' texts; which are no words, which are words by themselves ("1") or not ("0"), which stand for words."""
     special = captioner.text.special_ids
     ids = tokenizer.get_vocab()
     size = max(ids.values()) + 1
@@ -140,12 +144,46 @@ def vocabulary(captioner: Captioner, tokenizer: Any) -> dict[str, Any]:
 
 
 def squares(captioner: Captioner, photos: Sequence[Any]) -> Float[Tensor, "photos 3 size size"]:
-    """Photos as the captioner sees them; random pixels where there are none. Raises InputError."""
-    size = int(captioner.config.vision["image_size"])
+    """``PHOTOS`` photos as the captioner sees them, or these and parts of them at random. Raises InputError."""
     if not photos:
-        return torch.rand(PHOTOS, 3, size, size, generator=torch.Generator().manual_seed(0))
-    read = [to_square(open_image(photo, at_least=size), size) for photo in photos[:PHOTOS]]
+        raise InputError("no photos to round the weights by; pass at least one")
+    size, chance = int(captioner.config.vision["image_size"]), np.random.default_rng(0)
+    opened = [open_image(photo) for photo in photos[:PHOTOS]]
+    parts = [_part(opened[i % len(opened)], chance) for i in range(PHOTOS - len(opened))]
+    read = [to_square(photo, size) for photo in [*opened, *parts]]
     return torch.from_numpy(np.stack(read)).permute(0, 3, 1, 2).float() / 255
+
+
+def _part(photo: Image.Image, chance: np.random.Generator) -> Image.Image:
+    """A part of a photo, of a fifth of its area at least."""
+    share = math.sqrt(chance.uniform(0.2, 1))
+    width, height = (max(1, round(side * share)) for side in photo.size)
+    left, top = (
+        int(chance.integers(side - part + 1)) for side, part in zip(photo.size, (width, height), strict=True)
+    )
+    return photo.crop((left, top, left + width, top + height))
+
+
+def round_weights(
+    captioner: Captioner, pixels: Float[Tensor, "photos 3 size size"], megabytes: float
+) -> dict[str, Code]:
+    """Round a captioner's weights, in place, so that they take so many megabytes and change least of what it says.
+
+    The encoder of words is frozen, so that no sensitivity tells how exact it must be: it has plain steps.
+    """
+    sensitive = sensitivity(captioner, pixels)
+    codes = encode_plainly(captioner, _large(captioner).keys() - sensitive.keys())
+    megabytes -= sum(entropy(code.whole) for code in codes.values()) / 8e6
+    return codes | encode_weights(captioner, sensitive, megabytes)
+
+
+def _large(captioner: Captioner) -> dict[str, torch.nn.Parameter]:
+    """The arrays of weights that are worth rounding."""
+    return {
+        name: weight
+        for name, weight in captioner.named_parameters()
+        if weight.ndim > 1 and len(weight) > 1 and weight.numel() >= LEAST_WEIGHTS
+    }
 
 
 def sensitivity(
@@ -153,37 +191,52 @@ def sensitivity(
 ) -> dict[str, Float[np.ndarray, "..."]]:
     """How much a small error of each weight would change which words are said: a number a weight.
 
-    A word changes when the most probable token's lead over the second is lost. The mean squared derivative of all
-    leads, each in units of itself, is estimated by one backward pass a photo, with random signs.
+    It is the diagonal of the Fisher information of the words' probabilities (Martens 2020, section 5), after every call
+    of the denoiser and in all candidates: with the squared errors of the weights it adds up to twice the divergence of
+    the new probabilities from the old. One backward pass a photo estimates it, of logits weighted at random so that the
+    weights' covariance is the probabilities' own.
     """
     sampler, draw = captioner.sampler(captioner.defaults), torch.Generator().manual_seed(0)
-    weights = {
-        name: weight
-        for name, weight in captioner.named_parameters()
-        if weight.ndim > 1 and len(weight) > 1 and weight.numel() >= LEAST_WEIGHTS
-    }
+    how = captioner.defaults
+    requests = [CaptionRequest(0, i, how.length_of(i)) for i in range(how.candidates)]
+    weights = _large(captioner)
     found = {name: torch.zeros_like(weight) for name, weight in weights.items()}
-    request = CaptionRequest(0, length=captioner.defaults.length)
-    words = slice(1, request.length + 1) if request.length else slice(None)
     for weight in weights.values():
         weight.requires_grad_(True)
-    for photo in pixels.split(1):
-        latent = sampler.run(
-            captioner.denoise_of_rows(captioner.encode_image(photo), [request], sampler),
+    for seed, photo in enumerate(pixels.split(1)):
+        probes: list[Tensor] = []
+
+        def probe(
+            step: int, t: int, tensors: dict[str, Any], probes: list[Tensor] = probes
+        ) -> dict[str, Any]:
+            logits = captioner.logits(tensors["latents"])
+            probes.extend(
+                _probe(row[1 : request.length + 1] if request.length else row, draw)
+                for row, request in zip(logits, requests, strict=True)
+            )
+            return {}
+
+        known = captioner.fixed_lengths(requests)
+        sampler.run(
+            captioner.denoise_of_rows(captioner.encode_image(photo), requests, sampler),
             captioner.logits,
-            lambda: torch.randn(1, captioner.length, captioner.text.dim, generator=draw),
-            captioner.fixed_lengths([request]),
+            randn_rows(seed, range(len(requests)), captioner.length, captioner.text.dim, captioner.asarray),
+            known,
+            probe,
+            lambda x0, known=known: captioner.nearest_words(x0, known),
         )
-        first, second = captioner.logits(latent)[0, words].topk(2).values.unbind(-1)
-        lead = first - second
-        sign = torch.randint(0, 2, lead.shape, generator=draw) * 2 - 1
-        gradients = torch.autograd.grad(
-            (sign * lead / (lead.detach() + SURE)).sum(), list(weights.values()), allow_unused=True
-        )
+        gradients = torch.autograd.grad(sum(probes), list(weights.values()), allow_unused=True)
         for name, gradient in zip(weights, gradients, strict=True):
             if gradient is not None:
                 found[name] += gradient.square() / len(pixels)
     return {name: one.detach().numpy() for name, one in found.items() if bool(one.any())}
+
+
+def _probe(logits: Float[Tensor, "words vocab"], draw: torch.Generator) -> Float[Tensor, ""]:
+    """Logits weighted by a random vector of covariance diag(p) - p p', the Fisher information of logits."""
+    p = logits.detach().softmax(-1)
+    root, noise = p.sqrt(), torch.randn(p.shape, generator=draw)
+    return ((root * noise - p * (root * noise).sum(-1, keepdim=True)) * logits).sum()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -231,6 +284,19 @@ def encode_weights(
     found = codes_at(2**high)
     for name, code in found.items():
         parameters[name].data.copy_(torch.from_numpy(code.weights()))
+    return found
+
+
+def encode_plainly(captioner: Captioner, names: Iterable[str]) -> dict[str, Code]:
+    """Round arrays of a captioner, in place, to ``PLAIN`` steps up to a row's greatest weight."""
+    parameters, found = dict(captioner.named_parameters()), {}
+    for name in sorted(names):
+        weight = parameters[name].detach().numpy()
+        top = np.abs(weight).max(tuple(range(1, weight.ndim)), keepdims=True)
+        steps = np.where(top > 0, top / PLAIN, 1).astype(np.float32)
+        whole = np.rint(weight / steps).astype(np.int32)
+        found[name] = Code(whole, steps, np.ones((1, *weight.shape[1:]), np.float32))
+        parameters[name].data.copy_(torch.from_numpy(found[name].weights()))
     return found
 
 
