@@ -11,7 +11,7 @@ CODE := src tests benchmarks examples recipes
 # handed out in their order, so that long ones do not come last. WORKERS=0 is one process.
 WORKERS ?= logical
 
-.PHONY: help install caption record test check format mutation train evaluate clean
+.PHONY: help install caption record test check format mutation train evaluate web clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -57,6 +57,11 @@ train: install ## train the compact preset (see docs/training.md for the stages 
 
 evaluate: install ## score the bundled model on the Flickr8k dev split
 	$(BIN)/clearcap evaluate --model default --data flickr8k:$(SHARED)/data/flickr8k:dev
+
+web: install ## make web/site, the page that captions in the browser (needs node and npm)
+	cd web && ONNXRUNTIME_NODE_INSTALL=skip npm ci --no-audit --no-fund
+	$(BIN)/clearcap export default web/model --web
+	PYTHON=$(BIN)/python node web/scripts/site.js web/model web/site
 
 clean: ## remove the environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

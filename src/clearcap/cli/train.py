@@ -302,12 +302,37 @@ def export(
         bool, typer.Option(help="beside the weights, graphs that share them, to caption without torch")
     ] = True,
     int8: Annotated[bool, typer.Option("--int8", help="with --onnx: int8 weights of linear layers")] = False,
+    web: Annotated[bool, typer.Option("--web", help="small graphs for the page in web/, instead")] = False,
+    photos: Annotated[
+        Path | None,
+        typer.Option(
+            help="with --web: photos by which weights are rounded, the first 64 (default: one that ships)"
+        ),
+    ] = None,
     shares: Annotated[
         str, typer.Option(help="exported model, such as default, of which equal parts are left out")
     ] = "",
     setting: options.Settings = None,
 ) -> None:
-    """Write a captioner for distribution: weights at half the size, and graphs that share them or stand alone."""
+    """Write a captioner for distribution: weights at half the size, and graphs that share them or stand alone.
+
+    --model OUT captions with either; what --web writes is for the page (docs/browser.md).
+    """
+    if web and (onnx or int8 or shares):
+        raise InputError("--web writes one kind of files; pass it alone")
+    if photos and not web:
+        raise InputError("--photos is for the graphs of the page in web/; pass --web with it")
+    if web:
+        from clearcap.bench.latency import sample_photo
+        from clearcap.captioner.onnx.web import export_web
+        from clearcap.data.paths import expand
+
+        found = expand([str(photos or sample_photo())])
+        for entry in found:
+            if isinstance(entry, InputError):
+                raise entry
+        export_web(model, out, photos=found)
+        return
     if onnx:
         from clearcap.captioner.onnx.export import export_graphs
 
