@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 LIGHT := $(VENV)/.light
 SHARED ?= ../shared
 IMAGE ?=
-CODE := src tests benchmarks examples recipes
+CODE := src tests benchmarks examples recipes docs/site docs/conf.py docs/__init__.py
 # One test process for each processor, 4 at most; a file's tests stay in one process, for what they share, and files are
 # handed out in their order, so that long ones do not come last. WORKERS=0 is one process.
 WORKERS ?= logical

@@ -163,6 +163,9 @@ class CaptionModel(ABC):
 
         Returns:
             Candidates in sampling order, not yet chosen among.
+
+        Raises:
+            InputError: neither photos nor tokens are given, or a setting does not fit the captioner.
         """
         with self.inference():
             if image is None:

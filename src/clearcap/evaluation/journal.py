@@ -59,14 +59,17 @@ class Captioned(Entry):
 
     @property
     def key(self) -> str:
+        """The photo's id."""
         return self.photo
 
     def record(self) -> dict[str, Any]:
+        """The line as an object of JSON, candidates only where several were sampled."""
         found = {"image_id": self.photo, "caption": self.caption, "confidence": self.confidence}
         return found | ({"candidates": list(self.candidates)} if self.candidates else {})
 
     @classmethod
     def read(cls, record: dict[str, Any], where: str) -> Captioned:
+        """What ``record`` gave. Raises InputError."""
         return cls(
             photo=member(record, "image_id", str, where),
             caption=member(record, "caption", str, where),

@@ -59,6 +59,9 @@ def train_tokenizer(captions: Iterable[str], size: int, min_count: int = 4) -> A
 
     Returns:
         A ``transformers.BertTokenizer``.
+
+    Raises:
+        InputError: there are no captions.
     """
     from tokenizers.pre_tokenizers import BertPreTokenizer
     from transformers import BertTokenizer
