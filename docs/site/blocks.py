@@ -184,19 +184,19 @@ def run_block(block: Block, folder: Path) -> str:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
         timeout=600,
     )
+    said = done.stdout.decode(errors="replace").replace("\r\n", "\n")
     asked = int(block.about.removeprefix("status ")) if block.about.startswith("status ") else 0
     if done.returncode != asked:
-        raise RuntimeError(f"a block ended with status {done.returncode}:\n{block.code}\n{done.stdout}")
-    return shown(done.stdout, folder)
+        raise RuntimeError(f"a block ended with status {done.returncode}:\n{block.code}\n{said}")
+    return shown(said, folder)
 
 
 def shown(output: str, folder: Path) -> str:
     """Output as a page shows it: without colours, progress bars, trailing blanks and the folder's name."""
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output).replace(f"{folder}/", "").replace(str(folder), ".")
-    lines = [line.rpartition("\r")[2].rstrip() for line in plain.rstrip().splitlines()]
+    lines = [line.rpartition("\r")[2].rstrip() for line in plain.rstrip().split("\n")]
     if len(lines) > LONGEST:
         lines = [*lines[: LONGEST - 1], f"... ({len(lines) - LONGEST + 1} more lines)"]
     return "\n".join(lines)
