@@ -6,6 +6,7 @@ import re
 import sys
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 ROOT = next(folder for folder in Path(__file__).resolve().parents if (folder / "pyproject.toml").is_file())
 sys.path[:0] = [str(ROOT / "src"), str(ROOT)]
@@ -60,9 +61,23 @@ def mathml(writer: Any, node: Any, block: bool) -> None:
     from docutils import nodes
     from docutils.utils.math.latex2mathml import tex2mathml
 
-    writer.body.append(tex2mathml(node.astext(), as_block=block))
-    if block:
-        raise nodes.SkipNode
+    made = ElementTree.fromstring(
+        tex2mathml(node.astext(), as_block=block).replace(' xmlns="http://www.w3.org/1998/Math/MathML"', "")
+    )
+    for one in made.iter():
+        if (
+            one.tag == "munderover" and len(one) == 3 and (one[2].text or "") in "\u02c6\u02c9"
+        ):  # a hat, not a limit
+            base, below, hat = list(one)
+            one.tag = "msub"
+            for part in (base, below, hat):
+                one.remove(part)
+            over = ElementTree.SubElement(one, "mover")
+            over.extend([base, hat])
+            one.append(below)
+        elif one.tag == "msub" and len(one) and one[0].tag == "munder":  # what stands under a brace
+            one.tag = "munder"
+    writer.body.append(ElementTree.tostring(made, encoding="unicode"))
     raise nodes.SkipNode
 
 

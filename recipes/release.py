@@ -1,4 +1,4 @@
-"""Builds what is published, checks it, tries it in an empty environment, and tags it: ``python recipes/release.py [--tag]``.
+"""Builds what is published, checks it, tries it in an empty environment: ``python recipes/release.py [--tag]``.
 
 Checked are the wheel and the source archive: what is in them, metadata and README as the index shows it (twine), the
 model's files against their committed hashes, licences of what the wheel needs, and every command of the README's tour,
@@ -50,9 +50,8 @@ def build(out: Path) -> tuple[Path, Path]:
     shutil.rmtree(out, ignore_errors=True)
     run(sys.executable, "-m", "build", "--outdir", out)
     (wheel,), (archive,) = out.glob("*.whl"), out.glob("*.tar.gz")
-    print(
-        f"{wheel.name}: {wheel.stat().st_size / 2**20:.1f} MiB; {archive.name}: {archive.stat().st_size / 2**20:.1f} MiB"
-    )
+    for made in (wheel, archive):
+        print(f"{made.name}: {made.stat().st_size / 2**20:.1f} MiB")
     return wheel, archive
 
 

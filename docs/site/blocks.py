@@ -30,6 +30,7 @@ FENCE = re.compile(
 )
 DATA = ("", "text", "json")
 RUNNING = ("sh", "python")
+PROGRESS = re.compile(r"it/s\]|s/it\]|-:--:--|[━╸╺] *\d+/\d+ |^\s*\d+%")  # lines of bars
 LONGEST = 40  # lines of output that a page shows
 PORT = 8765
 
@@ -173,6 +174,7 @@ def run_block(block: Block, folder: Path) -> str:
         "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]),
         "HF_HUB_OFFLINE": "1",
         "NO_COLOR": "1",
+        "TQDM_DISABLE": "1",
         "COLUMNS": "100",
         "PYTHONWARNINGS": "ignore",
     }
@@ -197,6 +199,9 @@ def shown(output: str, folder: Path) -> str:
     """Output as a page shows it: without colours, progress bars, trailing blanks and the folder's name."""
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output).replace(f"{folder}/", "").replace(str(folder), ".")
     lines = [line.rpartition("\r")[2].rstrip() for line in plain.rstrip().split("\n")]
+    lines = [line for line in lines if not PROGRESS.search(line)]
+    while lines and not lines[0]:
+        lines = lines[1:]
     if len(lines) > LONGEST:
         lines = [*lines[: LONGEST - 1], f"... ({len(lines) - LONGEST + 1} more lines)"]
     return "\n".join(lines)

@@ -155,7 +155,8 @@ def test_output_is_shown_without_colours_progress_and_folders(tmp_path: Path) ->
 
 def test_blocks_run_in_one_folder_and_say_what_they_print() -> None:
     page = (
-        "# A page\n\n<!-- file: a.txt -->\n```text\nsome words\n```\n\n<!-- run -->\n```sh\ncat a.txt; ls photos\n```\n\n"
+        "# A page\n\n<!-- file: a.txt -->\n```text\nsome words\n```\n\n"
+        "<!-- run -->\n```sh\ncat a.txt; ls photos\n```\n\n"
         "<!-- run: status 3 -->\n```sh\nexit 3\n```\n\n<!-- not run: it waits -->\n```sh\nsleep 100\n```\n"
     )
     made = blocks.rendered("a.md", page)

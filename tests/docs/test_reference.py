@@ -70,7 +70,7 @@ def test_the_front_door_says_arguments_results_and_errors(name: str) -> None:
     assert len(inspect.getdoc(kind) or "") > 30
     for member, function in inspect.getmembers(kind, inspect.isroutine):
         own = str(getattr(function, "__module__", "")).startswith("clearcap")
-        if member.startswith("_") and member != "__call__" or not own:
+        if (member.startswith("_") and member != "__call__") or not own:
             continue
         told = inspect.getdoc(function) or ""
         assert told, f"{name}.{member}"
