@@ -38,9 +38,9 @@ def require(ok: object, message: str) -> None:
         raise Fault(message)
 
 
-def run(*command: object, **how: object) -> str:
+def run(*command: object) -> str:
     """What a command prints; it must succeed."""
-    done = subprocess.run([str(one) for one in command], text=True, capture_output=True, cwd=ROOT, **how)  # type: ignore[call-overload]
+    done = subprocess.run([str(one) for one in command], text=True, capture_output=True, cwd=ROOT)
     require(done.returncode == 0, f"{command}: {done.stdout}{done.stderr}")
     return str(done.stdout)
 
