@@ -140,7 +140,10 @@ def assemble(out: Path, run: bool = True, told: Callable[[str], None] = lambda l
                 page = page.replace(mark, text())
         page = linked_to_source(name, page, linked) if name not in made else page
         page = PATTERN.sub(lambda found: _listed(found[1], written), page) if name == "index.md" else page
-        page = blocks.rendered(name, page, run and name not in made, told)
+        try:
+            page = blocks.rendered(name, page, run and name not in made, told)
+        except RuntimeError as fault:
+            faults.append(f"{name}: {fault}")
         target = out / name
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(page)
@@ -150,6 +153,8 @@ def assemble(out: Path, run: bool = True, told: Callable[[str], None] = lambda l
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(file, target)
     (out / "house.svg").write_text(house.picture())
+    if faults:
+        raise RuntimeError("\n".join(faults))
     return linked
 
 

@@ -97,11 +97,11 @@ def body(name: str, command: Any) -> list[str]:
     words = [word if one.required else f"[{word}]" for word, one in zip(words, arguments, strict=True)]
     lines = ["```text", " ".join(["clearcap", name, *(["[OPTIONS]"] if options else []), *words]), "```", ""]
     if arguments:
-        lines += ["| argument | type | default | |", "|---|---|---|---|"]
+        lines += ["| argument | |", "|---|---|"]
         lines += [row(f"`{one.name.upper()}`", one) for one in arguments]
         lines.append("")
     if options:
-        lines += ["| option | type | default | |", "|---|---|---|---|"]
+        lines += ["| option | |", "|---|---|"]
         lines += [
             row(", ".join(f"`{way}`" for way in [*one.opts, *one.secondary_opts]), one) for one in options
         ]
@@ -111,9 +111,12 @@ def body(name: str, command: Any) -> list[str]:
 
 def row(name: str, one: Any) -> str:
     """A line of a table of arguments or options."""
-    default = "required" if one.required else "" if one.default in (None, "", [], ()) else f"`{one.default}`"
-    default = default if one.default is not False or one.secondary_opts else ""
-    return f"| {name} | {kind(one.type_descriptor.annotation)} | {default} | {cell(one.help)} |"
+    about = [kind(one.type_descriptor.annotation)]
+    if one.required:
+        about.append("required")
+    elif one.default not in (None, "", [], ()) and (one.default is not False or one.secondary_opts):
+        about.append(f"default `{one.default}`")
+    return f"| {name} | {cell(one.help)} (*{', '.join(about)}*) |"
 
 
 def kind(annotation: Any) -> str:

@@ -17,8 +17,9 @@ def tables() -> str:
     return "\n".join(_one(path) for path in sorted(STUDIES.glob("*.toml"), key=_order))
 
 
-def _order(path: Path) -> tuple[str, str]:
-    return tomllib.loads(path.read_text())["paper"], path.stem
+def _order(path: Path) -> tuple[bool, str, str]:
+    paper = tomllib.loads(path.read_text())["paper"]
+    return not paper.startswith("LaDiC"), paper, path.stem
 
 
 def _one(path: Path) -> str:
