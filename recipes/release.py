@@ -96,10 +96,12 @@ def check_metadata(wheel: Path, archive: Path) -> None:
 
 
 def hashes() -> dict[str, str]:
-    """SHA-256 of the bundled model's weights, graphs, settings and vocabulary."""
-    files = sorted((ROOT / "src/clearcap/model").iterdir())
-    kept = [file for file in files if file.suffix in (".safetensors", ".onnx", ".json")]
-    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in kept}
+    """SHA-256 of the bundled models' weights, graphs, settings and vocabulary."""
+    model = ROOT / "src/clearcap/model"
+    kept = [file for file in sorted(model.rglob("*")) if file.suffix in (".safetensors", ".onnx", ".json")]
+    return {
+        file.relative_to(model).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in kept
+    }
 
 
 def check_model(wheel: Path) -> None:
