@@ -159,7 +159,8 @@ def assemble(out: Path, run: bool = True, told: Callable[[str], None] = lambda l
 
 
 def finish(site: Path, linked: set[Path]) -> None:
-    """Add the pages of source files to a built site."""
+    """Add the pages of source files to a built site, and say to hosts that it needs no building."""
+    (site / ".nojekyll").touch()
     for file in linked:
         target = site / source.page_of(file)
         target.parent.mkdir(parents=True, exist_ok=True)
