@@ -19,14 +19,12 @@ def main() -> int:
     parser.add_argument(
         "--out", type=Path, default=ROOT / "build" / "site", help="folder of the static files"
     )
-    parser.add_argument(
-        "--no-run", action="store_true", help="leave the pages' code alone, and show no output"
-    )
+    parser.add_argument("--run", default="*", help="pages whose code is run, a glob; '' none")
     asked = parser.parse_args()
     source = asked.out.parent / f"{asked.out.name}-source"
     for folder in (source, asked.out):
         shutil.rmtree(folder, ignore_errors=True)
-    linked = assemble(source, run=not asked.no_run, told=lambda line: print(f"running {line}", flush=True))
+    linked = assemble(source, run=asked.run, told=lambda line: print(f"running {line}", flush=True))
     options = ["-b", "html", "--fail-on-warning", "--keep-going", "--quiet", "-d", str(source) + "-trees"]
     done = subprocess.run([sys.executable, "-m", "sphinx", *options, str(source), str(asked.out)], cwd=ROOT)
     if done.returncode:

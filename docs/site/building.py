@@ -114,12 +114,12 @@ def _listed(pattern: str, pages: dict[str, str]) -> str:
     )
 
 
-def assemble(out: Path, run: bool = True, told: Callable[[str], None] = lambda line: None) -> set[Path]:
+def assemble(out: Path, run: str = "*", told: Callable[[str], None] = lambda line: None) -> set[Path]:
     """Write the site's source.
 
     Args:
         out: folder to write.
-        run: whether the pages' code is run.
+        run: the pages whose code is run, as a glob; "" none.
         told: is told of each block that begins to run.
 
     Returns:
@@ -141,7 +141,7 @@ def assemble(out: Path, run: bool = True, told: Callable[[str], None] = lambda l
         page = linked_to_source(name, page, linked) if name not in made else page
         page = PATTERN.sub(lambda found: _listed(found[1], written), page) if name == "index.md" else page
         try:
-            page = blocks.rendered(name, page, run and name not in made, told)
+            page = blocks.rendered(name, page, fnmatch(name, run) and name not in made, told)
         except RuntimeError as fault:
             faults.append(f"{name}: {fault}")
         target = out / name
