@@ -152,7 +152,9 @@ def rendered(name: str, page: str, run: bool = True, told: Callable[[str], None]
         text = FENCE.sub(one, page)
         if reason and any(block.language not in DATA and not block.verb for block in blocks(page)):
             head, _, rest = text.partition("\n")
-            note = f"The commands of this page are not run when it is made: {reason}"
+            some = any(block.verb == "run" for block in blocks(page))
+            which = "Those commands of this page that show no output" if some else "The commands of this page"
+            note = f"{which} are not run when it is made: {reason}"
             text = f"{head}\n\n{_small(note)}\n{rest}"
         return text
 
