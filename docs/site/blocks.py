@@ -31,6 +31,7 @@ FENCE = re.compile(
 DATA = ("", "text", "json")
 RUNNING = ("sh", "python")
 PROGRESS = re.compile(r"it/s\]|s/it\]|-:--:--|[━╸╺] *\d+/\d+ |^\s*\d+%")  # lines of bars
+PATIENCE = 1800  # seconds, for a block on a machine that has much else to do
 LONGEST = 40  # lines of output that a page shows
 PORT = 8765
 
@@ -163,7 +164,7 @@ def run_block(block: Block, folder: Path) -> str:
     """Run a block in a folder; what it printed, as a page shows it.
 
     Raises:
-        RuntimeError: it ended with another status than its mark says, or took ten minutes.
+        RuntimeError: it ended with another status than its mark says, or took too long.
     """
     own = folder.parent / "bin"
     own.mkdir(exist_ok=True)
@@ -188,7 +189,7 @@ def run_block(block: Block, folder: Path) -> str:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        timeout=600,
+        timeout=PATIENCE,
     )
     said = done.stdout.decode(errors="replace").replace("\r\n", "\n")
     asked = int(block.about.removeprefix("status ")) if block.about.startswith("status ") else 0
