@@ -4,14 +4,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LIGHT := $(VENV)/.light
+SITE := $(VENV)/.docs
 SHARED ?= ../shared
 IMAGE ?=
-CODE := src tests benchmarks examples recipes
+CODE := src tests benchmarks examples recipes docs/site docs/conf.py docs/__init__.py
 # One test process for each processor, 4 at most; a file's tests stay in one process, for what they share, and files are
 # handed out in their order, so that long ones do not come last. WORKERS=0 is one process.
 WORKERS ?= logical
 
-.PHONY: help install caption record test check format mutation train evaluate web clean
+.PHONY: help install caption record test check format mutation train evaluate web docs release clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -30,6 +31,11 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps --target $(VENV)/timm timm torchvision
 	@touch $(LIGHT) $(STAMP)
 
+$(SITE): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	@touch $(LIGHT) $(SITE)
+
 caption: $(LIGHT) ## caption IMAGE=photo (or folder); without IMAGE a public-domain photo
 	@$(BIN)/clearcap caption "$(or $(IMAGE),src/clearcap/bench/photo.jpg)"
 
@@ -47,6 +53,7 @@ format: install ## reformat the code
 
 record: install ## after the bundled weights changed: their graphs, and the recording of what they say
 	$(BIN)/python -m tests.recording --commit
+	$(BIN)/python recipes/release.py --hashes
 
 mutation: install ## mutate the core and see which mutants its tests miss (hours; goes on where it stopped)
 	$(BIN)/python -m tests.mutation
@@ -62,6 +69,13 @@ web: install ## make web/site, the page that captions in the browser (needs node
 	cd web && ONNXRUNTIME_NODE_INSTALL=skip npm ci --no-audit --no-fund
 	$(BIN)/clearcap export default web/model --web
 	PYTHON=$(BIN)/python node web/scripts/site.js web/model web/site
+
+docs: $(SITE) ## run the pages' code, build the site in build/site, check its links (many minutes)
+	$(BIN)/python -m docs.site
+
+release: $(LIGHT) ## build, check and try what is published; TAG=1 tags it
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[release]'
+	$(BIN)/python recipes/release.py $(if $(TAG),--tag)
 
 clean: ## remove the environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

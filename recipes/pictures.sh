@@ -7,6 +7,7 @@ cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-.venv/bin/python}
 photo=$("$PYTHON" -c 'import matplotlib; print(matplotlib.get_data_path())')/sample_data/grace_hopper.jpg
 
+"$PYTHON" recipes/three.py docs/three.jpg
 "$PYTHON" -m clearcap watch "$photo" --steps 10 --noise --out docs/watch.gif
 "$PYTHON" -m clearcap watch "$photo" --attention docs/attention.png
 if [ -n "${SHARED:-}" ]; then

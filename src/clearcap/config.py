@@ -591,7 +591,11 @@ def override(config: T, overrides: Sequence[str]) -> T:
 
 
 def make(kind: type[T], table: Mapping[str, Any], where: str) -> T:
-    """Build a (nested) settings class from a table, strictly."""
+    """Build a (nested) settings class from a table, strictly.
+
+    Raises:
+        InputError: a setting is unknown, or a value is not of its kind.
+    """
     hints = get_type_hints(kind)
     values: dict[str, Any] = {}
     for key, value in renamed(kind, table).items():

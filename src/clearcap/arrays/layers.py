@@ -56,6 +56,7 @@ class SelfAttention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, h: Hidden, mask: Tensor | None = None) -> Hidden:
+        """Mix positions; where the mask is False nothing is attended to."""
         q, k, v = self.qkv(h).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         p = self.dropout if self.training else 0.0
         a = attend(q, k, v, mask, p)
@@ -74,6 +75,7 @@ class CrossAttention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def keys_values(self, image: ImageTokens) -> KeysValues:
+        """Keys and values of photos, [photos, heads, image tokens, head dim] each."""
         k, v = self.kv(image).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
         return k, v
 
@@ -110,6 +112,7 @@ class Block(nn.Module):
         self.drop = nn.Dropout(dropout)
 
     def forward(self, h: Hidden, keys_values: KeysValues | None = None, mask: Tensor | None = None) -> Hidden:
+        """One layer. Raises ValueError where it attends to photos and gets no keys and values."""
         h = self.norm_self(h + self.drop(self.attend_self(h, mask)))
         if self.attend_image is not None and self.norm_image is not None:
             if keys_values is None:
@@ -142,6 +145,7 @@ class TimeEmbedding(nn.Module):
     def forward(
         self, t: Int[Tensor, " batch"], dtype: torch.dtype = torch.float32
     ) -> Float[Tensor, "batch width"]:
+        """The embedding of each caption's noise level, [batch, width]."""
         return self.head(sinusoids(t, self.width, self.precision).to(dtype))
 
 
@@ -159,6 +163,7 @@ class ImageAdapter(nn.Module):
         self.blocks = nn.ModuleList(Block(dim, heads, 2 * dim, None, dropout, eps=1e-6) for _ in range(depth))
 
     def forward(self, image: ImageTokens) -> ImageTokens:
+        """Image tokens as the denoiser sees them, of the same shape."""
         h = self.drop(self.norm(image) + self.position)
         for block in self.blocks:
             h = block(h)

@@ -33,9 +33,11 @@ class ZipMember(PhotoSource):
 
     @property
     def name(self) -> str:
+        """The archive and the member."""
         return f"{self.label}/{self.info.filename}"
 
     def stream(self) -> Stream:
+        """The photo's bytes. Raises InputError where it is too long or cannot be unpacked."""
         if self.info.file_size > MAX_BYTES:
             raise InputError(f"{self.name} is longer than {MAX_BYTES:,} bytes; scale it down first")
         try:

@@ -164,6 +164,9 @@ class CaptionModel(ABC):
 
         Returns:
             Candidates in sampling order, not yet chosen among.
+
+        Raises:
+            InputError: neither photos nor tokens are given, or a setting does not fit the captioner.
         """
         with self.inference():
             if image is None:
@@ -249,7 +252,13 @@ class CaptionModel(ABC):
     def denoise_of_rows(
         self, image: ImageTokens | None, requests: Sequence[CaptionRequest], sampler: Sampler
     ) -> Callable[[Array | None], Denoise]:
-        """The denoiser of some rows of the requests (``None``: of all), with their photos bound."""
+        """The denoiser of some rows of the requests (``None``: of all), with their photos bound.
+
+        Args:
+            image: the photos' tokens; None: captions of no photo.
+            requests: whose photo each caption is of.
+            sampler: how it is guided.
+        """
         context = self.denoiser.null_context() if image is None else self.image_context(image)
         photos = 1 if image is None else len(image)
         of_rows = [request.photo for request in requests]
@@ -334,6 +343,11 @@ class CaptionModel(ABC):
 
         A caption that would repeat a word at the next position, and so be shorter when read, is read without any pair
         of words that it has already.
+
+        Args:
+            probabilities: of every token at every position.
+            requests: the captions' lengths; 0 leaves a caption alone.
+            whole_words: tokens that are words by themselves.
         """
         special = namespace(whole_words).zeros_like(whole_words)
         special[list(self.text.special_ids)] = True

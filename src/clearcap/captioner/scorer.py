@@ -61,6 +61,7 @@ class PhotoTower(nn.Module):
         self.up, self.down = nn.Linear((2 + looks) * image_dim, inner), nn.Linear(inner, dim)
 
     def forward(self, tokens: ImageTokens) -> Float[Tensor, "photos dim"]:
+        """Vectors of photos, not yet of length 1."""
         tokens = tokens.float()
         weighted = self.looks(tokens).softmax(1).transpose(1, 2) @ tokens
         seen = self.drop(self.norm(torch.cat((pooled_tokens(tokens), weighted.flatten(1)), 1)))
@@ -92,6 +93,7 @@ class TextTower(nn.Module):
         self.out = nn.Linear(2 * width, dim)
 
     def forward(self, ids: Int[Tensor, "captions length"], pad: int) -> Float[Tensor, "captions dim"]:
+        """Vectors of captions, not yet of length 1; ``pad`` is the padding's id."""
         ids = ids[
             :, : max(1, int((ids != pad).sum(1).max()))
         ]  # no caption goes on behind the longest one's end

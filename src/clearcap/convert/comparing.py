@@ -190,4 +190,5 @@ class Injected:
 
     @property
     def spent(self) -> bool:
+        """Whether all recorded draws have been handed out."""
         return self.given == len(self.draws)

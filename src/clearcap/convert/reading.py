@@ -20,7 +20,7 @@ _DAMAGE = (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError)
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """A checkpoint's tensors by name: safetensors, a ``torch.save``d state dict, or a folder holding either.
+    """A checkpoint's tensors by name: safetensors, a state dict that ``torch.save`` wrote, or a folder holding either.
 
     Names lose the ``module.`` that data parallelism puts before them.
 
@@ -38,7 +38,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def read_vector(path: Path, dim: int) -> Tensor:
-    """A ``torch.save``d vector, such as LaDiC's mean and standard deviation.
+    """A vector that ``torch.save`` wrote, such as LaDiC's mean and standard deviation.
 
     Raises:
         InputError: unreadable, or not ``dim`` finite numbers.

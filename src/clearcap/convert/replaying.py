@@ -32,7 +32,11 @@ def replay(folder: str | Path) -> list[tuple[str, float, bool]]:
 
 
 def compare(folder: Path) -> dict[str, Comparison]:
-    """As ``replay``, with each stage's bound, worst tensor and the recording's own rounding."""
+    """As ``replay``, with each stage's bound, worst tensor and the recording's own rounding.
+
+    Raises:
+        InputError: no fixture is there, or it does not fit.
+    """
     try:
         about = json.loads((folder / "README.json").read_text())
     except (OSError, ValueError) as fault:

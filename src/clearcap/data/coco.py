@@ -46,6 +46,9 @@ def read_coco(root: Path, split: str, strictness: Strictness) -> Corpus:
 
     Captions in captions_SPLIT.json below root or annotations; photos in SPLIT below root or images. "train"
     and "val" (or "dev") mean the year that is there. An id is COCO's number of the photo.
+
+    Raises:
+        InputError: the split has no such name, its annotations are not there, or ``strictness`` refuses them.
     """
     split = _official_split(root, split)
     path = _annotation_path(root, split)

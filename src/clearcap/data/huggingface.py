@@ -28,9 +28,11 @@ class TableCell(PhotoSource):
 
     @property
     def name(self) -> str:
+        """The column and the row."""
         return f"{self.label} row {self.row}"
 
     def stream(self) -> Stream:
+        """The photo's bytes, or its file. Raises InputError where the row holds none."""
         (cell,) = self.table[self.row].values()
         if isinstance(cell, Mapping) and cell.get("bytes"):
             return io.BytesIO(cell["bytes"])

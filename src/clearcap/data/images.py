@@ -80,12 +80,14 @@ class PhotoFile(PhotoSource):
 
     @property
     def name(self) -> str:
+        """The path."""
         return str(self.path)
 
     def __fspath__(self) -> str:
         return str(self.path)
 
     def stream(self) -> Stream:
+        """The open file. Raises InputError where there is none or it cannot be read."""
         try:
             return open(self.path, "rb")
         except FileNotFoundError as error:
@@ -106,6 +108,7 @@ class PhotoBytes(PhotoSource):
     name: str = "the image bytes"
 
     def stream(self) -> Stream:
+        """The bytes as a stream."""
         return io.BytesIO(self.data)
 
 

@@ -26,6 +26,9 @@ def read_nocaps(root: Path, split: str, strictness: Strictness, *, domain: str |
         split: "val" or "test".
         strictness: what is expected and where problems go.
         domain: only photos marked "in-domain", "near-domain" or "out-domain".
+
+    Raises:
+        InputError: there is no such split or domain, or ``strictness`` refuses the annotations.
     """
     split = choose_split("nocaps", split, SIZES)
     if domain is not None and domain not in DOMAINS:

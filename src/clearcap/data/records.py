@@ -70,7 +70,11 @@ def of_split(labelled: Iterable[tuple[str, Listed]], split: str) -> tuple[list[L
 
 
 def refuse(problem: str) -> None:
-    """The report of a reader that stops at the first problem."""
+    """The report of a reader that stops at the first problem.
+
+    Raises:
+        InputError: always.
+    """
     raise InputError(problem)
 
 

@@ -30,9 +30,11 @@ class ShardMember(PhotoSource):
 
     @property
     def name(self) -> str:
+        """The shard and the member."""
         return f"{self.shard}/{self.member}"
 
     def stream(self) -> Stream:
+        """The photo's bytes. Raises InputError where the shard cannot be read or ends early."""
         try:
             with open(self.shard, "rb") as shard:
                 shard.seek(self.offset)

@@ -88,6 +88,7 @@ class FirstChannels(nn.Module):
         self.dim = dim
 
     def forward(self, h: Hidden) -> Latents:
+        """The first ``dim`` channels."""
         return h[..., : self.dim]
 
 

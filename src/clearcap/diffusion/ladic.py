@@ -94,12 +94,14 @@ class CrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
+        """Mean over rows of -log p of the target, in nats."""
         norm = logits.logsumexp(-1)
         ctx.save_for_backward(logits, norm, targets)
         return (norm - logits.gather(-1, targets[:, None])[:, 0]).mean()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        """The logits' gradient, written over them; the targets have none."""
         logits, norm, targets = ctx.saved_tensors
         slope = (logits - norm[:, None]).exp_()
         slope[torch.arange(len(targets), device=targets.device), targets] -= 1

@@ -38,6 +38,7 @@ class Noise:
 
     @property
     def steps(self) -> int:
+        """T, how many noise levels there are."""
         return len(self.alpha_bar)
 
     def scales(self, t: Int[Array, "..."] | int) -> tuple[Array, Array]:

@@ -61,15 +61,18 @@ class Captioned(Entry):
 
     @property
     def key(self) -> str:
+        """The photo's id."""
         return self.photo
 
     def record(self) -> dict[str, Any]:
+        """The line as an object of JSON, candidates only where several were sampled."""
         found = {"image_id": self.photo, "caption": self.caption, "confidence": self.confidence}
         found |= {"candidates": list(self.candidates)} if self.candidates else {}
         return found | ({"words": [[word, sure] for word, sure in self.words]} if self.words else {})
 
     @classmethod
     def read(cls, record: dict[str, Any], where: str) -> Captioned:
+        """What ``record`` gave. Raises InputError."""
         return cls(
             photo=member(record, "image_id", str, where),
             caption=member(record, "caption", str, where),

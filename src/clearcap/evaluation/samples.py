@@ -41,6 +41,7 @@ class Batch(Entry):
 
     @property
     def key(self) -> tuple[str, ...]:
+        """The photos' ids."""
         return self.photos
 
 

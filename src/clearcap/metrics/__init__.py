@@ -1,8 +1,11 @@
 """Scores of captions: values, for the corpus and for each caption, without Java.
 
-from clearcap.metrics import score
-scores = score({"1": "a dog runs"}, {"1": ["a dog is running", "the dog runs"]})
-scores.corpus["CIDEr-D"], scores.per_caption["BLEU-4"]["1"]
+Example::
+
+    from clearcap.metrics import score
+
+    scores = score({"1": "a dog runs"}, {"1": ["a dog is running", "the dog runs"]})
+    scores.corpus["CIDEr-D"], scores.per_caption["BLEU-4"]["1"]
 """
 
 from __future__ import annotations

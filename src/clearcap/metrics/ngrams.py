@@ -34,6 +34,7 @@ class Rows:
     grams: int  # n-gram ids of this order are 0 .. grams-1
 
     def keys(self) -> Int[np.ndarray, " rows"]:
+        """Each row's owner and n-gram as one number, ascending."""
         return self.owner * self.grams + self.gram
 
     def locate(
@@ -114,10 +115,12 @@ class Corpus:
 
     @property
     def photos(self) -> int:
+        """How many photos there are."""
         return len(self.hypothesis_lengths)
 
     @property
     def references_per_photo(self) -> Int[np.ndarray, " photos"]:
+        """How many references each photo has."""
         return np.bincount(self.photo_of_reference, minlength=self.photos)
 
 

@@ -18,6 +18,7 @@ def ranges(text: str) -> frozenset[str]:
 
 
 def words(text: str) -> str:
+    """A list of words as alternatives of a regular expression."""
     return "|".join(text.split())
 
 

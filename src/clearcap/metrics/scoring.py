@@ -36,6 +36,7 @@ class Scores:
 
     @property
     def photos(self) -> list[PhotoId]:
+        """The photos, in the order of their scores."""
         return list(next(iter(self.per_caption.values()), {}))
 
     def pool_of(self, name: str) -> Pooled | None:

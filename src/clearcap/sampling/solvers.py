@@ -139,7 +139,11 @@ def trailing_times(train_steps: int, steps: int) -> list[int]:
 
 
 def strided_times(train_steps: int, stride: int) -> list[int]:
-    """LaDiC's own code: T-1, T-1-stride, ... while above 0; "30 steps" is stride 30 and makes 34 calls."""
+    """LaDiC's own code: T-1, T-1-stride, ... while above 0; "30 steps" is stride 30 and makes 34 calls.
+
+    Raises:
+        InputError: the stride does not lie between 1 and T - 1.
+    """
     if not 0 < stride < train_steps:
         raise InputError(f"stride={stride} must lie between 1 and {train_steps - 1}")
     return [*range(train_steps - 1, 0, -stride), 0]
@@ -170,6 +174,7 @@ def times_of(spacing: str, train_steps: int, steps: int) -> list[int]:
 
 
 def check_steps(train_steps: int, steps: int) -> None:
+    """Refuse numbers of steps that the noise has no levels for. Raises InputError."""
     if not 1 <= steps < train_steps:
         raise InputError(
             f"steps={steps} does not fit the {train_steps} noise levels the model was trained with; "

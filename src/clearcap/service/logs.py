@@ -15,6 +15,7 @@ class JSONLines(logging.Formatter):
     """A record as one line of JSON; what a record was given as ``extra={"fields": {...}}`` is part of it."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """One record as one line of JSON."""
         now = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
         told: dict[str, Any] = {
             "time": f"{now}.{int(record.msecs):03d}Z",

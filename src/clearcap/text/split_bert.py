@@ -197,6 +197,9 @@ class SplitBertSpace(TextSpace):
         """A randomly initialised split BERT; arguments as for ``TextSpace.build``.
 
         ``sizes`` go by their names in ``transformers.BertConfig``; ``num_hidden_layers`` counts both halves.
+
+        Raises:
+            InputError: the split, the length or the activation does not fit the BERT.
         """
         bert, split = sizes, text.split
         depth, width, eps = bert["num_hidden_layers"], bert["hidden_size"], bert.get("layer_norm_eps", 1e-12)
@@ -345,10 +348,12 @@ class SplitBertSpace(TextSpace):
 
     @torch.no_grad()
     def encode(self, ids: TokenIds, mask: TokenIds) -> Latents:
+        """Normalised latents of captions, with the special latent where no word stands."""
         x = (self.contextual(ids, mask) - self.mean) / self.std
         return torch.where(word_positions(mask)[..., None], x, self.special) if self.reassigned else x
 
     def decode(self, x: Latents) -> Logits:
+        """Token logits of latents, through the upper half and the LM head."""
         h = x * self.std + self.mean
         for layer in self.upper:
             h = layer(h)
@@ -374,6 +379,7 @@ class SplitBertSpace(TextSpace):
         return self.lm_head(h)
 
     def targets(self, ids: TokenIds) -> TokenIds:
+        """The captions' tokens, the filler where no word stands."""
         return torch.where(torch.isin(ids, self._replaced.to(ids.device)), self.filler_id, ids)
 
     @torch.no_grad()
@@ -397,6 +403,9 @@ class SplitBertSpace(TextSpace):
                 normalised, among normalised ones), "normalised" (the same vector, normalised) or "own" (that vector
                 too, but no position takes it).
             ids: ``[CLS] . [SEP]``.
+
+        Raises:
+            InputError: the kind is unknown.
         """
         vector = self.contextual(ids, torch.ones_like(ids))[0, 1]
         choices = {

@@ -65,6 +65,9 @@ def train_tokenizer(captions: Iterable[str], size: int, min_count: int = 4, *, c
 
     Returns:
         A ``transformers.BertTokenizer``.
+
+    Raises:
+        InputError: there are no captions.
     """
     from tokenizers.normalizers import BertNormalizer
     from tokenizers.pre_tokenizers import BertPreTokenizer

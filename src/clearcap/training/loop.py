@@ -168,14 +168,17 @@ def descend(module: nn.Module, optimizers: Iterable[torch.optim.Optimizer], clip
 
 
 def constant(progress: float) -> float:
+    """The same rate throughout."""
     return 1.0
 
 
 def linear(progress: float) -> float:
+    """From 1 to 0 in a straight line."""
     return 1.0 - progress
 
 
 def cosine(progress: float) -> float:
+    """From 1 to 0 along half a cosine."""
     return 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
@@ -186,6 +189,9 @@ def learning_rate(step: int, *, peak: float, steps: int, warmup: int, decay: str
     """The rate used at ``step`` (0 first): linear warm-up, then the named decay to ``end`` * peak at ``steps``.
 
     Decay "log" falls by equal factors, so fastest at first (CLIP-Diffusion-LM, Table 2); it needs ``end`` > 0.
+
+    Raises:
+        InputError: the decay is unknown.
     """
     if decay == "log" and end > 0:
         progress = max(step - warmup, 0) / max(steps - warmup, 1)

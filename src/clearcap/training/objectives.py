@@ -66,6 +66,15 @@ class LadicObjective(Objective):
     def forward(
         self, image: Tensor, has_image: Tensor, x0: Tensor, ids: Tensor, draws: Draws
     ) -> tuple[Tensor, Tensor]:
+        """Latent loss and caption loss of a batch.
+
+        Args:
+            image: image tokens [photos, tokens, dim].
+            has_image: False for captions without a photo [photos].
+            x0: clean latents [photos * copies, length, dim].
+            ids: their tokens [photos * copies, length].
+            draws: the step's randomness.
+        """
         context = hide_photos(
             self.denoiser.image_context(image), self.denoiser.null_context(), draws.keep_image & has_image
         )
@@ -127,6 +136,7 @@ class DiffusionLMObjective(Objective):
     def forward(
         self, image: Tensor, has_image: Tensor, x0: Tensor, ids: Tensor, draws: LevelDraws
     ) -> tuple[Tensor, Tensor]:
+        """Latent loss and rounding loss of a batch; arguments as for ``LadicObjective.forward``."""
         losses = self.losses(image, draws.keep_image & has_image, x0, ids, draws)
         return losses.latent, losses.rounding
 

@@ -104,6 +104,7 @@ class FixedDepthwise(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
+        """The convolution, its kernels cast to the input's type."""
         weight = weight.to(x.dtype)
         ctx.save_for_backward(weight)
         ctx.size, ctx.stride = x.shape[-2:], stride
@@ -111,6 +112,7 @@ class FixedDepthwise(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, Tensor, None]:
+        """The input's gradient and the bias's; the kernels have none."""
         (weight,) = ctx.saved_tensors
         kernel, stride = weight.shape[-1], ctx.stride
         spread, before = grad, [kernel // 2] * 2

@@ -54,6 +54,7 @@ class Traced(nn.Module):
         self.compute, self.parts = graph.compute, nn.ModuleList(graph.parts)
 
     def forward(self, *inputs: Any) -> Any:
+        """What is traced: the function that it was made with."""
         return self.compute(*inputs)
 
 

@@ -54,6 +54,7 @@ class PairedObjective(LadicObjective):
     def forward(
         self, image: Tensor, has_image: Tensor, x0: Tensor, ids: Tensor, draws: Draws
     ) -> tuple[Tensor, Tensor]:
+        """Latent loss and caption loss, as of ``LadicObjective``; ``image`` holds both encoders' channels."""
         return super().forward(self.mixed(image), has_image, x0, ids, draws)
 
 

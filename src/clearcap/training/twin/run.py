@@ -46,6 +46,7 @@ class TwinObjective(Objective):
     def forward(
         self, image: Float[Tensor, "photos tokens dim"], ids: Int[Tensor, "batch length"]
     ) -> tuple[Tensor, Tensor]:
+        """0 and the mean cross-entropy of the words, in nats."""
         loss = self.twin.loss(ids, self.twin.image_context(image), self.pad)
         return torch.zeros_like(loss), loss
 
