@@ -128,6 +128,10 @@ EXPECTED: dict[str, dict[str, dict[str, Any]]] = {
     "clip-diffusion-lm-add": CLIP_DIFFUSION_LM
     | {"denoiser": CLIP_DIFFUSION_LM["denoiser"] | {"kind": "add"}},
     "compact": {
+        "text": {
+            "function_words": "a an and another are as at be being by each for from he her him his in into is it its near next of "
+            "off on one onto or other out over some that the their them there they this through to two under up which while who with"
+        },
         "denoiser": {"image_dropout": 0.3},
         "diffusion": {
             "noise_factor": 4.0,
@@ -179,6 +183,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {  # of a captioner's sections: saved mode
         "max_words": 30,
         "keep_period": False,
         "function_words": "",
+        "words": "ptb",
+        "sides": "left right",
         "normalise": True,
         "pretrained": True,
     },

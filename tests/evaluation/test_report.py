@@ -82,7 +82,7 @@ def test_the_page_is_whole_and_needs_no_network(page: str, found: Evaluation) ->
 
 def test_every_chart_is_well_formed_and_inside_its_frame(page: str) -> None:
     charts = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
-    assert len(charts) == 6
+    assert len(charts) == 7
     for chart in charts:
         tree = ElementTree.fromstring(chart)
         _, _, width, height = map(float, tree.attrib["viewBox"].split())

@@ -14,8 +14,7 @@ from clearcap.captioner.generating import CaptionRequest
 from clearcap.data.ahead import ahead
 from clearcap.data.images import open_image, to_square
 from clearcap.data.threads import set_threads, threads
-from clearcap.errors import InputError
-from clearcap.pipeline import CaptionPipeline
+from clearcap.pipeline import CaptionPipeline, InputError
 from clearcap.pipeline.pipeline import cpu_batch
 
 Item = TypeVar("Item")

@@ -108,7 +108,7 @@ def evaluate(
 
 
 def _print(found: Evaluation) -> None:
-    from clearcap.metrics.words import DESCRIPTIONS
+    from clearcap.evaluation.scores import tokenizer_said
 
     manifest, scored, shuffled = found.manifest, found.scored, found.shuffled or {}
     how = f"{manifest['steps']} steps, guidance {manifest['guidance']:g}, seed {manifest['seed']}"
@@ -125,8 +125,11 @@ def _print(found: Evaluation) -> None:
         title=f"{manifest['model']} on {manifest['corpus']} {manifest['split']}",
         caption=how,
     )
-    if (words := manifest["metrics"]["tokenizer"]) != DESCRIPTIONS["ptb"]:
-        console.print(f"Words: {words}. Not comparable with scores of COCO's tokeniser.", highlight=False)
+    if tokenizer_said(manifest, "the manifest") != "ptb":
+        console.print(
+            f"Words: {manifest['metrics']['tokenizer']}. Not comparable with scores of COCO's tokeniser.",
+            highlight=False,
+        )
     diversity, length = scored.diversity, scored.diversity["length"]
     repeating = diversity.get("repeating_share")
     again = "" if repeating is None else f"; {repeating:.1%} say a word of content twice"
@@ -152,8 +155,7 @@ def compare_folders(folders: tuple[Path, Path], as_json: bool) -> None:
         InputError: they are of other photos or references, or their words were cut by different tokenisers.
     """
     from clearcap.evaluation.run import load_evaluation
-    from clearcap.evaluation.scores import metrics_of
-    from clearcap.metrics.words import tokenizer_of
+    from clearcap.evaluation.scores import metrics_of, tokenizer_said
 
     a, b = (load_evaluation(folder) for folder in folders)
     if any(b.references.get(photo, texts) != texts for photo, texts in a.references.items()) or not (
@@ -162,9 +164,7 @@ def compare_folders(folders: tuple[Path, Path], as_json: bool) -> None:
         raise InputError(
             f"{folders[0]} and {folders[1]} have other photos or references; evaluate on the same split"
         )
-    words = [
-        tokenizer_of(found.manifest["metrics"], str(f)) for found, f in zip((a, b), folders, strict=True)
-    ]
+    words = [tokenizer_said(found.manifest, str(f)) for found, f in zip((a, b), folders, strict=True)]
     if words[0] != words[1]:
         raise InputError(
             f"{folders[0]} is scored with --tokenizer {words[0]} and {folders[1]} with {words[1]}, whose scores "

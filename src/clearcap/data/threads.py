@@ -6,7 +6,9 @@ import os
 import sys
 import threading
 
-_own = threading.local()  # of a thread, what ``set_threads`` said in it
+OWN = (
+    threading.local()
+)  # of a thread: ``count`` is what ``set_threads`` said in it, absent where it said nothing
 
 
 def threads() -> int:
@@ -19,14 +21,9 @@ def threads() -> int:
     return int(asked) if asked.isdecimal() and int(asked) else here
 
 
-def own_threads() -> int | None:
-    """What this thread was told by ``set_threads``; None where it was told nothing."""
-    return getattr(_own, "count", None)
-
-
 def set_threads(count: int) -> None:
     """How many threads compute for this thread: torch's where it is imported, and those of graphs."""
-    _own.count = count
+    OWN.count = count
     torch = sys.modules.get("torch")
     if torch is not None:
         torch.set_num_threads(count)

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
-from clearcap.pipeline import CaptionPipeline, InputError
-from clearcap.text.tokenizer import side_by_side
+from clearcap.pipeline import CaptionPipeline, InputError, side_by_side
 
 REWRITE = {"steps": 10, "spacing": "log-snr"}  # filling wants more steps than captioning (LOG.md)
 

@@ -15,7 +15,7 @@ from clearcap.metrics.diversity import diversity
 from clearcap.metrics.ngrams import split_tokens
 from clearcap.metrics.scoring import NAMES, Scores, description, score
 from clearcap.metrics.significance import Comparison, Interval, compare, intervals
-from clearcap.metrics.words import DESCRIPTIONS, words_by
+from clearcap.metrics.words import DESCRIPTIONS, tokenizer_of, words_by
 from clearcap.sampling.selection import said_twice
 
 
@@ -55,6 +55,11 @@ def conventions(names: Sequence[str], tokenizer: str = "ptb") -> dict[str, str]:
 def metrics_of(described: Mapping[str, str]) -> list[str]:
     """The metrics that `conventions` described."""
     return [name for name in described if name not in ("tokenizer", "intervals")]
+
+
+def tokenizer_said(manifest: Mapping[str, Any], where: str) -> str:
+    """The tokeniser that an evaluation's manifest says its scores have. Raises InputError where it is none of ours."""
+    return tokenizer_of(manifest["metrics"], where)
 
 
 def score_captions(

@@ -38,6 +38,7 @@ def unicode_words(captions: Sequence[str], *, lower: bool = True) -> list[list[s
     return found
 
 
+@cache
 def unspaced(character: str) -> bool:
     """Whether a character is a letter of a script that is written without spaces."""
     return _kind(character) == "u"

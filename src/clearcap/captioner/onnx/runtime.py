@@ -18,7 +18,7 @@ from clearcap.captioner.folder import settings_of
 from clearcap.captioner.generating import CaptionModel
 from clearcap.captioner.onnx import FORMAT, GRAPHS, graph_file, is_exported
 from clearcap.captioner.onnx.weights import opened
-from clearcap.data.threads import own_threads, threads
+from clearcap.data.threads import OWN, threads
 from clearcap.errors import InputError
 from clearcap.text.tokenizer import WordPieces
 
@@ -94,7 +94,7 @@ class Graph:
     @property
     def session(self) -> Any:
         """The session with as many threads as the thread that asks was told to use."""
-        count = own_threads() or self._opened_with
+        count = getattr(OWN, "count", self._opened_with)
         with self._opening:
             if count not in self._sessions:
                 self._sessions[count] = _open(self.file, self.held, count, self._data)
