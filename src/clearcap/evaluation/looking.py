@@ -238,7 +238,7 @@ def _words(text: str) -> list[str]:
 
 
 def _scored(captions: dict[str, str], hits: dict[str, float]) -> Scored:
-    scores = Scores({METRIC: statistics.fmean(hits.values())}, {METRIC: dict(hits)})
+    scores = Scores({METRIC: statistics.fmean(hits.values())}, {METRIC: {**hits}})
     low_high = {name: (one.low, one.high) for name, one in intervals(scores).items()}
     said = diversity([[caption] for caption in captions.values()])
     figures: dict[str, Any] = {
