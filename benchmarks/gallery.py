@@ -63,7 +63,7 @@ def main(
 
 def steps_of(pipeline: CaptionPipeline, photo: Path, data: str, limit: int) -> list[str]:
     """What is said after every step, and how far the prediction then is from the last one."""
-    how = {"steps": STEPS, "candidates": 1}
+    how: dict[str, Any] = {"steps": STEPS, "candidates": 1}
     frames = pipeline.trajectory(photo, **how)
     if data:
         split = open_spec(data)

@@ -26,7 +26,7 @@ def test_a_region_has_the_colours_of_its_part_of_the_photo() -> None:
     photo = np.full((80, 80, 3), PLAIN["green"], np.uint8)
     photo[:40, :40] = PLAIN["red"]
     heat = np.zeros((4, 4))
-    heat[0, 0] = 1.0
+    heat[:2, :2] = 1.0
     assert dominant_colours(photo, heat) == {"red"}
     assert dominant_colours(photo, 1 - heat) == {"green"}
 

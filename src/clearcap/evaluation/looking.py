@@ -22,7 +22,7 @@ from clearcap.evaluation.journal import Entry, Journal
 from clearcap.evaluation.scores import Scored
 from clearcap.evaluation.systems import System
 from clearcap.metrics.diversity import diversity
-from clearcap.metrics.scoring import Scores
+from clearcap.metrics.scoring import PhotoId, Scores
 from clearcap.metrics.significance import intervals
 from clearcap.pipeline import CaptionPipeline
 from clearcap.pipeline.words import Attention, attention_maps, lit, occlusion_map, read_layout
@@ -237,8 +237,8 @@ def _words(text: str) -> list[str]:
     return clean_caption(text, max_words=1000, keep_period=False).split()
 
 
-def _scored(captions: dict[str, str], hits: dict[str, float]) -> Scored:
-    scores = Scores({METRIC: statistics.fmean(hits.values())}, {METRIC: dict(hits)})
+def _scored(captions: dict[str, str], hits: dict[PhotoId, float]) -> Scored:
+    scores = Scores({METRIC: statistics.fmean(hits.values())}, {METRIC: hits})
     low_high = {name: (one.low, one.high) for name, one in intervals(scores).items()}
     said = diversity([[caption] for caption in captions.values()])
     figures: dict[str, Any] = {

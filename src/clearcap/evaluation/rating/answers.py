@@ -90,9 +90,9 @@ def checked(record: Mapping[str, Any], items: int) -> tuple[Answer, int]:
         raise InputError(f"item={item!r} is none of the {items} of this rating; open its page anew")
     if scale not in SCALES:
         raise InputError(f"scale={scale!r}; answer one of {', '.join(SCALES)}")
-    if isinstance(value, bool) or value not in POINTS:
+    if isinstance(value, bool) or not isinstance(value, int) or value not in POINTS:
         raise InputError(f"value={value!r}; answer with a whole number from {POINTS[0]} to {POINTS[-1]}")
-    return (rater, item, str(scale)), int(value)
+    return (rater, item, str(scale)), value
 
 
 def rater_named(name: object) -> str:
