@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import os
 import signal
 import subprocess
@@ -26,22 +27,11 @@ from clearcap.data.paths import expand
 from clearcap.errors import InputError
 
 NODES = """
-import socket
 import sys
 from ray.cluster_utils import Cluster
-
-AGENTS = ("metrics_agent_port", "metrics_export_port", "runtime_env_agent_port", "dashboard_agent_listen_port")
-
-def small():
-    # ports that are told are not waited for: a busy machine starts agents later than Ray has patience for
-    sockets = [socket.create_server(("", 0)) for _ in AGENTS]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return {"num_cpus": 1, "object_store_memory": 80 * 2**20, **dict(zip(AGENTS, ports))}
-
-cluster = Cluster(initialize_head=True, head_node_args={**small(), "include_dashboard": False})
-cluster.add_node(**small())
+small = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
+cluster = Cluster(initialize_head=True, head_node_args={**small, "include_dashboard": False})
+cluster.add_node(**small)
 print(cluster.address, flush=True)
 sys.stdin.read()
 cluster.shutdown()
@@ -57,8 +47,6 @@ def two_nodes() -> Iterator[str]:
     """
     # Ray's workers are niced by 15, and starve where anything else runs.
     environment = os.environ | {"RAY_worker_niceness": "0", "RAY_USAGE_STATS_ENABLED": "0"}
-    for name in ("raylet_start_wait_time_s", "gcs_rpc_server_reconnect_timeout_s"):
-        environment[f"RAY_{name}"] = "600"  # which a busy machine needs
     with subprocess.Popen(
         [sys.executable, "-c", NODES],
         stdin=subprocess.PIPE,
@@ -122,7 +110,8 @@ def digests(folder: Path) -> dict[str, str]:
 def steady(folder: Path, size: int, actors: int) -> float:
     """Photos a second from when each worker had its first shard whole: without what starting takes."""
     whole = sorted(file.stat().st_mtime for file in folder.glob("part-*") if ".errors" not in file.name)
-    return size * (len(whole) - actors) / (whole[-1] - whole[actors - 1])
+    later = whole[actors:]
+    return size * len(later) / (later[-1] - whole[actors - 1]) if later else math.nan
 
 
 def timed(command: list[str]) -> dict[str, Any]:

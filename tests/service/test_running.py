@@ -164,6 +164,15 @@ def test_a_port_that_is_taken_is_one_line() -> None:
     assert f"127.0.0.1:{port} cannot be listened at" in done.stderr
 
 
+def test_workers_that_die_as_they_start_stop_the_service(tmp_path: Path) -> None:
+    plugin = tmp_path / "dies.py"
+    plugin.write_text("import multiprocessing, os\nif multiprocessing.parent_process():\n    os._exit(9)\n")
+    done = clearcap("--plugin", str(plugin), "serve", "--port", "0", "--workers", "2")
+    assert done.returncode == 1, done.stderr
+    assert "workers die as fast as they are started" in done.stderr
+    assert done.stderr.count('"exit": 9') == 6
+
+
 def test_workers_that_cannot_load_the_model_stop_the_service() -> None:
     done = clearcap("serve", "--port", 0, "--workers", 2, "--model", "no/such/folder")
     assert done.returncode == 1

@@ -6,6 +6,7 @@ Importing this module is quick: a worker does so before it answers its superviso
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import shutil
 import signal
@@ -13,6 +14,7 @@ import socket
 import sys
 import tempfile
 import time
+from collections import deque
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -29,6 +31,7 @@ from clearcap.registry import load_plugin
 from clearcap.service.logs import event, log_json
 from clearcap.service.settings import METRICS_FOLDER, ServiceSettings
 
+DEATHS, WITHIN = 3, 300.0  # of each worker, in so many seconds, until starting others is no use
 BACKLOG = 2_048  # connections that the system keeps until a worker takes them
 
 
@@ -81,7 +84,31 @@ class PatientProtocol(H11Protocol):
 
 
 class Workers(Multiprocess):
-    """uvicorn's supervisor, whose end refuses new connections at once, not when the last worker has stopped."""
+    """uvicorn's supervisor, whose end refuses new connections at once, not when the last worker has stopped.
+
+    It gives up where workers die as fast as they are started, so that whoever supervises the service hears of it.
+    """
+
+    gave_up = False
+
+    def __init__(self, *about: Any, **named: Any) -> None:
+        """As for uvicorn."""
+        super().__init__(*about, **named)
+        self._deaths: deque[float] = deque(maxlen=DEATHS * self.config.workers)
+
+    def keep_subprocess_alive(self) -> None:
+        """Start others in the place of those that died."""
+        before = list(self.processes)
+        super().keep_subprocess_alive()
+        now = time.monotonic()
+        for dead in before:
+            if dead not in self.processes:
+                self._deaths.append(now)
+                event("a worker died", level=logging.ERROR, exit=dead.exitcode)
+        if len(self._deaths) == self._deaths.maxlen and now - self._deaths[0] < WITHIN:
+            self.gave_up = True
+            event("workers die as fast as they are started; stopping", level=logging.ERROR)
+            self.should_exit.set()
 
     def join_all(self) -> None:
         """Wait for workers that were told to stop."""
@@ -198,7 +225,11 @@ def _serve_many(settings: ServiceSettings, sock: socket.socket) -> int:
         _say_ready(settings, sock)
         supervisor.run()
         event("stopped")
-        return 1 if any(one.exitcode == STARTUP_FAILURE for one in supervisor.processes) else 0
+        return (
+            1
+            if supervisor.gave_up or any(one.exitcode == STARTUP_FAILURE for one in supervisor.processes)
+            else 0
+        )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
