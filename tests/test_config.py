@@ -129,8 +129,9 @@ EXPECTED: dict[str, dict[str, dict[str, Any]]] = {
     | {"denoiser": CLIP_DIFFUSION_LM["denoiser"] | {"kind": "add"}},
     "compact": {
         "text": {
-            "function_words": "a an and another are as at be being by each for from he her him his in into is it its near next of "
-            "off on one onto or other out over some that the their them there they this through to two under up which while who with"
+            "function_words": "a an and another are as at be being by each for from he her him his in into is "
+            "it its near next of off on one onto or other out over some that the their them "
+            "there they this through to two under up which while who with"
         },
         "denoiser": {"image_dropout": 0.3},
         "diffusion": {

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, TypeVar
 
 from torch import nn
 
 from clearcap.config import VisionConfig
-from clearcap.data.reading import member, read_json
 from clearcap.errors import InputError
 
 Encoder = TypeVar("Encoder", bound=nn.Module)
@@ -56,10 +56,12 @@ def read_encoder(file: Path) -> dict[str, Any]:
     Raises:
         InputError: the file holds something else.
     """
-    settings: dict[str, Any] = member(
-        read_json(file, "pass the folder of a training run"), "encoder", dict, str(file)
-    )
-    return settings
+    try:
+        return dict(json.loads(file.read_text("utf-8"))["encoder"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(
+            f"{file}: holds no encoder's settings ({type(error).__name__}: {error}); pass the folder of a training run"
+        ) from error
 
 
 def load_weights(encoder: Encoder, weights: Path) -> Encoder:
