@@ -21,7 +21,7 @@ FREQUENCY = "document_frequency.json.gz"  # beside the weights, where the traini
 SCORER = "scorer.safetensors"  # beside the weights, where one was trained (``clearcap train-scorer``)
 CURVES, SAMPLES = "curves.jsonl", "samples.jsonl"  # of a training run, beside its model
 TOKENIZER = "tokenizer.json"
-BUNDLED = {"default": "model"}  # names of the models that ship -> their folders
+BUNDLED = {"default": "model", "german": "model/german"}  # names of the models that ship -> their folders
 JOINED = {"few-steps": "default"}  # models that shipped -> the one that does what they did
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 SETTLED: dict[
