@@ -9,7 +9,8 @@
 #
 # Kill it at any moment and give the same command again. Settings of the environment: BASE is the captioner whose image
 # encoder is used as it is and whose denoiser is begun with (default the bundled model; OUT/model points to its weights),
-# TEXT, FIT and REWARD how many steps each stage has, MORE further settings of the third. docs/languages.md says what every stage does.
+# TEXT, FIT and REWARD how many steps each stage has, MORE further settings of the third, SHARE the reward's share of the mean
+# (0.3). docs/languages.md says what every stage does.
 set -euo pipefail
 LANGUAGE=$1 DATA=$2 OUT=$3
 HERE=$(dirname "$0")
@@ -47,10 +48,14 @@ stage fit $CLEARCAP train compact "text.source=$OUT/text-space" "text.sides=$SID
 
 # 4. The few steps by reward, over the same tokens.
 stage reward $CLEARCAP self-critical "$OUT/fit/model" --data "$TRAIN" ${ALONE:+--text "$ALONE"} --watch "$DEV" \
-    "features=$OUT/features" views=2 shortest=5 longest=14 student.length=9 repeated=0.5 train.photos=32 \
-    train.steps="${REWARD:-2000}" train.neighbour_captions=0 kept_photos=8 train.sample_every=250 \
-    ${STEPS:+train.steps=$STEPS train.photos=6 kept_photos=2 watch_photos=2 train.sample_every=0 train.tracker=none} --out "$OUT/reward"
+    "features=$OUT/features" views=2 seldom=0 shortest=5 longest=14 student.length=9 train.photos=32 \
+    train.steps="${REWARD:-1300}" train.ema=0.99 train.neighbour_captions=0 kept_photos=8 train.sample_every=250 \
+    ${STEPS:+train.steps=$STEPS train.photos=6 kept_photos=2 watch_photos=2 train.sample_every=0 train.tracker=none} \
+    --out "$OUT/reward"
 
-# 5. At half the size, without the encoder, which is the base model's; three calls, the surest of seven lengths.
-stage export $CLEARCAP export "$OUT/reward/model" "$OUT/model" --shares "$BASE" ${STEPS:+--no-graphs} --set steps=3 --set length=9 \
-    --set min_length=6 --set max_length=12 --set candidates=7 --set select=confidence
+# 5. Between the two: what many say, in sentences.
+stage average python "$HERE/average.py" "$OUT/fit/model" "$OUT/reward/model" "$OUT/average" "${SHARE:-0.3}"
+
+# 6. At half the size, without the encoder, which is the base model's; four calls, the surest of six lengths.
+stage export $CLEARCAP export "$OUT/average/model" "$OUT/model" --shares "$BASE" ${STEPS:+--no-graphs} --set steps=4 \
+    --set length=9 --set min_length=7 --set max_length=12 --set candidates=6 --set select=confidence

@@ -25,7 +25,7 @@ WEIGHTS, INDEX = (
     "model.safetensors",
     "model.safetensors.index.json",
 )  # all in one, or where each of several lies
-BUNDLED = {"default": "model"}  # names of the models that ship -> their folders
+BUNDLED = {"default": "model", "german": "model/german"}  # names of the models that ship -> their folders
 JOINED = {"few-steps": "default"}  # models that shipped -> the one that does what they did
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 SETTLED: dict[

@@ -191,7 +191,12 @@ def caption_together(
     """
     lanes = lanes_of(pipeline) if len(photos) >= lanes_of(pipeline) else 1
     size = math.ceil(len(photos) / lanes)
-    return list(pipeline.stream(photos, batch_size=size, at_once=lanes, **how))
+    found: list[CaptionResult] = []
+    for one in pipeline.stream(photos, batch_size=size, at_once=lanes, **how):
+        if isinstance(one, InputError):
+            raise one
+        found.append(one)
+    return found
 
 
 def _check_finite(confidence: float) -> None:
