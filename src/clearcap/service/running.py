@@ -151,7 +151,7 @@ def load_app(settings: ServiceSettings) -> ASGIApp:
     )
     blank: np.ndarray = np.zeros((pipeline.image_size, pipeline.image_size, 3), np.uint8)
     for photos in {1, settings.batch_size * lanes_of(pipeline)}:
-        caption_together(pipeline, [blank] * photos)
+        caption_together(pipeline, [blank] * photos, settings.batch_size)
     return build_app(pipeline, settings)
 
 

@@ -126,7 +126,9 @@ class Work:
 
     def _caption(self, jobs: Sequence[Job], asked: Asked) -> list[CaptionResult]:
         photos = [job.photo for job in jobs]
-        results = caption_together(self.pipeline, photos, seed=asked.seed, **asked.how)
+        results = caption_together(
+            self.pipeline, photos, self.settings.batch_size, seed=asked.seed, **asked.how
+        )
         for result in results:
             _check_finite(result.confidence)
         return results
@@ -182,14 +184,21 @@ def lanes_of(pipeline: CaptionPipeline) -> int:
 
 
 def caption_together(
-    pipeline: CaptionPipeline, photos: Sequence[np.ndarray], **how: Any
+    pipeline: CaptionPipeline, photos: Sequence[np.ndarray], batch_size: int, **how: Any
 ) -> list[CaptionResult]:
-    """Photos shared out among the lanes if there is one for each, else captioned as one batch by all threads.
+    """Photos shared out among the lanes if there is one for each, else captioned by all threads together.
+
+    Args:
+        pipeline: the captioner.
+        photos: squashed, uint8 [size, size, 3].
+        batch_size: photos of a forward pass at most.
+        how: seed and sampling settings.
 
     Raises:
         InputError: the settings cannot be.
     """
     lanes = lanes_of(pipeline) if len(photos) >= lanes_of(pipeline) else 1
+<<<<<<< HEAD
     size = math.ceil(len(photos) / lanes)
     found: list[CaptionResult] = []
     for one in pipeline.stream(photos, batch_size=size, at_once=lanes, **how):
@@ -197,6 +206,15 @@ def caption_together(
             raise one
         found.append(one)
     return found
+=======
+    size = min(batch_size, math.ceil(len(photos) / lanes))
+    results = []
+    for result in pipeline.stream(photos, batch_size=size, at_once=lanes, **how):
+        if isinstance(result, InputError):
+            raise result
+        results.append(result)
+    return results
+>>>>>>> bulk
 
 
 def _check_finite(confidence: float) -> None:
