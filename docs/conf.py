@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 import sys
 from pathlib import Path
@@ -61,9 +62,11 @@ def mathml(writer: Any, node: Any, block: bool) -> None:
     from docutils import nodes
     from docutils.utils.math.latex2mathml import tex2mathml
 
-    made = ElementTree.fromstring(
-        tex2mathml(node.astext(), as_block=block).replace(' xmlns="http://www.w3.org/1998/Math/MathML"', "")
+    text = tex2mathml(node.astext(), as_block=block).replace(
+        ' xmlns="http://www.w3.org/1998/Math/MathML"', ""
     )
+    text = re.sub(r"&(?!amp;|lt;|gt;|#)\w+;", lambda entity: html.unescape(entity[0]), text)
+    made = ElementTree.fromstring(text)
     for one in made.iter():
         if (
             one.tag == "munderover" and len(one) == 3 and (one[2].text or "") in "\u02c6\u02c9"
