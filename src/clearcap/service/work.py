@@ -198,15 +198,6 @@ def caption_together(
         InputError: the settings cannot be.
     """
     lanes = lanes_of(pipeline) if len(photos) >= lanes_of(pipeline) else 1
-<<<<<<< HEAD
-    size = math.ceil(len(photos) / lanes)
-    found: list[CaptionResult] = []
-    for one in pipeline.stream(photos, batch_size=size, at_once=lanes, **how):
-        if isinstance(one, InputError):
-            raise one
-        found.append(one)
-    return found
-=======
     size = min(batch_size, math.ceil(len(photos) / lanes))
     results = []
     for result in pipeline.stream(photos, batch_size=size, at_once=lanes, **how):
@@ -214,7 +205,6 @@ def caption_together(
             raise result
         results.append(result)
     return results
->>>>>>> bulk
 
 
 def _check_finite(confidence: float) -> None:
