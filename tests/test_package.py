@@ -35,7 +35,7 @@ FLOORS = (
     {"cli"},
     {"__main__", "__init__"},
 )
-ROOT_MODULES, ROOMS_ARROWS = 8, 110
+ROOT_MODULES, ROOMS_ARROWS = 8, 111
 CAPTION_FILES, STEP_FILES = 15, 10
 
 
