@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
-from clearcap.pipeline import CaptionPipeline, InputError, side_by_side
+from clearcap.pipeline import CaptionPipeline, InputError
+from clearcap.pipeline.words import caption_of
 
 REWRITE = {"steps": 10, "spacing": "log-snr"}  # filling wants more steps than captioning (LOG.md)
 
@@ -37,7 +38,7 @@ class Draft:
     @property
     def text(self) -> str:
         """The words as a text."""
-        return side_by_side(self.words)
+        return caption_of(self.words)
 
     @property
     def word(self) -> str:
@@ -73,7 +74,7 @@ def replace_word(pipeline: CaptionPipeline, draft: Draft, text: str) -> Draft:
     if not text.strip() or not draft.word:
         raise InputError("no word to put there; write one")
     words = pipeline.attention(
-        draft.photo, side_by_side((*before, text, *after))
+        draft.photo, caption_of((*before, text, *after))
     ).words  # as the model spells them
     count = len(words) - len(before) - len(after)
     if count < 1:
@@ -89,7 +90,7 @@ def replace_word(pipeline: CaptionPipeline, draft: Draft, text: str) -> Draft:
 
 def template_of(draft: Draft) -> str:
     """The caption with a blank for every word that is not locked, as ``clearcap fill`` takes it."""
-    return side_by_side([word if i in draft.locked else "___" for i, word in enumerate(draft.words)])
+    return caption_of([word if i in draft.locked else "___" for i, word in enumerate(draft.words)])
 
 
 def rewrite(pipeline: CaptionPipeline, draft: Draft) -> Draft:

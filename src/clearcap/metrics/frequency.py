@@ -47,8 +47,8 @@ class DocumentFrequency:
         for captions in references:
             seen: set[str] = set()
             for _ in captions:
-                said = split_tokens(next(tokens))
-                seen.update(" ".join(said[i : i + n]) for n in ORDERS for i in range(len(said) - n + 1))
+                told = split_tokens(next(tokens))
+                seen.update(" ".join(told[i : i + n]) for n in ORDERS for i in range(len(told) - n + 1))
             counts.update(seen)
         return cls(len(references), dict(counts))
 

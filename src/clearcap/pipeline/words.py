@@ -18,7 +18,7 @@ from clearcap.data.images import open_image
 from clearcap.data.writing import whole_file
 from clearcap.errors import InputError
 from clearcap.pipeline.infilling import Layout, Template, fixed_words, layouts_of, neighbours
-from clearcap.text.tokenizer import decode_caption, word_ids
+from clearcap.text.tokenizer import decode_caption, side_by_side, word_ids
 
 DOWN, ACROSS = ("top", "middle", "bottom"), ("left", "centre", "right")
 
@@ -211,6 +211,11 @@ def read_layout(
     (layout,) = layouts_of(Template((caption,)), tokenizer, captioner.length, keep_period=keep_period)
     decoded = decode_caption(tokenizer, layout.ids, captioner.text.special_ids)
     return layout, decoded.words, decoded.places
+
+
+def caption_of(words: Sequence[str]) -> str:
+    """Words as a text again, with spaces between where their script has any."""
+    return side_by_side(words)
 
 
 def place_of(heat: Float[np.ndarray, "rows columns"]) -> str:
