@@ -135,7 +135,9 @@ def upload_bad_files(count: int, seed: int) -> tuple[int, float]:
         for path in bad_files(Path(scratch), count, seed):
             show_photo(page, path)
             told = fault_shown(page)
-            lines += "\n" not in told and re.sub("[<>]", "", path.name) in told  # which Gradio leaves out of names
+            lines += (
+                "\n" not in told and re.sub("[<>]", "", path.name) in told
+            )  # which Gradio leaves out of names
             print(told)
             page.locator(".cc-photo").get_by_label("Remove Image").first.click()
             page.locator("#caption .cc-fault").wait_for(state="detached")

@@ -9,6 +9,7 @@ import struct
 import tempfile
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -228,9 +229,9 @@ def sensitivity(
             randn_rows(seed, range(len(requests)), captioner.length, captioner.text.dim, captioner.asarray),
             known,
             probe,
-            lambda x0, known=known: captioner.nearest_words(x0, known),
+            partial(captioner.nearest_words, known=known),
         )
-        gradients = torch.autograd.grad(sum(probes), list(weights.values()), allow_unused=True)
+        gradients = torch.autograd.grad(torch.stack(probes).sum(), list(weights.values()), allow_unused=True)
         for name, gradient in zip(weights, gradients, strict=True):
             if gradient is not None:
                 found[name] += gradient.square() / len(pixels)
