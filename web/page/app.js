@@ -36,9 +36,9 @@ document.addEventListener("paste", (event) => add(event.clipboardData?.files));
 /** @param {Iterable<File> | null | undefined} files */
 function add(files) {
   for (const file of files ?? []) {
-    const item = document.createElement("li");
+    const item = document.createElement("figure");
     const image = Object.assign(document.createElement("img"), { src: URL.createObjectURL(file), alt: file.name });
-    const text = Object.assign(document.createElement("p"), { textContent: "…" });
+    const text = Object.assign(document.createElement("figcaption"), { textContent: "…" });
     item.append(image, text);
     element("captions").prepend(item);
     last = last.then(() => show(file, image, text));
