@@ -32,7 +32,7 @@ def pair(tmp_path: Path) -> Path:
             for parameter in captioner.denoiser.parameters():
                 parameter.add_(0.1)
     export(str(tmp_path / "first"), tmp_path / "out")
-    export(str(tmp_path / "second"), tmp_path / "out" / "beside", shares=tmp_path / "out")
+    export(str(tmp_path / "second"), tmp_path / "out" / "beside", shares=str(tmp_path / "out"))
     export(str(tmp_path / "second"), tmp_path / "whole")
     return tmp_path
 

@@ -309,7 +309,7 @@ def caption_case(
         pipeline.pixels([to_square(Image.fromarray(photo), 64)]),
         seed=seed,
         sampling=pipeline.sampling(**how),
-        whole_words=pipeline._whole_words() if length else None,
+        whole_words=pipeline.whole_words() if length else None,
     )
     return {
         "width": photo.shape[1],

@@ -166,11 +166,11 @@ def test_models_at_hand(model: Path, tmp_path: Path) -> None:
         (refs / "main").write_text(commit * 40)
     done = run("models", model.parent, "--json", HF_HUB_CACHE=str(tmp_path / "hub"))
     found = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [one["model"] for one in found if one["found"] == "ships"] == ["default"]
+    assert [one["model"] for one in found if one["found"] == "ships"] == ["default", "german"]
     assert [one for one in found if one["found"] == "hub cache"] == [
         {"model": "someone/tiny", "found": "hub cache", "folder": str(snapshot)}
     ]
     assert str(model) in [one["folder"] for one in found if one["found"] == "folder"]
     none = run("models", HF_HUB_CACHE=str(tmp_path / "empty"))
-    assert (none.returncode, len(none.stdout.splitlines())) == (0, 1)
+    assert (none.returncode, len(none.stdout.splitlines())) == (0, 2)
     assert b"no such folder" in run("models", tmp_path / "nosuch").stderr

@@ -78,7 +78,8 @@ def _components(recorded: Recorded, tokenizer: Any) -> Comparison:
     captioner = _build(recorded, False)
     compared, theirs = _denoiser_calls(captioner, recorded, "comp"), recorded.under("comp/")
     text, ids, mask = captioner.text, recorded["in/input_ids"], recorded["in/attention_mask"]
-    cleaned = [clean_caption(caption) for caption in recorded.about["captions_raw"]]
+    # the authors' cleaning lower-cases; ours leaves that to the vocabulary, which does it for BERT's
+    cleaned = [clean_caption(caption).lower() for caption in recorded.about["captions_raw"]]
     compared.same("captions_pre", cleaned, recorded.about["captions_pre"])
     mine = encode_captions(tokenizer, cleaned, ids.shape[1])
     compared.same("input_ids", mine[0], ids)

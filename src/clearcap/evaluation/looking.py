@@ -81,6 +81,7 @@ class Looked(Entry):
 
     @property
     def key(self) -> str:
+        """The photo."""
         return self.photo
 
 

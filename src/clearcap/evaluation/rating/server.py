@@ -74,7 +74,10 @@ class Page(BaseHTTPRequestHandler):
             self._json(404, {"fault": "there is nothing here"})
 
     def do_POST(self) -> None:
-        """An answer to ``/answers``, as JSON: a form of another site's page cannot send that."""
+        """An answer to ``/answers``, as JSON: a form of another site's page cannot send that.
+
+        An InputError is told to the page, not raised.
+        """
         length = self.headers.get("Content-Length", "")
         if self.path != "/answers" or self.headers.get_content_type() != "application/json":
             self.close_connection = True
