@@ -21,6 +21,7 @@ from clearcap import Captioner, CaptionerConfig, CaptionPipeline
 from clearcap.captioner.folder import BUNDLED, bundled_model
 from clearcap.captioner.hub import CaptionerProcessor, CardFacts, save_for_hub
 from clearcap.errors import InputError
+from clearcap.text.tokenizer import encode_captions
 
 PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8))
 
@@ -58,6 +59,17 @@ def test_what_one_call_saves_every_loader_opens(way: str, folder: Path, tmp_path
     assert processor.batch_decode(said, model.text.special_ids) == [expected.candidates[0]]
     again = saved(way, out, tmp_path / "again")
     assert CaptionPipeline.from_pretrained(again)(PHOTO, candidates=3) == expected
+
+
+def test_saved_over_itself_after_captions_were_encoded_it_is_the_same(tmp_path: Path) -> None:
+    place = save_tiny_captioner(tmp_path / "model")
+    saved = []
+    for _ in range(3):
+        captioner = Captioner.from_pretrained(place)
+        encode_captions(captioner.tokenizer, ["a dog runs on the grass", "a cat"], 6)
+        captioner.save_pretrained(place)
+        saved.append({file.name: file.read_bytes() for file in place.iterdir()})
+    assert saved[0] == saved[1] == saved[2]
 
 
 def test_a_captioner_without_a_tokenizer_says_what_is_missing(folder: Path, tmp_path: Path) -> None:

@@ -232,6 +232,12 @@ def processor_settings(config: CaptionerConfig) -> dict[str, Any]:
 def save_processor(tokenizer: Any, settings: dict[str, Any], folder: Path) -> Path:
     """Write a tokenizer and a processor's settings, and return the file of the settings."""
     make_folder(folder)
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if (
+        backend is not None
+    ):  # what the last captions were padded to is no part of it, or each saving writes another file
+        backend.no_truncation()
+        backend.no_padding()
     tokenizer.save_pretrained(folder)
     file = folder / PROCESSOR_FILE
     file.write_text(json.dumps({"processor_class": "CaptionerProcessor", **settings}, indent=1) + "\n")
