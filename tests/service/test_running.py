@@ -170,7 +170,8 @@ def test_workers_that_die_as_they_start_stop_the_service(tmp_path: Path) -> None
     done = clearcap("--plugin", str(plugin), "serve", "--port", "0", "--workers", "2")
     assert done.returncode == 1, done.stderr
     assert "workers die as fast as they are started" in done.stderr
-    assert done.stderr.count('"exit": 9') == 6
+    # three deaths of each of two; one look may find both dead, the seventh beside the sixth
+    assert done.stderr.count('"exit": 9') in (6, 7)
 
 
 def test_workers_that_cannot_load_the_model_stop_the_service() -> None:
