@@ -156,6 +156,16 @@ class DenoiserConfig:
 
     def __post_init__(self) -> None:
         check_choices(self)
+        for name, least in (
+            ("width", 1),
+            ("depth", 1),
+            ("heads", 1),
+            ("hidden", 1),
+            ("adapter_depth", 0),
+            ("positions", 0),
+        ):
+            value = getattr(self, name)
+            require(value >= least, f"denoiser.{name}={value} must be at least {least}")
         require(
             self.width % self.heads == 0,
             f"denoiser.width={self.width} is not a multiple of heads={self.heads}",

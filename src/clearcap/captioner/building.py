@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from clearcap import registry
-from clearcap.config import DenoiserConfig, TextConfig, VisionConfig, make
+from clearcap.config import DenoiserConfig, TextConfig, VisionConfig, make, number
 from clearcap.errors import InputError
 
 
@@ -52,6 +52,8 @@ def build_parts(config: Any) -> Parts:
     text, vision = make(TextConfig, config.text, "text"), make(VisionConfig, config.vision, "vision")
     sizes = make(DenoiserConfig, config.denoiser, "denoiser")
     space = registry.find("text space", text.kind).build(text, config.bert, config.tokens)
+    for name, token in config.tokens.items():
+        number(f"tokens.{name}", token, int, 0, int(config.bert.get("vocab_size", 2**31)) - 1)
     encoder = registry.find("image encoder", vision.kind).build(vision, config.tower)
     check_tokens(vision, encoder)
     denoiser = registry.find("denoiser", sizes.kind)(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,9 @@ def _rows(path: Path, remedy: str) -> Iterator[tuple[str, list[str]]]:
 
 def first_file(*paths: Path) -> Path | None:
     """The first of the paths that is a file."""
-    return next((path for path in paths if path.is_file()), None)
+    return next(
+        (path for path in paths if os.path.isfile(path)), None
+    )  # a name that no disk can hold is none
 
 
 def first_folder(root: Path, *names: str) -> Path:

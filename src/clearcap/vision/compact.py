@@ -128,6 +128,10 @@ class CompactEncoder(TrainedEncoder):
         super().__init__()
         if image_size % STRIDE:
             raise InputError(f"image_size={image_size} is no multiple of {STRIDE}; pass 224, say")
+        if min(dim, *widths, heads, image_size) < 1:
+            raise InputError(
+                f"dim={dim}, widths={list(widths)}, heads={heads}, image_size={image_size}: each must be at least 1"
+            )
         if len(widths) != 4 or len(depths) != 4 or min(depths[1:]) < 1:
             raise InputError(
                 f"widths={widths}, depths={depths}: four of each are needed, depths[1:] at least 1"
