@@ -53,7 +53,7 @@ def build_parts(config: Any) -> Parts:
     sizes = make(DenoiserConfig, config.denoiser, "denoiser")
     space = registry.find("text space", text.kind).build(text, config.bert, config.tokens)
     for name, token in config.tokens.items():
-        number(f"tokens.{name}", token, int, 0, int(config.bert.get("vocab_size", 2**31)) - 1)
+        number(f"tokens.{name}", token, int, 0, 2**31 - 1)
     encoder = registry.find("image encoder", vision.kind).build(vision, config.tower)
     check_tokens(vision, encoder)
     denoiser = registry.find("denoiser", sizes.kind)(
