@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import importlib
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from PIL import Image
 import clearcap
 from clearcap.config import load_preset, presets
 from clearcap.moved import NAMES
+from docs.site.house import imported
 
 ROOT = Path(clearcap.__file__).parent
 
@@ -52,24 +52,8 @@ def modules() -> dict[str, Path]:
 
 def imports_of(file: Path, known: dict[str, Path]) -> set[str]:
     """Modules of the package that a file imports, wherever in the file, but for type checking alone."""
-    tree = ast.parse(file.read_text())
-    hidden = {
-        id(inner)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
-        for inner in ast.walk(node)
-    }
-    found: set[str] = set()
-    for node in ast.walk(tree):
-        if id(node) in hidden:
-            continue
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "clearcap":
-            for alias in node.names:
-                inner = f"{node.module}.{alias.name}"
-                found.add(inner if inner in known else str(node.module))
-        elif isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names if alias.name in known}
-    return found
+    names = (name for name in imported(file) if name.split(".")[0] == "clearcap")
+    return {name if name in known else name.rpartition(".")[0] for name in names}
 
 
 def room_of(module: str) -> str:

@@ -40,6 +40,26 @@ def sentence(file: Path) -> str:
     return (ast.get_docstring(ast.parse(file.read_text())) or "").splitlines()[0]
 
 
+def imported(file: Path) -> set[str]:
+    """What a file imports, wherever in it, as "module" or "module.name"; imports for type checking alone left out."""
+    tree = ast.parse(file.read_text())
+    hidden = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+        for inner in ast.walk(node)
+    }
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if id(node) in hidden:
+            continue
+        if isinstance(node, ast.ImportFrom):
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return found
+
+
 @cache
 def arrows() -> dict[str, set[str]]:
     """For each room the other rooms that it imports, imports for type checking alone left out."""
@@ -47,25 +67,10 @@ def arrows() -> dict[str, set[str]]:
     found: dict[str, set[str]] = {name: set() for name in known}
     for name, file in known.items():
         files = [file] if file.name != "__init__.py" else sorted(file.parent.rglob("*.py"))
-        for one in files:
-            tree = ast.parse(one.read_text())
-            hidden = {
-                id(inner)
-                for node in ast.walk(tree)
-                if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
-                for inner in ast.walk(node)
-            }
-            for node in ast.walk(tree):
-                if id(node) in hidden or not isinstance(node, (ast.ImportFrom, ast.Import)):
-                    continue
-                if isinstance(node, ast.ImportFrom):
-                    whole = [f"{node.module}.{alias.name}" for alias in node.names]
-                else:
-                    whole = [alias.name for alias in node.names]
-                for target in whole:
-                    parts = target.split(".")
-                    if parts[0] == "clearcap" and len(parts) > 1 and parts[1] in known:
-                        found[name].add(parts[1])
+        for target in {target for one in files for target in imported(one)}:
+            package, _, rest = target.partition(".")
+            if package == "clearcap" and rest.split(".")[0] in known:
+                found[name].add(rest.split(".")[0])
         found[name].discard(name)
     return found
 

@@ -49,6 +49,11 @@ def softmax(x: Array) -> Array:
     return powers / powers.sum(-1, keepdims=True)
 
 
+def as_numpy(values: Array) -> np.ndarray:
+    """An array of either kind as NumPy's."""
+    return values if isinstance(values, np.ndarray) else values.detach().cpu().numpy()
+
+
 def select_photos(context: Context, photos: Int[Array, " rows"]) -> Context:
     """The context of one caption per row, each about the given photo."""
     return [tuple(part[photos] for part in layer) for layer in context]

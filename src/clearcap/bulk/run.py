@@ -25,27 +25,11 @@ from clearcap.errors import InputError
 from clearcap.pipeline import CaptionPipeline, CaptionResult
 from clearcap.pipeline.pipeline import cpu_batch
 
-OTHER_FILES = frozenset(
-    f".{name}"
-    for name in (
-        *(
-            "arrow",
-            "db",
-            "feather",
-            "gz",
-            "html",
-            "json",
-            "ndjson",
-            "npy",
-            "ods",
-            "pq",
-            "sqlite",
-            "tar",
-            "tsv",
-        ),
-        *("txt", "xls", "xlsx", "xml", "yaml", "yml", "zip", "zst"),
-    )
-)  # suffixes that mean a file, of a kind that captions are not written as, and no folder
+# suffixes that mean a file, of a kind that captions are not written as, and no folder
+OTHER_FILES = (
+    ".arrow", ".db", ".feather", ".gz", ".html", ".json", ".ndjson", ".npy", ".ods", ".pq", ".sqlite", ".tar", ".tsv",
+    ".txt", ".xls", ".xlsx", ".xml", ".yaml", ".yml", ".zip", ".zst",
+)  # fmt: skip
 MOST_AT_ONCE = 1024  # photos a batch that ``auto`` tries on a GPU
 
 

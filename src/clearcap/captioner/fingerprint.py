@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
-from clearcap.arrays import Array, ImageTokens, cast, namespace
+from clearcap.arrays import Array, ImageTokens, as_numpy, cast, namespace
 from clearcap.captioner.generating import CaptionModel
 from clearcap.errors import InputError
 
@@ -49,8 +49,3 @@ def check_fingerprint(captioner: CaptionModel, known: Float[np.ndarray, " pooled
     seen = fingerprint(captioner)
     if seen.shape != known.shape or np.linalg.norm(seen - known) > TOLERANCE * np.linalg.norm(known):
         raise InputError(f"{what} was made with another image encoder; make it again with this model")
-
-
-def as_numpy(values: Array) -> np.ndarray:
-    """An array of either kind as NumPy's."""
-    return values if isinstance(values, np.ndarray) else values.cpu().numpy()

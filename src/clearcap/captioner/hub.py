@@ -407,15 +407,11 @@ def export(
     captioner.config.sampling = dataclasses.asdict(sampling_with(captioner.defaults, sampling or {}))
     if shares:
         held = find_folder(shares)
-        common = Shares(
-            os.path.relpath(held, out),
-            same_parts(state, load_file(held / "model.safetensors")),
-            "",
-        )
-        if not common.parts:
+        parts = same_parts(state, load_file(held / WEIGHTS))
+        if not parts:
             raise InputError(f"{shares} and {source} have no part in common; export without shares")
-        hashed = digest_of(held / "model.safetensors", common.parts)
-        setattr(captioner.config, KEY, dataclasses.replace(common, sha256=hashed).settings())
+        common = Shares(os.path.relpath(held, out), parts, digest_of(held / WEIGHTS, parts))
+        setattr(captioner.config, KEY, common.settings())
         state = {name: tensor for name, tensor in state.items() if not common.holds(name)}
     with whole_folder(out) as fresh:
         captioner.config.save_pretrained(fresh)

@@ -136,7 +136,7 @@ def load_weights(model: Part, folder: Path) -> Part:
             held = load_file(weights)
         except (OSError, SafetensorError) as fault:
             raise InputError(f"{weights}: cannot be read ({fault}); fetch the file again") from fault
-        if shares and not state:  # the other captioner's, which comes first
+        if shares and weights.parent != folder:  # the other captioner's
             shares.check(weights)
             held = {name: tensor for name, tensor in held.items() if shares.holds(name)}
         state |= held

@@ -235,7 +235,7 @@ def save_processor(tokenizer: Any, settings: dict[str, Any], folder: Path) -> Pa
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if (
         backend is not None
-    ):  # what the last captions were padded to is no part of it, or each saving writes another file
+    ):  # how the last captions were padded is no part of it; each saving would write another file
         backend.no_truncation()
         backend.no_padding()
     tokenizer.save_pretrained(folder)

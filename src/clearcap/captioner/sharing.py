@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ class Shares:
 
 
 def stored(file: Path) -> Iterator[tuple[str, dict[str, Any], int]]:
-    """Name, entry in the header and first byte of each tensor of a safetensors file, by name.
+    """Name, entry in the header and first byte of each tensor of a safetensors file.
 
     Raises:
         InputError: it cannot be read, or is no such file.
@@ -79,33 +80,37 @@ def stored(file: Path) -> Iterator[tuple[str, dict[str, Any], int]]:
             size = int.from_bytes(stream.read(8), "little")
             header = json.loads(stream.read(min(size, file.stat().st_size)))
         header.pop("__metadata__", None)
-        for name, entry in sorted(header.items()):
+        for name, entry in header.items():
             yield name, entry, 8 + size + int(entry["data_offsets"][0])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, LookupError) as fault:
         raise InputError(f"{file}: cannot be read ({fault}); fetch the file again") from fault
 
 
-def digest_of(file: Path, parts: tuple[str, ...], *, places: bool = False) -> str:
+def digest_of(file: Path, parts: tuple[str, ...]) -> str:
     """SHA-256 of the tensors of parts: names, types, shapes and bytes, wherever in the file they lie.
 
     Args:
         file: of weights.
         parts: of ``PARTS``.
-        places: also of where they lie, which graphs that point to them depend on.
 
     Raises:
         InputError: it cannot be read.
     """
     found = hashlib.sha256()
     with _readable(file) as stream:
-        for name, entry, begin in stored(file):
+        for name, entry, begin in sorted(stored(file), key=itemgetter(0)):
             if name.partition(".")[0] in parts:
                 first, last = entry["data_offsets"]
-                about = (name, entry["dtype"], entry["shape"], begin if places else 0)
-                found.update(json.dumps(about).encode())
+                found.update(json.dumps((name, entry["dtype"], entry["shape"])).encode())
                 stream.seek(begin)
                 found.update(stream.read(last - first))
     return found.hexdigest()
+
+
+def places_of(file: Path, parts: tuple[str, ...]) -> bytes:
+    """Where in a file the tensors of parts lie, which graphs that point to them depend on. Raises InputError."""
+    found = {name: begin for name, _, begin in stored(file) if name.partition(".")[0] in parts}
+    return json.dumps(found, sort_keys=True).encode()
 
 
 def _readable(file: Path) -> Any:

@@ -26,20 +26,19 @@ def calibrate(
     seed: options.Seed = 0,
 ) -> None:
     """Calibrate a model's confidence on captioned photos kept apart; captioning with it then tells that confidence."""
+    from clearcap.captioner.folder import find_folder
     from clearcap.cli.train import photos_of
     from clearcap.evaluation.confidence import calibrate as run
     from clearcap.pipeline import CaptionPipeline
     from clearcap.pipeline.calibration import FILE
 
+    file = out or find_folder(model) / FILE
     pipeline = CaptionPipeline.from_pretrained(model, backend="fast")
-    if out is None and pipeline.source is not None:
-        out = pipeline.source / FILE
     photos = photos_of(data)
     with options.shown_progress("captioning") as advance:
         found = run(pipeline, photos, batch_size=batch_size, seed=seed, progress=advance)
-    assert out is not None
-    found.calibration.save(out)
+    found.calibration.save(file)
     print(
         f"{found.words:,} words of {len(photos):,} photos: calibration error {found.before:.4f} of their "
-        f"probabilities, {found.after:.4f} of the confidence in {out}"
+        f"probabilities, {found.after:.4f} of the confidence in {file}"
     )

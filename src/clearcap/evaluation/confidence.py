@@ -14,6 +14,7 @@ from clearcap.config import TextConfig, make
 from clearcap.data.records import CaptionedPhoto
 from clearcap.errors import InputError
 from clearcap.evaluation.journal import Captioned
+from clearcap.metrics.agreement import correlations
 from clearcap.metrics.ngrams import split_tokens
 from clearcap.metrics.words import words_by
 from clearcap.pipeline.calibration import Calibration, fit, likeness
@@ -89,16 +90,9 @@ def calibration_error(confidence: Float[np.ndarray, " words"], right: Float[np.n
 
 
 def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
-    """Spearman's rank correlation; values that are equal share the mean of their ranks. 0 where one never varies."""
-    ranks = [_ranks(np.asarray(one, float)) for one in (a, b)]
-    if any(np.ptp(one) == 0 for one in ranks):
-        return 0.0
-    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
-
-
-def _ranks(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[place]
+    """Spearman's rank correlation (``clearcap.metrics.agreement``); 0 where one never varies."""
+    _, spearman, _ = correlations(np.asarray(a, float), np.asarray(b, float))
+    return spearman or 0.0
 
 
 @dataclass(frozen=True)
@@ -129,7 +123,7 @@ def calibrate(
     """Find what a model's confidence means, on captioned photos that it did not learn from.
 
     Args:
-        pipeline: the model; captions as it does by itself. A calibration that it has is left out.
+        pipeline: the model, without a memory; captions as it does by itself. A calibration that it has plays no part.
         photos: with captions.
         batch_size: photos at once.
         seed: of the captions.
@@ -138,25 +132,24 @@ def calibrate(
     Raises:
         InputError: a photo cannot be read, or all words are right, or none is.
     """
-    plain = CaptionPipeline(
-        pipeline.captioner, pipeline.tokenizer, pipeline.frequency, source=pipeline.source
-    )
+    captioner, sampling = pipeline.captioner, pipeline.sampling()
     captions: list[Captioned] = []
     alike: list[float] = []
     left = iter(photos)
     while batch := list(islice(left, batch_size)):
-        images = [photo.image for photo in batch]
-        results = plain(images, batch_size=batch_size, seed=seed)
-        captions += [
-            Captioned(photo.id, one.caption, one.confidence, words=one.words)
-            for photo, one in zip(batch, results, strict=True)
-        ]
-        with plain.captioner.inference():
-            alike += likeness(plain.captioner.image_context(plain.encode_all(images, batch_size=batch_size)))
+        image = pipeline.encode_all([photo.image for photo in batch], batch_size=batch_size)
+        said = pipeline.decode(captioner.generate(image=image, seed=seed, sampling=sampling))
+        for photo, tokens, candidates in zip(batch, image, said, strict=True):
+            texts, trust = [one.text for one in candidates], [one.confidence for one in candidates]
+            best = candidates[pipeline.choose(texts, trust, sampling, image=tokens)]
+            words = tuple(zip(best.words, best.confidence, strict=True))
+            captions.append(Captioned(photo.id, best.text, 0.0, words=words))
+        with captioner.inference():
+            alike += likeness(captioner.image_context(image))
         progress(len(captions), len(photos))
     if not captions:
         raise InputError("no photos to calibrate on; give a corpus that has some")
-    tokenizer = make(TextConfig, plain.captioner.config.text, "text").words
+    tokenizer = make(TextConfig, captioner.config.text, "text").words
     sure, right = words_of(captions, {photo.id: photo.captions for photo in photos}, tokenizer)
     slope, offset = fit(sure, right)
     middle, most = np.quantile(alike, (0.5, PLAIN)).tolist()

@@ -17,7 +17,7 @@ from PIL import Image, ImageFilter
 from clearcap.config import SamplingConfig, require
 from clearcap.data.images import to_square
 from clearcap.data.records import CaptionedPhoto
-from clearcap.data.writing import whole_file
+from clearcap.data.writing import make_folder, whole_file
 from clearcap.evaluation.journal import Entry, Journal
 from clearcap.evaluation.scores import Scored
 from clearcap.evaluation.systems import System
@@ -151,7 +151,7 @@ def look(
         InputError: no such model, it has no cross-attention to a grid, or the photos name no object.
     """
     pipeline = CaptionPipeline.from_pretrained(model, backend="prepacked")
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     pictures = list(pasted(photos, pipeline, count=count, seed=seed))
     require(bool(pictures), "no photo names an object that the others do not; pass another corpus")
     tell(f"looking at {len(pictures)} pictures, seed {seed}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +10,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from clearcap.arrays import Array, Context
+from clearcap.arrays import Array, Context, as_numpy, cast, namespace
 from clearcap.config import number
 from clearcap.data.reading import member, read_json
+from clearcap.data.writing import write_json
 from clearcap.errors import InputError
 
 FILE = "confidence.json"  # beside the weights
@@ -61,8 +61,8 @@ class Calibration:
         return cls(**values)
 
     def save(self, file: Path) -> None:
-        """Write it as JSON."""
-        file.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n", encoding="utf-8")
+        """Write it as JSON. Raises InputError."""
+        write_json(file, dataclasses.asdict(self))
 
     def right(self, probabilities: Float[np.ndarray, "*words"]) -> Float[np.ndarray, "*words"]:
         """The share of words with such probabilities that are right, in a photo."""
@@ -109,7 +109,7 @@ def likeness(context: Context) -> list[float]:
 
 
 def _share(tokens: Array) -> Float[np.ndarray, " photos"]:
-    tokens = tokens if isinstance(tokens, np.ndarray) else tokens.detach().float().cpu().numpy()
+    tokens = as_numpy(cast(tokens, namespace(tokens).float32))
     inner = tuple(range(1, tokens.ndim - 1))
     common = (tokens.mean(-2) ** 2).sum(inner)
     return common / np.maximum((tokens**2).sum(-1).mean(-1).sum(inner[:-1]), 1e-12)

@@ -12,9 +12,9 @@ import numpy as np
 
 from clearcap.config import (
     ALIASES,
-    LENGTHS,
     SamplingConfig,
     TextConfig,
+    asks_for_length,
     changes,
     make,
     own_names,
@@ -100,7 +100,7 @@ class Work:
                 f"select={sampling.select} needs a CLIP or a scorer: start the service with --clip FOLDER"
             )
         self._check_calls(sampling, sampling.candidates)
-        return Asked(sampling, how, checked_seed(seed), not LENGTHS.isdisjoint(how))
+        return Asked(sampling, how, checked_seed(seed), asks_for_length(how))
 
     def _check_calls(self, sampling: SamplingConfig, rows: int) -> None:
         """Raise InputError where a photo asks for more of the denoiser than this service gives."""

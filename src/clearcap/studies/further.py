@@ -18,7 +18,7 @@ from clearcap.config import Preset, SamplingConfig, TextConfig, make
 from clearcap.data.images import to_square
 from clearcap.data.reading import as_kind, read_json
 from clearcap.data.records import CaptionedPhoto
-from clearcap.data.writing import whole_file, write_json
+from clearcap.data.writing import make_folder, whole_file, write_json
 from clearcap.evaluation.hidden_words import Hidden, hide_words
 from clearcap.evaluation.positions import LENGTHS, POSITIONS, position_errors, scores_by_length
 from clearcap.evaluation.scores import score_captions
@@ -205,7 +205,7 @@ def further_of(
         return as_kind(read_json(path), dict, str(path))
     both = Compared(model, twin, tokens, photos, preset, seed)
     found = {"fill": both.filled(), "noise": both.noise_scores(beams), "ms": both.times(beams)}
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     write_json(path, found)
     return found
 

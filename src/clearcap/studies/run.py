@@ -244,7 +244,7 @@ class Running:
     def tokens(self, preset: Preset | None) -> Path:
         """File of the photos' tokens, as the encoder of a preset, or of the given model, gives them."""
         folder = self.cache / "tokens"
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         sees = _sees(preset) if preset else weights_digest(self.scale.model)
         return folder / f"{_digest([sees, self.scale.data[-1], self.limit])}.safetensors"
 

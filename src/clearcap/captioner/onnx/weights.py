@@ -8,7 +8,6 @@ onnxruntime computes once, when it opens it.
 from __future__ import annotations
 
 import hashlib
-import json
 import mmap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clearcap.captioner.folder import named_weights, shares_of
-from clearcap.captioner.sharing import digest_of
+from clearcap.captioner.sharing import places_of, stored
 from clearcap.errors import InputError
 
 if TYPE_CHECKING:
@@ -55,15 +54,10 @@ class Stored:
 
 def stored_tensors(file: Path, place: str) -> Iterator[Stored]:
     """The float tensors of a safetensors file, which a graph calls ``place``."""
-    with file.open("rb") as stream:
-        size = int.from_bytes(stream.read(8), "little")
-        header = json.loads(stream.read(size))
-    for name, about in header.items():
-        if name != "__metadata__" and about["dtype"] in KINDS:
-            begin, end = about["data_offsets"]
-            yield Stored(
-                name, place, KINDS[about["dtype"]], tuple(about["shape"]), 8 + size + begin, end - begin
-            )
+    for name, about, begin in stored(file):
+        if about["dtype"] in KINDS:
+            first, last = about["data_offsets"]
+            yield Stored(name, place, KINDS[about["dtype"]], tuple(about["shape"]), begin, last - first)
 
 
 def point_to_weights(model: ModelProto, files: Sequence[tuple[str, Path]]) -> int:
@@ -79,10 +73,10 @@ def point_to_weights(model: ModelProto, files: Sequence[tuple[str, Path]]) -> in
     from onnx import helper, numpy_helper
 
     known: dict[tuple[tuple[int, ...], bytes], tuple[Stored, bool]] = {}
-    for stored, values in _read(files):
+    for tensor, values in _read(files):
         turned = [(values, False)] + ([(values.T, True)] if values.ndim == 2 else [])
         for array, is_turned in turned:
-            known.setdefault((array.shape, _digest(array)), (stored, is_turned))
+            known.setdefault((array.shape, _digest(array)), (tensor, is_turned))
     graph, nodes, kept, left = model.graph, [], {}, []
     for constant in graph.initializer:
         array = numpy_helper.to_array(constant)
@@ -91,13 +85,13 @@ def point_to_weights(model: ModelProto, files: Sequence[tuple[str, Path]]) -> in
         if found is None:
             left.append(constant)
             continue
-        stored, is_turned = found
+        tensor, is_turned = found
         steps: list[tuple[str, dict[str, Any]]] = (
-            [("Cast", {"to": FLOAT32})] if stored.kind != np.float32 else []
+            [("Cast", {"to": FLOAT32})] if tensor.kind != np.float32 else []
         )
         steps += [("Transpose", {"perm": [1, 0]})] if is_turned else []
-        source = f"{stored.name}.stored" if steps else constant.name
-        kept[source] = _external(source, stored)
+        source = f"{tensor.name}.stored" if steps else constant.name
+        kept[source] = _external(source, tensor)
         for place, (kind, how) in enumerate(steps):
             output = constant.name if place == len(steps) - 1 else f"{constant.name}.{kind.lower()}"
             nodes.append(helper.make_node(kind, [source], [output], name=f"{output}.{kind}", **how))
@@ -126,7 +120,7 @@ def opened(folder: Path) -> tuple[dict[str, mmap.mmap], str]:
             raise InputError(f"{file}: cannot be read ({fault}); fetch the file again") from fault
         if shares and file.parent != folder:
             shares.check(file)
-            digest.update(digest_of(file, shares.parts, places=True).encode())
+            digest.update(shares.sha256.encode() + places_of(file, shares.parts))
         else:
             digest.update(held[place])
     return held, digest.hexdigest()
@@ -134,10 +128,10 @@ def opened(folder: Path) -> tuple[dict[str, mmap.mmap], str]:
 
 def _read(files: Sequence[tuple[str, Path]]) -> Iterator[tuple[Stored, np.ndarray]]:
     """Tensors and their values in float32."""
-    every = {stored.name: (stored, file) for place, file in files for stored in stored_tensors(file, place)}
-    for stored, file in every.values():
-        values = np.fromfile(file, stored.kind, stored.length // stored.kind.itemsize, offset=stored.offset)
-        yield stored, values.reshape(stored.shape).astype(np.float32)
+    every = {one.name: (one, file) for place, file in files for one in stored_tensors(file, place)}
+    for one, file in every.values():
+        values = np.fromfile(file, one.kind, one.length // one.kind.itemsize, offset=one.offset)
+        yield one, values.reshape(one.shape).astype(np.float32)
 
 
 def _digest(array: np.ndarray) -> bytes:

@@ -10,7 +10,7 @@ from pathlib import Path
 from clearcap.config import number
 from clearcap.data.reading import as_kind, member, read_json
 from clearcap.data.records import CaptionedPhoto
-from clearcap.data.writing import whole_file, write_json
+from clearcap.data.writing import make_folder, whole_file, write_json
 from clearcap.errors import InputError
 from clearcap.evaluation.files import join, read_results
 
@@ -100,7 +100,7 @@ def make_plan(
         items += [Item(place, caption, tuple(names)) for caption, names in by_caption.items()]
     random.Random(f"{seed} items").shuffle(items)  # so that no number on the page tells whose it is
     plan = Plan(tuple(said), tuple(photo.id for photo in chosen), tuple(items), seed)
-    (out / "photos").mkdir(parents=True, exist_ok=True)
+    make_folder(out / "photos")
     for place, photo in enumerate(chosen):
         picture = photo.image.open()
         picture.thumbnail((SIDE, SIDE))
