@@ -128,8 +128,19 @@ def sinusoids(
 
     Angles are taken in float64 unless told otherwise: float32 angles of t ~ 1000, LaDiC's, err by 6e-5.
     """
-    rate = torch.exp(torch.arange(0, width, 2, dtype=precision, device=t.device) * (-math.log(1e4) / width))
-    angle = t[..., None].to(precision) * rate
+    return sinusoids_at(t, sinusoid_rates(width, precision, t.device))
+
+
+def sinusoid_rates(
+    width: int, precision: torch.dtype, device: torch.device | str = "cpu"
+) -> Float[Tensor, " half"]:
+    """Angles of one step of time, from 1 down to 1e-4."""
+    return torch.exp(torch.arange(0, width, 2, dtype=precision, device=device) * (-math.log(1e4) / width))
+
+
+def sinusoids_at(t: Int[Tensor, "..."], rates: Float[Tensor, " half"]) -> Float[Tensor, "... width"]:
+    """Sinusoidal features of an integer time for given rates, in float32."""
+    angle = t[..., None].to(rates.dtype) * rates
     return torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(-2).float()
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from clearcap.arrays import Context, join_contexts
-from clearcap.arrays.layers import sinusoids
+from clearcap.arrays.layers import sinusoid_rates, sinusoids_at
 from clearcap.captioner.model import Captioner
 from clearcap.convert.comparing import Comparison, Injected, Recorded, Spy, compare_training
 from clearcap.convert.folder import load_tokenizer
@@ -33,6 +33,47 @@ from clearcap.text.tokenizer import clean_caption, encode_captions
 from clearcap.training.objectives import LadicObjective
 
 EMBEDDED_TIMES = (0, 1, 5, 500, 999)
+NEAR = 4  # units in the last place that a library's float32 exp is off at most
+
+
+class RecordedTime(nn.Module):
+    """A time embedding by the rates of the processor that recorded.
+
+    An angle is a time, up to 999, times a rate that float32's ``exp`` made. Processors differ in the last bits of
+    those, which moves a sinusoid by up to 6e-5: more than all else that a replay differs in.
+    """
+
+    def __init__(self, rates: Tensor, head: nn.Module) -> None:
+        """Args:
+        rates: angles of a step, [width / 2].
+        head: behind the sinusoids.
+        """
+        super().__init__()
+        self.rates, self.head = rates, head
+
+    def forward(self, t: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Of each time, [..., width]."""
+        return self.head(sinusoids_at(t, self.rates).to(dtype))
+
+
+def recorded_rates(rows: Tensor) -> Tensor:
+    """The float32 rates by which sinusoids of ``EMBEDDED_TIMES`` were made: of the floats near each those that fit.
+
+    Args:
+        rows: [times, width].
+
+    Returns:
+        [width / 2]
+    """
+    exact = sinusoid_rates(rows.shape[1], torch.float64).float()
+    near = torch.stack(
+        [(exact.view(torch.int32) + off).view(torch.float32) for off in range(-NEAR, NEAR + 1)]
+    )
+    angles = (torch.tensor(EMBEDDED_TIMES)[:, None, None] * near).double()  # [times, floats, width / 2]
+    misses = torch.maximum(
+        (angles.sin() - rows[:, None, ::2]).abs(), (angles.cos() - rows[:, None, 1::2]).abs()
+    )
+    return near.gather(0, misses.amax(0).argmin(0, keepdim=True))[0]
 
 
 def replay_ladic(recorded: Recorded, vocab: Path) -> dict[str, Comparison]:
@@ -70,7 +111,10 @@ def _build(recorded: Recorded, time_norm: bool, decoder: str = "identity") -> Ca
         length=sizes["L"],
         dropout=float(sizes["diffuser"]["hidden_dropout_prob"]),
     )
-    return nn.Module.to(captioner, recorded.dtype)
+    captioner = nn.Module.to(captioner, recorded.dtype)
+    rates = recorded_rates(recorded["const/t_emb_lookup_rows"].float())
+    captioner.denoiser.time = RecordedTime(rates, captioner.denoiser.time.head)
+    return captioner
 
 
 @torch.no_grad()
@@ -87,7 +131,9 @@ def _components(recorded: Recorded, tokenizer: Any) -> Comparison:
     compared.close("linear", torch.from_numpy(linear(1000)), recorded["const/alpha_cumprod_linear"])
     compared.close("cosine", torch.from_numpy(cosine_float32(1000)), recorded["const/alpha_cumprod_cosine"])
     rows = recorded["const/t_emb_lookup_rows"]
-    compared.close("time rows", sinusoids(torch.tensor(EMBEDDED_TIMES), rows.shape[1], torch.float32), rows)
+    rates = recorded_rates(rows)
+    compared.close("time rates", sinusoid_rates(rows.shape[1], torch.float32) / rates, torch.ones_like(rates))
+    compared.close("time rows", sinusoids_at(torch.tensor(EMBEDDED_TIMES), rates), rows)
     compared.close("image", captioner.vision.encode(recorded["in/image"]), theirs["visual_encoder"])
     zeros = theirs["visual_encoder_zero_image"]
     compared.close("null image", captioner.denoiser.null_image.expand_as(zeros), zeros)

@@ -290,6 +290,8 @@ def _open(file: Path, weights: Buffers, count: int, data: bytes | None = None) -
     options.log_severity_level = 3  # errors
     options.intra_op_num_threads = count
     options.add_session_config_entry("session.force_spinning_stop", "1")  # NumPy's turn is next
+    # Fused with the sum before it, a layer norm takes twice as long as the two apart (LOG.md)
+    options.add_session_config_entry("optimization.disable_specified_optimizers", "SkipLayerNormFusion")
     if weights:
         sizes = [len(buffer) for buffer in weights.values()]
         options.add_external_initializers_from_files_in_memory(list(weights), list(weights.values()), sizes)
