@@ -3,7 +3,8 @@
 ``python -m benchmarks.studies run DATA OUT`` runs every study that OUT does not hold yet (names behind OUT choose
 some), the cheapest first, on one thread, with photos encoded once for all; DATA holds Flickr8k and Flickr30k as
 ``flickr8k`` and ``flickr30k``. It goes on where it was killed. ``python -m benchmarks.studies pages OUT docs`` writes
-``studies-ladic.md`` and ``studies-clip-diffusion-lm.md`` with their pictures; a study that did not end is on neither.
+``studies-ladic.md`` and ``studies-clip-diffusion-lm.md`` with their pictures. A study that OUT does not hold whole
+keeps what the page says of it, so that studies can be run on several machines; one that never ended is on neither page.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import datetime
 import json
 import os
 import platform
+import re
 import statistics
 import subprocess
 import sys
@@ -110,9 +112,15 @@ def pages(
 ) -> None:
     """Write the pages of the finished studies."""
     for name, paper in PAGES.items():
+        page = docs / f"{name}.md"
         mine = [one for one in map(load_study, studies()) if one.paper.startswith(paper)]
-        finished = [one for one in mine if (out / one.name / "whole.json").is_file()]
-        left = [f"`{one.name}`" for one in mine if one not in finished]
+        told = sections_of(page.read_text()) if page.is_file() else {}
+        told |= {
+            one.name: _section(one, out / one.name, docs)
+            for one in mine
+            if (out / one.name / "whole.json").is_file()
+        }
+        left = [f"`{one.name}`" for one in mine if one.name not in told]
         lines = [
             f"# {paper}: what its tables and figures come to here",
             "",
@@ -123,9 +131,15 @@ def pages(
             f"**Not run whole yet**: {', '.join(left)}." if left else "All of its studies were run whole.",
             "",
         ]
-        for study in finished:
-            lines += [_section(study, out / study.name, docs), ""]
-        write_text(docs / f"{name}.md", "\n".join(lines).rstrip() + "\n")
+        for one in mine:
+            lines += [f"<!-- study {one.name} -->", "", told[one.name], ""] if one.name in told else []
+        write_text(page, "\n".join(lines).rstrip() + "\n")
+
+
+def sections_of(page: str) -> dict[str, str]:
+    """What a page says of each study, by its name."""
+    parts = re.split(r"^<!-- study (\S+) -->$", page, flags=re.MULTILINE)[1:]
+    return {name: text.strip() for name, text in zip(parts[::2], parts[1::2], strict=True)}
 
 
 def _section(study: Study, folder: Path, docs: Path) -> str:
