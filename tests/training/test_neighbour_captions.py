@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from clearcap.training.neighbours import neighbour_captions
+from clearcap.training.neighbours import best_first, neighbour_captions
 
 WORDS = ["dog", "cat", "man", "red", "ball", "runs", "sits", "grass", "snow", "house", "two", "big"]
 
@@ -47,3 +47,10 @@ def test_repeats_no_caption_and_none_of_the_photos_own() -> None:
 
 def test_photos_with_nothing_in_common_find_nothing() -> None:
     assert neighbour_captions([["a dog"], ["two cats"]], 3) == [[], []]
+
+
+def test_best_first_is_a_stable_sort_whatever_is_taken_first() -> None:
+    agreement = np.random.default_rng(0).integers(0, 6, 40) / 5  # many equals
+    everything = np.argsort(-agreement, kind="stable").tolist()
+    for some in (1, 7, 39, 40, 100):
+        assert list(best_first(agreement, some)) == everything

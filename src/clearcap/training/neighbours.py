@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -10,6 +10,10 @@ from jaxtyping import Float
 from clearcap.metrics.cider import DocumentFrequency, weights_of
 from clearcap.metrics.ngrams import ORDERS, Counted, count
 from clearcap.metrics.words import agreement_words
+
+SOME = (
+    20  # times the captions wanted, which are nearly always among so many: sorting all took most of the time
+)
 
 
 def with_neighbours(
@@ -47,7 +51,7 @@ def neighbour_captions(
         own = set(said[start:end])
         agreement = agreements(start, end)
         best: dict[str, int] = {}
-        for i in np.argsort(-agreement, kind="stable").tolist():
+        for i in best_first(agreement, SOME * wanted):
             if len(best) == wanted or agreement[i] <= 0:
                 break
             if said[i] not in own:
@@ -55,6 +59,14 @@ def neighbour_captions(
         found.append([flat[i] for i in best.values()])
         advance(1)
     return found
+
+
+def best_first(agreement: Float[np.ndarray, " captions"], some: int) -> Iterator[int]:
+    """Captions from the one that agrees most on, the earlier of equals first; those behind ``some`` only if asked."""
+    some = min(some, len(agreement))
+    behind = agreement < np.partition(agreement, -some)[-some]
+    for part in (np.flatnonzero(~behind), np.flatnonzero(behind)):
+        yield from part[np.argsort(-agreement[part], kind="stable")].tolist()
 
 
 def cider_with_all(

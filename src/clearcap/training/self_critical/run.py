@@ -234,8 +234,8 @@ def references_of(photos: Sequence[CaptionedPhoto], tokenizer: Any) -> Int[Tenso
     """Word ids of each photo's captions as metrics read them, without punctuation; -1 behind their ends."""
     most = max(len(photo.captions) for photo in photos)
     ids = torch.full((len(photos), most, REFERENCE_WORDS), -1)
-    for row, photo in zip(ids, photos, strict=True):
-        row[: len(photo.captions)] = word_rows(photo.captions, tokenizer)
+    there = torch.tensor([[i < len(photo.captions) for i in range(most)] for photo in photos])
+    ids[there] = word_rows([caption for photo in photos for caption in photo.captions], tokenizer)
     return ids
 
 
