@@ -28,17 +28,18 @@ def draw(
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10.5, 2.4 + 0.34 * len(study.runs)), layout="constrained", facecolor="white")
-    figure.suptitle(f"{study.name}: {study.paper}", x=0.01, ha="left", fontsize=12, color=INK)
-    ours, papers = figure.subplots(1, 2)
+    rows = results["runs"]
+    sides = ("ours", "paper") if any(row["paper"] for row in rows) else ("ours",)
     if study.figure == "losses":
-        for axes, loss in zip((ours, papers), LOSSES, strict=True):
-            _losses(axes, study, curves, loss)
-    else:
-        plot = _bars if study.figure == "bars" else _lines
-        plot(ours, study, results["runs"], "ours")
-        plot(papers, study, results["runs"], "paper")
-    for axes in (ours, papers):
+        sides = LOSSES
+    height = 2.4 + 0.34 * len(study.runs)
+    figure = Figure(figsize=(5.25 * len(sides), height), layout="constrained", facecolor="white")
+    figure.suptitle(f"{study.name}: {study.paper}", x=0.01, ha="left", fontsize=12, color=INK)
+    for axes, side in zip(figure.subplots(1, len(sides), squeeze=False)[0], sides, strict=True):
+        if study.figure == "losses":
+            _losses(axes, study, curves, side)
+        else:
+            (_bars if study.figure == "bars" else _lines)(axes, study, rows, side)
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=8)
     with whole_file(path) as fresh:

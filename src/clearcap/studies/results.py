@@ -88,7 +88,7 @@ def table_of(study: Study, results: Mapping[str, Any]) -> str:
     trained = any(row["losses"] for row in rows)
     heads = ["run", *(f"paper's {name}" for name in known)]
     heads += [part for name in metrics for part in (name, "seeds")]
-    heads += [f"{study.decides} - {study.against}", "p", "words", "distinct", "calls"]
+    heads += [f"{study.decides} less that of {study.against}", "p", "words", "distinct", "calls"]
     heads += list(LOSSES) if trained else []
     lines = [f"## {study.name}", "", study.asks, ""]
     lines += [f"{study.paper}; {scale_of(study, results['measured'])}. {study.differs}".rstrip(), ""]
@@ -108,7 +108,7 @@ def table_of(study: Study, results: Mapping[str, Any]) -> str:
     lines += ["", "| claim | verdict | by |", "|---|---|---|"]
     for one in results["claims"]:
         interval = one["interval"]
-        by = f"{one['metric']} {one['of']} - {one['than']}: {one['difference']:+.4f}"
+        by = f"{one['metric']} of {one['of']} less that of {one['than']}: {one['difference']:+.4f}"
         by += f" ({interval[0]:+.4f} to {interval[1]:+.4f})" if interval else ", all seeds"
         lines.append(_line([one["says"], one["verdict"], by]))
     timed = [claim.says for claim in study.claims if claim.metric == TIME]

@@ -16,7 +16,7 @@ LEAST = 1e-12  # keeps a row of zeros from being divided by zero
 ACTIVATION_STEPS = 127  # an activation takes -127 .. 127 around ZERO
 ZERO = 128  # of activations, which are stored unsigned: products of uint8 and int8 are what processors have
 WEIGHT_STEPS = 63  # two products of 255 and 63 sum to 32,130, which 16 bits hold
-LOSS = 0.0007  # relative error of a graph's output that its int8 products may make together
+LOSS = 0.0016  # relative error of a graph's output that its int8 products may make together
 
 Feeds = Mapping[str, np.ndarray]
 
