@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from clearcap.captioner.folder import bundled_model
+from clearcap.captioner.folder import BUNDLED, bundled_folder
 from clearcap.captioner.onnx.export import add_graphs
-from tests.recording import COMMITTED, MODELS, committed, record
+from tests.recording import COMMITTED, committed, record
 
 
 def one_line_each(found: dict[str, Any]) -> str:
@@ -28,12 +28,12 @@ def main() -> int:
     parser.add_argument(
         "--commit",
         action="store_true",
-        help="write the graphs of the bundled weights and the committed recording, and nothing else",
+        help="write the graphs of all bundled weights and the committed recording, and nothing else",
     )
     asked = parser.parse_args()
     if asked.commit:
-        for model in MODELS:
-            add_graphs(bundled_model(model))
+        for model in BUNDLED:
+            add_graphs(bundled_folder(model))
         COMMITTED.write_text(one_line_each(committed()))
         return 0
     found = record()
