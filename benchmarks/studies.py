@@ -10,7 +10,6 @@ keeps what the page says of it, so that studies can be run on several machines; 
 from __future__ import annotations
 
 import datetime
-import json
 import os
 import platform
 import re
@@ -48,23 +47,45 @@ def run(
 
     torch.set_num_threads(1)
     for study in sorted(map(load_study, names or studies()), key=lambda one: one.minutes):
-        folder = out / study.name
-        if (folder / "whole.json").is_file():
-            continue
-        loads = [os.getloadavg()[0]]
-        started, worked, before = time.time(), time.process_time(), _spent(folder)
+        if not (out / study.name / "whole.json").is_file():
+            run_whole(study, data, out)
 
-        def tell(what: str, name: str = study.name, loads: list[float] = loads) -> None:
-            loads.append(os.getloadavg()[0])
-            print(f"{datetime.datetime.now():%H:%M:%S} {name}: {what}", flush=True)
 
-        try:
-            scale = Scale(data_of(study, data), overrides=overrides_for(study, data, out))
-            run_study(study, scale, folder, tell, cache=out / "cache")
-        finally:
-            spent = [before[0] + time.time() - started, before[1] + time.process_time() - worked]
-            write_json(folder / "spent.json", spent)
-        write_json(folder / "whole.json", about_run(study, data, spent) | {"load": statistics.fmean(loads)})
+def run_whole(study: Study, data: Path, out: Path) -> None:
+    """Run one study to its end, and write what it took beside its results."""
+    folder = out / study.name
+    clock, loads = Clock(folder / "spent.json"), [os.getloadavg()[0]]
+
+    def tell(what: str) -> None:
+        loads.append(os.getloadavg()[0])
+        clock.read()
+        print(f"{datetime.datetime.now():%H:%M:%S} {study.name}: {what}", flush=True)
+
+    scale = Scale(data_of(study, data), overrides=overrides_for(study, data, out))
+    run_study(study, scale, folder, tell, cache=out / "cache")
+    about = about_run(study, data, clock.read()) | {"load": statistics.fmean(loads)}
+    write_json(folder / "whole.json", about)
+
+
+class Clock:
+    """Seconds by the clock and of the processor that a study took, with those of the runs that were killed."""
+
+    def __init__(self, file: Path) -> None:
+        """Args:
+        file: where they are kept.
+        """
+        self.file = file
+        self.before = read_json(file) if file.is_file() else [0.0, 0.0]
+        self.start = (time.time(), time.process_time())
+
+    def read(self) -> list[float]:
+        """Both until now, which the file holds from here on."""
+        now = (time.time(), time.process_time())
+        spent = [
+            earlier + at - start for earlier, at, start in zip(self.before, now, self.start, strict=True)
+        ]
+        write_json(self.file, spent)
+        return spent
 
 
 def overrides_for(study: Study, data: Path, out: Path) -> tuple[str, ...]:
@@ -166,13 +187,6 @@ def _small(picture: Path, to: Path) -> None:
         shown = opened.convert("RGB")
     shown.thumbnail((WIDTH, WIDTH))
     shown.quantize(COLOURS).save(to, optimize=True)
-
-
-def _spent(folder: Path) -> list[float]:
-    """Seconds by the clock and of the processor that killed runs took."""
-    return (
-        json.loads((folder / "spent.json").read_text()) if (folder / "spent.json").is_file() else [0.0, 0.0]
-    )
 
 
 def _processor() -> str:
