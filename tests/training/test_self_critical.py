@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import itertools
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from pycocoevalcap.bleu.bleu_scorer import cook_refs, cook_test
 from safetensors.torch import load_file
 from tiny_captioner import CAPTIONS, save_tiny_captioner, seeing_captioner, tiny_captioner
 from tiny_captioner import photos as random_photos
@@ -79,28 +77,6 @@ def test_three_words_that_people_hardly_write_cost() -> None:
     less = CiderReward(references, len(WORDS), text=text, seldom=0.5)(said, torch.zeros(4, dtype=torch.long))
     # "a dog runs" is written three times, "dog runs END" too; "dog runs on", "runs on END" and "red red END" are not
     torch.testing.assert_close(plain - less, torch.tensor([0.0, 1.0, 0.5, 0.0]))
-
-
-def test_bleu_beside_cider_is_coco_s_with_one_more_of_both_from_pairs_on() -> None:
-    references = [
-        ["a dog runs on grass", "a red dog runs", "dog dog runs on a red grass"],
-        ["a cat sits on a cat", "a red cat", ""],
-    ]
-    said = ["a dog dog runs on on grass", "a cat sits on a", "red cat", "runs", "grass grass grass"]
-    known = torch.stack([rows(group, 8) for group in references])
-    pairs = list(itertools.product(range(2), range(5)))
-    captions, photos = rows([said[c] for _, c in pairs], 9), torch.tensor([photo for photo, _ in pairs])
-    plain = CiderReward(known, len(WORDS))(captions, photos)
-    more = CiderReward(known, len(WORDS), bleu=0.7)(captions, photos)
-    for (photo, caption), gained in zip(pairs, (more - plain).tolist(), strict=True):
-        refs = cook_refs([text + " end" for text in references[photo] if text], eff="closest")
-        cooked = cook_test(said[caption] + " end", refs, eff="closest")
-        shares = [
-            max(right + (n > 0), 1e-9) / max(guessed + (n > 0), 1)
-            for n, (right, guessed) in enumerate(zip(cooked["correct"], cooked["guess"], strict=True))
-        ]
-        brevity = math.exp(min(0.0, 1 - cooked["reflen"] / cooked["testlen"]))
-        assert gained == pytest.approx(0.7 * math.prod(shares) ** 0.25 * brevity, abs=1e-5)
 
 
 def objective_of(

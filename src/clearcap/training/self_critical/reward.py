@@ -1,4 +1,4 @@
-"""CIDEr-D and BLEU-4 of captions given as word ids, less what people do not say: self-critical training's reward."""
+"""CIDEr-D of captions given as word ids, less what people do not say: the reward of self-critical training."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OFTEN = 0.1
 
 
 class CiderReward(nn.Module):
-    """CIDEr-D (Vedantam et al. 2015) of captions against each photo's references, and ``bleu`` times their BLEU-4.
+    """CIDEr-D (Vedantam et al. 2015) of captions against each photo's references.
 
     A caption's end counts as one more word. Else n-grams reward whatever a caption breaks off with ("a man in a"), the
     known fault of captioners trained by this reward. Words that are drawn each for itself come twice more often than
@@ -37,7 +37,6 @@ class CiderReward(nn.Module):
         repeated: float = 0.0,
         text: Int[Tensor, "captions length"] | None = None,
         seldom: float = 0.0,
-        bleu: float = 0.0,
     ) -> None:
         """Args:
         references: word ids of each photo's captions, -1 behind their ends and in captions that are absent.
@@ -45,10 +44,9 @@ class CiderReward(nn.Module):
         repeated: what a word that people never say twice costs when it is said again, in units of CIDEr-D.
         text: more captions of people, without photos, as wide as ``references``.
         seldom: what three words in a row cost that people wrote less than ``WRITTEN`` times, the end being a word.
-            bleu: weight of a caption's own BLEU-4, 0 to 1, beside CIDEr-D: that looks to rare words, this to phrases.
         """
         super().__init__()
-        self.vocab, self.seldom, self.bleu = vocab, seldom, bleu
+        self.vocab, self.seldom = vocab, seldom
         people = references.flatten(0, 1)
         self.register_buffer(
             "written", self.triples_of(people if text is None else torch.cat((people, text)))
@@ -69,7 +67,7 @@ class CiderReward(nn.Module):
     def forward(
         self, captions: Int[Tensor, "captions length"], photos: Int[Tensor, " captions"]
     ) -> Float[Tensor, " captions"]:
-        """CIDEr-D of each caption, 0 to 10, with BLEU-4 as weighed, less its repetitions.
+        """CIDEr-D of each caption, 0 to 10, less its repetitions.
 
         Args:
             captions: word ids, -1 behind their ends.
@@ -78,7 +76,6 @@ class CiderReward(nn.Module):
         words = self.ended(captions)
         theirs = self.lengths[photos]
         total = torch.zeros_like(theirs, dtype=torch.float32)
-        shares = []
         for n, grams in enumerate(self.grams_of(words)):
             weight = self.weight(grams, n)
             count, norm = self.weighed(grams, n)
@@ -88,15 +85,13 @@ class CiderReward(nn.Module):
             )  # of each n-gram, in each reference
             product = (torch.minimum(count[:, None], found) * found * weight[:, None] ** 2).sum(-1)
             total += product / (norm[:, None] * self.get(f"norm{n}")[photos])
-            shares.append(share_found(count, found.amax(1), smooth=n > 0))
         longer = ((words > 0).sum(-1)[:, None] - theirs).float()
         total = total * torch.exp(-(longer**2) / (2 * SIGMA**2)) * (theirs > 0)
         cider = 10 * total.sum(-1) / (theirs > 0).sum(-1).clamp_min(1) / ORDERS
         ordered = captions.sort(1).values
         again = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)
         cider = cider - (self.fault[ordered[:, 1:].clamp_min(0)] * again).sum(1)
-        bleu = torch.stack(shares).log().mean(0).exp() * brevity((words > 0).sum(-1), theirs)
-        return cider + self.bleu * bleu - self.seldom * self.strange(words)
+        return cider - self.seldom * self.strange(words)
 
     def strange(self, words: Int[Tensor, "captions length1"]) -> Int[Tensor, " captions"]:
         """How many triples of words (as ``ended`` gives them) people hardly write."""
@@ -148,29 +143,6 @@ class CiderReward(nn.Module):
         repeated = same.tril(-1).any(-1) | (grams == 0)
         count = same.sum(-1).masked_fill(repeated, 0)
         return count, (count * self.weight(grams, order)).square().sum(-1).sqrt().clamp_min(1e-9)
-
-
-def share_found(
-    count: Int[Tensor, "captions length"], found: Int[Tensor, "captions length"], smooth: bool
-) -> Float[Tensor, " captions"]:
-    """The share of a caption's n-grams that its references have, too: BLEU's precision (Papineni et al. 2002).
-
-    Args:
-        count: how often a caption has each n-gram, 0 where it is not the first of its kind.
-        found: how often the reference that has it most.
-        smooth: one more of both (Lin and Och 2004), without which a caption that lacks one order has nothing.
-    """
-    right, all_ = torch.minimum(count, found).sum(-1) + smooth, count.sum(-1) + smooth
-    return right.clamp_min(1e-9) / all_.clamp_min(1)
-
-
-def brevity(
-    length: Int[Tensor, " captions"], theirs: Int[Tensor, "captions most"]
-) -> Float[Tensor, " captions"]:
-    """BLEU's penalty of captions shorter than the reference whose length is closest, the shorter of two as close."""
-    far = torch.where(theirs > 0, (theirs - length[:, None]).abs() * 2 + (theirs > length[:, None]), 1 << 20)
-    closest = theirs.gather(1, far.argmin(1, keepdim=True))[:, 0]
-    return (1 - closest / length.clamp_min(1)).clamp_max(0).exp()
 
 
 def document_frequency(grams: Int[Tensor, "photos most"]) -> tuple[Tensor, Tensor]:

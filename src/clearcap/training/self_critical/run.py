@@ -47,7 +47,6 @@ class SelfCriticalConfig:
     samples: int = knob(5, "captions drawn from each prediction")
     repeated: float = knob(0.3, "CIDEr-D that a repeated word costs, if people never repeat it")
     seldom: float = knob(0.15, "CIDEr-D that three words in a row cost which people hardly write")
-    bleu: float = knob(0.0, "weight of a caption's own BLEU-4 beside its CIDEr-D")
     kept: float = knob(0.1, "weight of LaDiC's own losses")
     kept_photos: int = knob(12, "photos of a step that those are computed on")
     shortest: int = knob(7, "words of a drawn caption at least")
@@ -63,7 +62,7 @@ class SelfCriticalConfig:
 
     def __post_init__(self) -> None:
         require(self.samples >= 2, f"samples={self.samples} leaves nothing to compare with; use at least 2")
-        for name in ("bleu", "kept", "repeated", "seldom"):
+        for name in ("kept", "repeated", "seldom"):
             require(getattr(self, name) >= 0, f"{name}={getattr(self, name)} must not be negative")
         require(self.kept_photos >= 1, f"kept_photos={self.kept_photos} must be at least 1")
         require(self.views >= 1, f"views={self.views} must be at least 1")
@@ -194,7 +193,6 @@ def self_critical(
                 config.repeated,
                 word_rows(text, tokenizer),
                 config.seldom,
-                config.bleu,
             ),
             torch.from_numpy(
                 word_ids(tokenizer, captioner.text.special_ids, captioner.config.bert["vocab_size"])
