@@ -62,6 +62,13 @@ def test_every_block_of_code_runs_or_says_why_not() -> None:
     assert sum(block.verb == "run" for page in pages.values() for block in blocks.blocks(page)) >= 40
 
 
+def test_no_block_pipes_into_what_may_stop_reading() -> None:
+    """A command whose reader has gone ends with an error or not, as time falls, and the site is built or not."""
+    for page in building.DOCS.rglob("*.md"):
+        for block in blocks.blocks(page.read_text()):
+            assert block.verb != "run" or not re.search(r"\|\s*(head|grep -q)\b", block.code), page
+
+
 def test_reasons_are_of_pages_that_are_there_or_coming() -> None:
     coming = {"browser.md", "languages.md"}
     assert set(blocks.reasons()) - set(building.written_pages()) <= coming
