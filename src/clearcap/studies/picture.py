@@ -61,15 +61,17 @@ def _bars(axes: Any, study: Study, rows: Sequence[Mapping[str, Any]], whose: str
     else:
         scores = [row["scores"][metric] for row in rows]
         values = [one["score"] for one in scores]
-        reach = [
-            [value - one["interval"][0] for value, one in zip(values, scores, strict=True)],
-            [one["interval"][1] - value for value, one in zip(values, scores, strict=True)],
-        ]
-        axes.barh(names, values, xerr=reach, color=OURS, height=0.6, error_kw={"elinewidth": 1})
+        axes.barh(names, values, xerr=_reach(scores), color=OURS, height=0.6, error_kw={"elinewidth": 1})
         for name, one in zip(names, scores, strict=True):
             axes.plot(one["seeds"], [name] * len(one["seeds"]), "o", color=INK, markersize=3)
     axes.invert_yaxis()
     axes.set_xlabel(_label(study, metric, whose), fontsize=9)
+
+
+def _reach(scores: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[float]]:
+    """How far intervals reach below and above their scores; one of equal values may end just beside them."""
+    ends = [(one["score"] - one["interval"][0], one["interval"][1] - one["score"]) for one in scores]
+    return [max(0.0, low) for low, _ in ends], [max(0.0, high) for _, high in ends]
 
 
 def _lines(axes: Any, study: Study, rows: Sequence[Mapping[str, Any]], whose: str) -> None:
@@ -82,11 +84,8 @@ def _lines(axes: Any, study: Study, rows: Sequence[Mapping[str, Any]], whose: st
             continue
         scores = [row["scores"][metric] for row in some]
         values = [one["score"] for one in scores]
-        low = [value - one["interval"][0] for value, one in zip(values, scores, strict=True)]
-        high = [one["interval"][1] - value for value, one in zip(values, scores, strict=True)]
-        axes.errorbar(
-            [row["x"] for row in some], values, yerr=(low, high), marker="o", markersize=4, label=line
-        )
+        x = [row["x"] for row in some]
+        axes.errorbar(x, values, yerr=_reach(scores), marker="o", markersize=4, label=line)
     axes.set_xlabel(study.axis, fontsize=9)
     axes.set_ylabel(_label(study, metric, whose), fontsize=9)
     if any(row["line"] for row in rows) and axes.get_legend_handles_labels()[0]:
