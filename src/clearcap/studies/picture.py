@@ -33,7 +33,8 @@ def draw(
     if study.figure == "losses":
         sides = LOSSES
     height = 2.4 + 0.34 * len(study.runs)
-    figure = Figure(figsize=(5.25 * len(sides), height), layout="constrained", facecolor="white")
+    width = 10.5 if len(sides) > 1 else 8.0
+    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
     figure.suptitle(f"{study.name}: {study.paper}", x=0.01, ha="left", fontsize=12, color=INK)
     for axes, side in zip(figure.subplots(1, len(sides), squeeze=False)[0], sides, strict=True):
         if study.figure == "losses":
