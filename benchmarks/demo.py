@@ -111,9 +111,9 @@ def bad_files(folder: Path, count: int, seed: int = 0) -> Iterator[Path]:
         yield path
 
 
-def fault_shown(page: Any) -> str:
-    """The one line that the page says of a photo that cannot be read."""
-    line = page.locator("#caption .cc-fault")
+def fault_shown(page: Any, says: str = "") -> str:
+    """The one line that the page says of a photo that cannot be read; until then the last one's may be there."""
+    line = page.locator("#caption .cc-fault", has_text=says)
     line.wait_for()
     return str(line.inner_text())
 
