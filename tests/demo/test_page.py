@@ -208,6 +208,7 @@ def test_bad_files_are_one_line_each_and_the_page_lives_on(page: Any, tmp_path: 
         line = fault_shown(page, path.name[:3])
         assert "\n" not in line
         assert "/" not in line.split(path.name[:3])[0]  # not where it was uploaded to
+        assert path.name[:3] in line
     assert page.title() == title
     show_photo(page, PHOTO)
     assert shown_by(page, PHOTO.name).startswith("a man")

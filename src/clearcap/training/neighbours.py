@@ -11,9 +11,8 @@ from clearcap.metrics.cider import DocumentFrequency, weights_of
 from clearcap.metrics.ngrams import ORDERS, Counted, count
 from clearcap.metrics.words import agreement_words
 
-SOME = (
-    20  # times the captions wanted, which are nearly always among so many: sorting all took most of the time
-)
+SOME = 20
+"""Times the captions wanted: those are nearly always among so many, and sorting all took most of the time."""
 
 
 def with_neighbours(
