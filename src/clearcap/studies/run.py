@@ -68,14 +68,14 @@ def run_study(
 
     ``out`` then holds ``results.json``, ``table.md`` and ``picture.png``, the same bytes whether or not the study was
     killed on the way, and ``times.json``, apart, because it is never the same twice. Models that several runs share
-    are trained once, photos are encoded once for all models that see them alike.
+    are trained once, photos are encoded once for all models that see them alike, also by studies that share a cache.
 
     Args:
         study: from ``load_study``.
         scale: what it is run on.
         out: its folder.
         tell: told what is going on.
-        cache: folder of encoded photos, which studies may share; default ``out``.
+        cache: folder of encoded photos and trained models, which studies may share; default ``out``.
 
     Returns:
         What ``results.json`` holds.
@@ -177,7 +177,7 @@ class Running:
         for run in (run for run in self.study.runs if not run.beams):
             if self.study.trains:
                 preset = self.presets[run.name, seed]
-                folder = trained(preset, self.out, self.tell, f"{run.name}, seed {seed}")
+                folder = trained(preset, self.cache, self.tell, f"{run.name}, seed {seed}")
                 self._trained(run.name, folder)
                 groups.setdefault(folder / "model", {})[run.name] = dataclasses.asdict(preset.sampling)
             else:
@@ -203,7 +203,7 @@ class Running:
         """Train and caption word by word."""
         for run in (run for run in self.study.runs if run.beams):
             preset = self.presets[run.name, seed]
-            folder = twin_of(preset, self.out, self.tell, f"{run.name}, seed {seed}")
+            folder = twin_of(preset, self.cache, self.tell, f"{run.name}, seed {seed}")
             self._trained(run.name, folder)
             self.tell(f"captioning {len(self.photos)} photos, {run.name}, seed {seed}")
             self.systems[run.name].append(
@@ -230,8 +230,8 @@ class Running:
         self.tell(f"blanks, noise and times, seed {seed}")
         self.measures.append(
             further_of(
-                trained(first, self.out, self.tell, "") / "model",
-                train_twin(of_twin, twin_of(of_twin, self.out, self.tell, "")),
+                trained(first, self.cache, self.tell, "") / "model",
+                train_twin(of_twin, twin_of(of_twin, self.cache, self.tell, "")),
                 load_file(self.tokens(first))["tokens"],
                 self.photos,
                 first,
@@ -303,12 +303,12 @@ def sampling_of(study: Study, run: StudyRun, scale: Scale) -> dict[str, Any]:
     return changes(SamplingConfig, words)
 
 
-def trained(preset: Preset, out: Path, tell: Callable[[str], None], what: str) -> Path:
+def trained(preset: Preset, cache: Path, tell: Callable[[str], None], what: str) -> Path:
     """The folder of a training, which is trained where it is not yet; runs that only sample otherwise share it.
 
     Args:
         preset: its settings.
-        out: folder of the study.
+        cache: folder below which models are kept.
         tell: told what is going on.
         what: what the training is called.
 
@@ -317,7 +317,7 @@ def trained(preset: Preset, out: Path, tell: Callable[[str], None], what: str) -
     """
     from clearcap.training.run import train
 
-    folder = out / "models" / _key(preset)
+    folder = cache / "models" / _key(preset)
     if not (folder / "trained.json").is_file():
         tell(f"training {what}")
         train(preset, folder)
@@ -325,11 +325,11 @@ def trained(preset: Preset, out: Path, tell: Callable[[str], None], what: str) -
     return folder
 
 
-def twin_of(preset: Preset, out: Path, tell: Callable[[str], None], what: str) -> Path:
+def twin_of(preset: Preset, cache: Path, tell: Callable[[str], None], what: str) -> Path:
     """The folder of the training of a captioner's word-by-word twin; arguments and errors as for ``trained``."""
     from clearcap.training.twin.run import WEIGHTS, train_twin
 
-    folder = out / "models" / f"twin-{_key(preset)}"
+    folder = cache / "models" / f"twin-{_key(preset)}"
     if not (folder / WEIGHTS).is_file():
         tell(f"training {what}")
         train_twin(preset, folder)
