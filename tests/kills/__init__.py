@@ -3,8 +3,9 @@
 ``python -m tests.kills [COMMAND ...] --kills 10 --seed 0`` runs each command that writes on tiny models: once to its
 end, then killed at random moments of its processor time and run again each time, and prints how often the files were
 the same, byte for byte. Seconds that something took are left out of the comparison, as nothing repeats them. After a
-kill every file under a final name must be whole. ``--full`` fills the disk at random sizes instead (no file may grow
-beyond one): that is one line of error, what was there stays whole, and with room the command goes on to the same files.
+kill every file under a final name must be whole. ``--full`` gives it a disk of random size instead, a small tmpfs, which
+only root may mount: that is one line of error, what was there stays whole, and with room the command goes on to the same
+files.
 
 A command runs in a fork of this process, where everything is imported, so that a kill costs no second start of Python.
 """
@@ -15,12 +16,12 @@ import contextlib
 import json
 import os
 import re
-import resource
 import signal
+import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ TIMES = {
 }  # what files say of how long it took
 TIME = re.compile(r"\b\d+(\.\d+)? (ms|s)\b")
 UNFINISHED = re.compile(r"(^|/)\.new-|\.new(/|$)|\.old(/|$)")  # names of what is being written
-GROWING = {".jsonl", ".log"}  # files of lines, of which a kill may cut the last
+PAGE = os.sysconf("SC_PAGE_SIZE")  # bytes of which a disk in memory is made
 FINISHED_BY = {  # arrays that are filled in place -> the file beside that says how far
     "tokens.npy": "index.json",
     "x0.npy": "progress.json",
@@ -84,21 +85,23 @@ class Kills:
     faults: list[str] = field(default_factory=list)
 
 
-def run(command: Command, out: Path, *, kill_at: float | None = None, largest: int | None = None) -> Ended:
+def run(
+    command: Command, out: Path, *, kill_at: float | None = None, errors: Path | None = None
+) -> Ended:
     """Run a command in a child process.
 
     Args:
         command: what.
         out: the folder it writes to.
         kill_at: seconds of its processor time after which it is killed.
-        largest: bytes that no file may exceed, as on a full disk.
+        errors: where its standard error goes; default beside ``out``.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
-    errors = out.with_name(out.name + ".stderr")
+    errors = errors or out.with_name(out.name + ".stderr")
     sys.stdout.flush()
     child = os.fork()
     if child == 0:
-        _be(command, out, errors, largest)
+        _be(command, out, errors)
     killed = False
     while True:
         done, status, usage = os.wait4(child, os.WNOHANG)
@@ -113,7 +116,7 @@ def run(command: Command, out: Path, *, kill_at: float | None = None, largest: i
     )
 
 
-def _be(command: Command, out: Path, errors: Path, largest: int | None) -> None:
+def _be(command: Command, out: Path, errors: Path) -> None:
     """Become the command; never returns."""
     code = 70
     try:
@@ -123,8 +126,6 @@ def _be(command: Command, out: Path, errors: Path, largest: int | None) -> None:
             out.mkdir(exist_ok=True)
         os.dup2(os.open(out / "captions.jsonl" if command.prints else os.devnull, flags), 1)
         os.dup2(os.open(errors, flags), 2)
-        if largest is not None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
         torch.set_num_threads(1)
         sys.argv = ["clearcap", *words]
         from clearcap.cli import main
@@ -175,21 +176,39 @@ def kill(
 
 
 def fill_disk(name: str, command: Command, folder: Path, whole: Path, rng: np.random.Generator) -> Kills:
-    """Let no file of a command grow beyond a random size, then run it again with room, and compare."""
+    """Give a command a disk too small for what it writes, then run it again with room, and compare."""
     found = Kills(name)
-    sizes = sorted(path.stat().st_size for path in whole.rglob("*") if path.is_file())
-    largest = int(rng.integers(min(2048, sizes[-1] - 1), sizes[-1]))
-    ended = run(command, folder, largest=largest)
-    found.done, found.late = 1, int(ended.status == 0)
-    told = [line for line in ended.words.splitlines() if line.startswith("clearcap:")]
-    if "Traceback" in ended.words or (ended.status and len(told) != 1) or ended.status not in (0, 1):
-        found.faults.append(f"{name}, files of {largest:,} bytes: exit {ended.status}, {ended.words[-2000:]}")
-    found.faults += [f"{name}, files of {largest:,} bytes: {fault}" for fault in half_written(folder)]
-    again = run(command, folder)
-    if again.status:
-        found.faults.append(f"{name}, run again with room: {again.words[-2000:]}")
-    _compare(found, f"files of {largest:,} bytes", folder, whole)
+    needed = sum(-(-path.stat().st_size // PAGE) for path in whole.rglob("*") if path.is_file())
+    how = f"a disk of {(pages := int(rng.integers(1, max(2, needed)))) * PAGE:,} bytes"
+    with small_disk(folder.with_name(folder.name + "-disk"), pages * PAGE) as (disk, grow):
+        out = disk / folder.name
+        ended = run(command, out, errors=folder.with_name(folder.name + ".stderr"))
+        found.done, found.late = 1, int(ended.status == 0)
+        told = [line for line in ended.words.splitlines() if line.startswith("clearcap:")]
+        if "Traceback" in ended.words or (ended.status and len(told) != 1) or ended.status not in (0, 1):
+            found.faults.append(f"{name}, {how}: exit {ended.status}, {ended.words[-2000:]}")
+        found.faults += [f"{name}, {how}: {fault}" for fault in half_written(out)]
+        grow()
+        again = run(command, out)
+        if again.status:
+            found.faults.append(f"{name}, {how}, run again with room: {again.words[-2000:]}")
+        _compare(found, how, out, whole)
     return found
+
+
+@contextlib.contextmanager
+def small_disk(at: Path, size: int) -> Iterator[tuple[Path, Callable[[], None]]]:
+    """A disk of so many bytes, and what gives it a gigabyte. Raises CalledProcessError where it cannot be mounted."""
+
+    def mount(options: str) -> None:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(at)], check=True, capture_output=True)
+
+    at.mkdir(parents=True)
+    mount(f"size={size}")
+    try:
+        yield at, lambda: mount("remount,size=1g")
+    finally:
+        subprocess.run(["umount", str(at)], check=True)
 
 
 def _compare(found: Kills, how: str, folder: Path, whole: Path) -> None:
