@@ -3,9 +3,9 @@
 ``python -m tests.kills [COMMAND ...] --kills 10 --seed 0`` runs each command that writes on tiny models: once to its
 end, then killed at random moments of its processor time and run again each time, and prints how often the files were
 the same, byte for byte. Seconds that something took are left out of the comparison, as nothing repeats them. After a
-kill every file under a final name must be whole. ``--full`` gives it a disk of random size instead, a small tmpfs, which
-only root may mount: that is one line of error, what was there stays whole, and with room the command goes on to the same
-files.
+kill every file under a final name must be whole. ``--full`` gives it a disk of random size instead (a small tmpfs,
+which only root may mount): that is one line of error, what was there stays whole, and with room the command goes on to
+the same files.
 
 A command runs in a fork of this process, where everything is imported, so that a kill costs no second start of Python.
 """
@@ -85,9 +85,7 @@ class Kills:
     faults: list[str] = field(default_factory=list)
 
 
-def run(
-    command: Command, out: Path, *, kill_at: float | None = None, errors: Path | None = None
-) -> Ended:
+def run(command: Command, out: Path, *, kill_at: float | None = None, errors: Path | None = None) -> Ended:
     """Run a command in a child process.
 
     Args:
@@ -159,7 +157,7 @@ def kill(
     Args:
         name: of the command.
         command: it.
-        folder: to write to.
+        folder: to write to, alone in the one above.
         whole: the folder of an uninterrupted run.
         seconds: of processor time that that took.
         rng: chooses the moment.
@@ -180,33 +178,34 @@ def fill_disk(name: str, command: Command, folder: Path, whole: Path, rng: np.ra
     found = Kills(name)
     needed = sum(-(-path.stat().st_size // PAGE) for path in whole.rglob("*") if path.is_file())
     how = f"a disk of {(pages := int(rng.integers(1, max(2, needed)))) * PAGE:,} bytes"
-    with small_disk(folder.with_name(folder.name + "-disk"), pages * PAGE) as (disk, grow):
-        out = disk / folder.name
-        ended = run(command, out, errors=folder.with_name(folder.name + ".stderr"))
+    with small_disk(folder.parent, pages * PAGE) as grow:
+        ended = run(command, folder, errors=folder.parent.with_suffix(".stderr"))
         found.done, found.late = 1, int(ended.status == 0)
         told = [line for line in ended.words.splitlines() if line.startswith("clearcap:")]
         if "Traceback" in ended.words or (ended.status and len(told) != 1) or ended.status not in (0, 1):
             found.faults.append(f"{name}, {how}: exit {ended.status}, {ended.words[-2000:]}")
-        found.faults += [f"{name}, {how}: {fault}" for fault in half_written(out)]
+        found.faults += [f"{name}, {how}: {fault}" for fault in half_written(folder)]
         grow()
-        again = run(command, out)
+        again = run(command, folder)
         if again.status:
             found.faults.append(f"{name}, {how}, run again with room: {again.words[-2000:]}")
-        _compare(found, how, out, whole)
+        _compare(found, how, folder, whole)
     return found
 
 
 @contextlib.contextmanager
-def small_disk(at: Path, size: int) -> Iterator[tuple[Path, Callable[[], None]]]:
-    """A disk of so many bytes, and what gives it a gigabyte. Raises CalledProcessError where it cannot be mounted."""
+def small_disk(at: Path, size: int) -> Iterator[Callable[[], None]]:
+    """A disk of so many bytes, and what makes it a gigabyte. Raises CalledProcessError where none can be mounted."""
 
     def mount(options: str) -> None:
-        subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(at)], check=True, capture_output=True)
+        subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(at)], check=True, capture_output=True
+        )
 
     at.mkdir(parents=True)
     mount(f"size={size}")
     try:
-        yield at, lambda: mount("remount,size=1g")
+        yield lambda: mount("remount,size=1g")
     finally:
         subprocess.run(["umount", str(at)], check=True)
 

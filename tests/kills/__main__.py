@@ -31,12 +31,12 @@ def main() -> int:
         commands = make_commands(root)
         for number, name in enumerate(asked.commands or commands):
             rng = np.random.default_rng([asked.seed, number])
-            whole, total = root / f"whole-{number}", Kills(name)
+            whole, total = root / f"whole-{number}" / "out", Kills(name)
             ended = run(commands[name], whole)
             if ended.status:
                 total.faults.append(f"{name} by itself: exit {ended.status}, {ended.words[-3000:]}")
             for turn in range(asked.kills if not ended.status else 0):
-                out = root / f"out-{number}-{turn}"
+                out = root / f"{number}-{turn}" / "out"
                 if asked.full:
                     found = fill_disk(name, commands[name], out, whole, rng)
                 else:
