@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.mark.parametrize("how", [["--kills", "2"], ["--kills", "2", "--full"]])
 def test_a_killed_command_goes_on_to_the_same_files(how: list[str], tmp_path: Path) -> None:
     try:
-        with small_disk(tmp_path / "disk", 4096):
+        with small_disk(tmp_path / "disk"):
             pass
     except (OSError, subprocess.CalledProcessError):
         if "--full" in how:

@@ -43,6 +43,7 @@ TIMES = {
 TIME = re.compile(r"\b\d+(\.\d+)? (ms|s)\b")
 UNFINISHED = re.compile(r"(^|/)\.new-|\.new(/|$)|\.old(/|$)")  # names of what is being written
 PAGE = os.sysconf("SC_PAGE_SIZE")  # bytes of which a disk in memory is made
+LARGE = 2**30  # bytes of a disk with room
 FINISHED_BY = {  # arrays that are filled in place -> the file beside that says how far
     "tokens.npy": "index.json",
     "x0.npy": "progress.json",
@@ -177,25 +178,27 @@ def fill_disk(name: str, command: Command, folder: Path, whole: Path, rng: np.ra
     """Give a command a disk too small for what it writes, then run it again with room, and compare."""
     found = Kills(name)
     needed = sum(-(-path.stat().st_size // PAGE) for path in whole.rglob("*") if path.is_file())
-    how = f"a disk of {(pages := int(rng.integers(1, max(2, needed)))) * PAGE:,} bytes"
-    with small_disk(folder.parent, pages * PAGE) as grow:
+    room = int(rng.integers(1, max(2, needed))) * PAGE
+    with small_disk(folder.parent) as resize:
+        command.words(folder)  # makes what has to be there before
+        resize(room + sum(path.stat().st_blocks * 512 for path in folder.parent.rglob("*") if path.is_file()))
         ended = run(command, folder, errors=folder.parent.with_suffix(".stderr"))
         found.done, found.late = 1, int(ended.status == 0)
         told = [line for line in ended.words.splitlines() if line.startswith("clearcap:")]
         if "Traceback" in ended.words or (ended.status and len(told) != 1) or ended.status not in (0, 1):
-            found.faults.append(f"{name}, {how}: exit {ended.status}, {ended.words[-2000:]}")
-        found.faults += [f"{name}, {how}: {fault}" for fault in half_written(folder)]
-        grow()
+            found.faults.append(f"{name}, {room:,} bytes of room: exit {ended.status}, {ended.words[-2000:]}")
+        found.faults += [f"{name}, {room:,} bytes of room: {fault}" for fault in half_written(folder)]
+        resize(LARGE)
         again = run(command, folder)
         if again.status:
-            found.faults.append(f"{name}, {how}, run again with room: {again.words[-2000:]}")
-        _compare(found, how, folder, whole)
+            found.faults.append(f"{name}, {room:,} bytes of room, run again with room: {again.words[-2000:]}")
+        _compare(found, f"{room:,} bytes of room", folder, whole)
     return found
 
 
 @contextlib.contextmanager
-def small_disk(at: Path, size: int) -> Iterator[Callable[[], None]]:
-    """A disk of so many bytes, and what makes it a gigabyte. Raises CalledProcessError where none can be mounted."""
+def small_disk(at: Path) -> Iterator[Callable[[int], None]]:
+    """A disk in memory, and what gives it so many bytes. Raises CalledProcessError where it cannot be mounted."""
 
     def mount(options: str) -> None:
         subprocess.run(
@@ -203,9 +206,9 @@ def small_disk(at: Path, size: int) -> Iterator[Callable[[], None]]:
         )
 
     at.mkdir(parents=True)
-    mount(f"size={size}")
+    mount(f"size={LARGE}")
     try:
-        yield lambda: mount("remount,size=1g")
+        yield lambda size: mount(f"remount,size={size}")
     finally:
         subprocess.run(["umount", str(at)], check=True)
 
