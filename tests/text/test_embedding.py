@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from towers import write_distilbert
@@ -39,3 +40,16 @@ def test_another_models_embedding_is_refused(pretrained: DistilBertForMaskedLM) 
     space = EmbeddingSpace.build(TextConfig(kind="embedding"), {"vocab_size": 9, "dim": 16}, TOKENS)
     with pytest.raises(InputError, match=r"does not fit \(9, 16\)"):
         space.copy_weights(pretrained)
+
+
+def test_channels_of_the_corpus_are_normalised_where_asked(generator: torch.Generator) -> None:
+    space = EmbeddingSpace.build(TextConfig(kind="embedding"), {"vocab_size": 9, "dim": 16}, TOKENS)
+    before = space.embedding.weight.numpy().copy()
+    ids = torch.randint(0, 9, (20, 7), generator=generator)
+    mask = (torch.rand(20, 7, generator=generator) < 0.7).long()
+    space.fit(ids, mask, TextConfig(kind="embedding", normalise=False), None)
+    assert np.array_equal(space.embedding.weight.numpy(), before)
+    space.fit(ids, mask, TextConfig(kind="embedding"), None)
+    words = before[ids.numpy()[mask.numpy() > 0]]
+    expected = (before - words.mean(0)) / words.std(0, ddof=1)
+    np.testing.assert_allclose(space.embedding.weight.numpy(), expected, rtol=1e-5, atol=1e-6)

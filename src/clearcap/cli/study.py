@@ -33,7 +33,9 @@ def study(
     ] = None,
     cache: Annotated[
         Path | None,
-        typer.Option(help="folder of encoded photos and trained models, which studies may share; default is --out"),
+        typer.Option(
+            help="folder of encoded photos and trained models, which studies may share; default is --out"
+        ),
     ] = None,
     subset: options.Subset = False,
     tiny: Annotated[
