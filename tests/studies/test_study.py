@@ -149,6 +149,15 @@ def test_a_killed_study_ends_as_one_never_killed(desk: Path, whole: tuple[dict, 
         run_study(study, dataclasses.replace(scale(desk), limit=3), killed)
 
 
+def test_studies_that_share_a_cache_train_a_model_once(desk: Path, whole: tuple[dict, list[str]]) -> None:
+    (desk / "other.toml").write_text(STUDY.format(figure="bars"))
+    told: list[str] = []
+    other = load_study(str(desk / "other.toml"))
+    found = run_study(other, scale(desk), desk / "other", told.append, cache=desk / "whole")
+    assert not [line for line in told if line.startswith("training")]
+    assert found["runs"] == whole[0]["runs"]
+
+
 def test_what_a_study_says(desk: Path, whole: tuple[dict, list[str]]) -> None:
     out, (results, _) = desk / "whole", whole
     short, refined, long, twin = results["runs"]
