@@ -36,6 +36,7 @@ CLIP_DIFFUSION_LM: dict[str, dict[str, Any]] = {
         "kind": "embedding",
         "length": 16,
         "keep_period": True,
+        "normalise": False,  # which said nothing of word embeddings then
     },
     "vision": {
         "kind": "pretrained",
