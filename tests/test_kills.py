@@ -23,7 +23,7 @@ def test_a_killed_command_goes_on_to_the_same_files(how: list[str], tmp_path: Pa
             pytest.skip(
                 "mounting a small disk needs root; RLIMIT_FSIZE stands for it in tests/test_writing.py"
             )
-    commands = ["caption", "evaluate", "export", "pretrain-text"]
+    commands = ["caption", "evaluate", "remember", "pretrain-text"]
     command = [sys.executable, "-m", "tests.kills", *commands, *how, "--seed", "1"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

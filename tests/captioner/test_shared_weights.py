@@ -21,20 +21,27 @@ from clearcap.evaluation.session import weights_digest
 from clearcap.pipeline import CaptionPipeline
 
 
-@pytest.fixture
-def pair(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A captioner, exported, and beside it one of another denoiser that shares the rest."""
+    folder = tmp_path_factory.mktemp("exported")
     captioner, tokenizer = copy.deepcopy(tiny_captioner())
     for name in ("first", "second"):
-        captioner.save_pretrained(tmp_path / name)
-        tokenizer.save_pretrained(tmp_path / name)
+        captioner.save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
         with torch.no_grad():
             for parameter in captioner.denoiser.parameters():
                 parameter.add_(0.1)
-    export(str(tmp_path / "first"), tmp_path / "out")
-    export(str(tmp_path / "second"), tmp_path / "out" / "beside", shares=str(tmp_path / "out"))
-    export(str(tmp_path / "second"), tmp_path / "whole")
-    return tmp_path
+    export(str(folder / "first"), folder / "out")
+    export(str(folder / "second"), folder / "out" / "beside", shares=str(folder / "out"))
+    export(str(folder / "second"), folder / "whole", graphs=False)
+    return folder
+
+
+@pytest.fixture
+def pair(exported: Path, tmp_path: Path) -> Path:
+    """The same, to be changed."""
+    return Path(shutil.copytree(exported, tmp_path / "pair"))
 
 
 def test_only_what_differs_is_written_and_all_is_read(pair: Path) -> None:
@@ -48,7 +55,7 @@ def test_only_what_differs_is_written_and_all_is_read(pair: Path) -> None:
 def test_the_curves_of_the_run_go_with_a_model(pair: Path) -> None:
     shutil.move(pair / "second", pair / "run" / "model")
     (pair / "run/curves.jsonl").write_text('{"step": 1}\n')
-    export(str(pair / "run/model"), pair / "told")
+    export(str(pair / "run/model"), pair / "told", graphs=False)
     assert (pair / "told/curves.jsonl").read_text() == '{"step": 1}\n'
     assert training_curves(str(pair / "told")) == (pair / "told/curves.jsonl").resolve()
     assert training_curves(str(pair / "whole")) is None
