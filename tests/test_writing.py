@@ -7,7 +7,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from tiny_captioner import save_tiny_captioner
 
 from clearcap.data.writing import new_array, whole_file, whole_folder, write_json, write_text
 from clearcap.errors import InputError
+from tests.kills import small_disk
 
 
 @contextmanager
@@ -107,13 +108,12 @@ def test_standard_output_on_a_full_disk_is_one_line(tmp_path: Path, words: list[
 def test_an_export_to_a_full_disk_leaves_the_model_that_was_there(tmp_path: Path) -> None:
     """A small tmpfs, which only root may mount."""
     disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(disk)], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip("mounting a small disk needs root; RLIMIT_FSIZE stands for it in the tests beside")
-    try:
+    with ExitStack() as mounted:
+        try:
+            resize = mounted.enter_context(small_disk(disk))
+        except (OSError, subprocess.CalledProcessError):
+            pytest.skip("mounting a small disk needs root; RLIMIT_FSIZE stands for it in the tests beside")
+        resize(300 * 1024)
         model = save_tiny_captioner(tmp_path / "model")
         assert clearcap("export", model, disk / "out").returncode == 0
         before = {path.name: path.read_bytes() for path in (disk / "out").iterdir()}
@@ -125,8 +125,6 @@ def test_an_export_to_a_full_disk_leaves_the_model_that_was_there(tmp_path: Path
         assert "No space left on device" in done.stderr.splitlines()[-1]
         assert {path.name: path.read_bytes() for path in (disk / "out").iterdir()} == before
         assert sorted(path.name for path in disk.iterdir()) == ["filler", "out"]
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
 
 
 def test_an_error_is_one_line_whatever_it_names() -> None:

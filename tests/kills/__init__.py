@@ -40,7 +40,6 @@ TIMES = {
     "encode_ms_per_photo",
     "photos_per_second",
 }  # what files say of how long it took
-TIME = re.compile(r"\b\d+(\.\d+)? (ms|s)\b")
 UNFINISHED = re.compile(r"(^|/)\.new-|\.new(/|$)|\.old(/|$)")  # names of what is being written
 PAGE = os.sysconf("SC_PAGE_SIZE")  # bytes of which a disk in memory is made
 LARGE = 2**30  # bytes of a disk with room
@@ -86,17 +85,16 @@ class Kills:
     faults: list[str] = field(default_factory=list)
 
 
-def run(command: Command, out: Path, *, kill_at: float | None = None, errors: Path | None = None) -> Ended:
+def run(command: Command, out: Path, *, kill_at: float | None = None) -> Ended:
     """Run a command in a child process.
 
     Args:
         command: what.
-        out: the folder it writes to.
+        out: the folder it writes to, alone in the one above, beside which its standard error goes.
         kill_at: seconds of its processor time after which it is killed.
-        errors: where its standard error goes; default beside ``out``.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
-    errors = errors or out.with_name(out.name + ".stderr")
+    errors = out.parent.with_name(out.parent.name + ".stderr")
     sys.stdout.flush()
     child = os.fork()
     if child == 0:
@@ -158,7 +156,7 @@ def kill(
     Args:
         name: of the command.
         command: it.
-        folder: to write to, alone in the one above.
+        folder: to write to.
         whole: the folder of an uninterrupted run.
         seconds: of processor time that that took.
         rng: chooses the moment.
@@ -182,7 +180,7 @@ def fill_disk(name: str, command: Command, folder: Path, whole: Path, rng: np.ra
     with small_disk(folder.parent) as resize:
         command.words(folder)  # makes what has to be there before
         resize(room + sum(path.stat().st_blocks * 512 for path in folder.parent.rglob("*") if path.is_file()))
-        ended = run(command, folder, errors=folder.parent.with_suffix(".stderr"))
+        ended = run(command, folder)
         found.done, found.late = 1, int(ended.status == 0)
         told = [line for line in ended.words.splitlines() if line.startswith("clearcap:")]
         if "Traceback" in ended.words or (ended.status and len(told) != 1) or ended.status not in (0, 1):
