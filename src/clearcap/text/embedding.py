@@ -63,8 +63,10 @@ class EmbeddingSpace(TextSpace):
         The paper leaves DistilBERT's embeddings as they are, of a deviation of 0.05 under noise of 1.
         """
         if text.normalise:
-            seen = self.embedding(ids[mask.bool()])
-            self.embedding.weight.sub_(seen.mean(0)).div_(seen.std(0))
+            weight = self.embedding.weight
+            seen = torch.bincount(ids[mask.bool()], minlength=len(weight)).to(weight.dtype)  # of each token
+            weight -= seen @ weight / seen.sum()
+            weight /= (seen @ weight.square() / (seen.sum() - 1)).sqrt()
 
     @torch.no_grad()
     def copy_weights(self, pretrained: Any) -> None:
