@@ -5,6 +5,7 @@ some), the cheapest first, on one thread, with photos encoded once for all; DATA
 ``flickr8k`` and ``flickr30k``. It goes on where it was killed. ``python -m benchmarks.studies pages OUT docs`` writes
 ``studies-ladic.md`` and ``studies-clip-diffusion-lm.md`` with their pictures. A study that OUT does not hold whole
 keeps what the page says of it, so that studies can be run on several machines; one that never ended is on neither page.
+``python -m benchmarks.studies losses OUT`` says whether the models of a study that ended at a lower loss score higher.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ from PIL import Image
 from clearcap.config import __version__
 from clearcap.data.reading import read_json
 from clearcap.data.writing import write_json, write_text
+from clearcap.evaluation.confidence import rank_correlation
 from clearcap.studies.run import Scale, run_study
-from clearcap.studies.study import Study, load_study, studies
+from clearcap.studies.study import LOSSES, Study, load_study, studies
 
 app = typer.Typer(add_completion=False)
 PAGES = {"studies-ladic": "LaDiC", "studies-clip-diffusion-lm": "CLIP-Diffusion-LM"}
@@ -155,6 +157,29 @@ def pages(
         for one in mine:
             lines += [f"<!-- study {one.name} -->", "", told[one.name], ""] if one.name in told else []
         write_text(page, "\n".join(lines).rstrip() + "\n")
+
+
+@app.command()
+def losses(out: Annotated[Path, typer.Argument(help="folder of all studies")]) -> None:
+    """Whether a lower loss means a higher CIDEr-D: the rank correlation over the trained models of each study."""
+    for study in map(load_study, studies()):
+        if study.trains and (out / study.name / "whole.json").is_file():
+            models = models_of(read_json(out / study.name / "results.json"))
+            found = [
+                f"{loss} {rank_correlation([one[loss] for one in models], [one['CIDEr-D'] for one in models]):+.2f}"
+                for loss in LOSSES
+            ]
+            typer.echo(f"{study.name}: {len(models)} models, {', '.join(found)}")
+
+
+def models_of(results: dict[str, Any]) -> list[dict[str, float]]:
+    """Losses and CIDEr-D of every model, one a seed, that captions by diffusion; of runs that share one, the first."""
+    models: dict[tuple[float, ...], dict[str, float]] = {}
+    for run in results["runs"]:
+        for loss, score in zip(run["losses"], run["scores"]["CIDEr-D"]["seeds"], strict=True):
+            if loss["latent loss"]:  # the word-by-word twin has none
+                models.setdefault(tuple(loss[name] for name in LOSSES), loss | {"CIDEr-D": score})
+    return list(models.values())
 
 
 def sections_of(page: str) -> dict[str, str]:

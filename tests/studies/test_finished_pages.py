@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from benchmarks.studies import pages
+from benchmarks.studies import models_of, pages
 from clearcap.data.writing import write_json
 
 ABOUT = {
@@ -53,3 +53,17 @@ def test_a_study_that_ran_elsewhere_stays_on_its_page(tmp_path: Path) -> None:
     pages(tmp_path / "second", docs)
     assert "Another day." in page.read_text()
     assert "| half |" not in page.read_text()
+
+
+def test_losses_are_told_beside_scores_one_model_once() -> None:
+    trained = [{"latent loss": 3.0, "caption loss": 9.0}, {"latent loss": 2.0, "caption loss": 8.0}]
+    runs = [
+        {"losses": trained, "scores": {"CIDEr-D": {"seeds": [0.1, 0.3]}}},
+        {"losses": trained, "scores": {"CIDEr-D": {"seeds": [0.5, 0.6]}}},  # the same models, in more steps
+        {
+            "losses": [{"latent loss": 0.0, "caption loss": 4.0}],
+            "scores": {"CIDEr-D": {"seeds": [0.9]}},
+        },  # a twin
+    ]
+    found = models_of({"runs": runs})
+    assert [(one["latent loss"], one["CIDEr-D"]) for one in found] == [(3.0, 0.1), (2.0, 0.3)]
