@@ -99,10 +99,14 @@ def test_a_block_adds_the_photo_between_attention_and_feed_forward(generator: to
         mine(h)
 
 
-def test_the_bf16_training_path_on_a_cpu_is_the_fused_kernel(generator: torch.Generator) -> None:
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_bf16_training_path_on_a_cpu_is_the_fused_kernel(
+    generator: torch.Generator, masked: bool
+) -> None:
     q, k, v = (torch.randn(2, 3, 6, 8, generator=generator).bfloat16() for _ in range(3))
-    fused = attend(q, k, v, None, 0.0)
-    plain = attend(q.clone().requires_grad_(), k, v, None, 0.0)
+    mask = torch.arange(6) < torch.tensor([6, 3])[:, None, None, None] if masked else None
+    fused = attend(q, k, v, mask, 0.0)
+    plain = attend(q.clone().requires_grad_(), k, v, mask, 0.0)
     assert plain.requires_grad
     torch.testing.assert_close(plain.detach(), fused, rtol=0.03, atol=0.03)
 

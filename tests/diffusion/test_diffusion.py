@@ -80,12 +80,15 @@ def test_caption_loss_is_the_mean_surprise_in_nats() -> None:
     assert caption_loss(logits, ids).item() == pytest.approx(sum(surprise) / 6, rel=1e-6)
 
 
-def test_caption_loss_has_the_slope_of_torchs_cross_entropy() -> None:
-    ours = normal(0, 2, 3, 7).float().requires_grad_()
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_caption_loss_has_the_slope_of_torchs_cross_entropy_over_several_blocks(kind: torch.dtype) -> None:
+    ours = normal(0, 5, 9, 7).to(kind).requires_grad_()
     theirs = ours.detach().clone().requires_grad_()
-    ids = torch.tensor([[0, 1, 2], [3, 6, 5]])
-    (0.3 * caption_loss(ours, ids)).backward()
-    (0.3 * F.cross_entropy(theirs.flatten(0, 1), ids.flatten())).backward()
+    ids = torch.arange(45).reshape(5, 9) % 7
+    loss, wanted = caption_loss(ours, ids), F.cross_entropy(theirs.flatten(0, 1).float(), ids.flatten())
+    torch.testing.assert_close(loss, wanted)
+    (0.3 * loss).backward()
+    (0.3 * wanted).backward()
     torch.testing.assert_close(ours.grad, theirs.grad)
 
 

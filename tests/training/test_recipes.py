@@ -134,7 +134,7 @@ def test_a_language_is_learned_over_anothers_encoder(own: Path) -> None:
     assert "grüne wiese" in (out / "captions" / "captions_dev.jsonl").read_text(encoding="utf-8")
     model = CaptionPipeline.from_pretrained(out / "model")
     assert model.captioner.config.text["sides"].startswith("links rechts")
-    assert model.sampling().steps == 4
+    assert model.sampling().steps == 3
     shares = shares_of(out / "model")
     assert shares is not None
     assert shares.parts == ("vision",)

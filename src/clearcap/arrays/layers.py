@@ -23,14 +23,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float)
     Training in bf16 on a CPU takes the plain product instead of the fused kernel, whose bf16 backward is
     4 to 5 times slower there at caption lengths (LOG.md, "attention backward on a CPU").
     """
-    if (
-        q.requires_grad
-        and q.dtype == torch.bfloat16
-        and q.device.type == "cpu"
-        and mask is None
-        and not dropout
-    ):
-        return ((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)).softmax(-1) @ v
+    if q.requires_grad and q.dtype == torch.bfloat16 and q.device.type == "cpu" and not dropout:
+        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+        return (scores if mask is None else scores.masked_fill(~mask, -torch.inf)).softmax(-1) @ v
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
 
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn import functional as F
 
 from clearcap.arrays import Latents, TokenIds
+from clearcap.diffusion.ladic import caption_loss
 from clearcap.diffusion.noise import Noise
 from clearcap.text.interface import TextSpace
 
@@ -98,7 +98,7 @@ def rounding_loss(
     logits: Float[Tensor, "rows length vocab"], ids: Int[Tensor, "rows length"]
 ) -> Float[Tensor, ""]:
     """L_R: -log p of the caption, all positions summed, averaged over captions; in nats."""
-    return F.cross_entropy(logits.flatten(0, 1).float(), ids.flatten(), reduction="sum") / len(ids)
+    return caption_loss(logits, ids) * ids.shape[1]
 
 
 def level_losses(
