@@ -56,7 +56,7 @@ stage reward $CLEARCAP self-critical "$OUT/fit/model" --data "$TRAIN" ${ALONE:+-
 # 5. Between the two: what many say, in sentences.
 stage average python "$HERE/average.py" "$OUT/fit/model" "$OUT/reward/model" "$OUT/average" "${SHARE:-0.3}"
 
-# 6. At half the size, without the encoder, which is the base model's; three calls, two draws of each of seven lengths, of
+# 6. At half the size, without the encoder, which is the base model's; three calls, one draw of each of nine lengths, of
 #    which the one that agrees most with the others is said.
 stage export $CLEARCAP export "$OUT/average/model" "$OUT/model" --shares "$BASE" ${STEPS:+--no-graphs} --set steps=3 \
-    --set length=9 --set min_length=6 --set max_length=12 --set candidates=14 --set select=mbr
+    --set length=9 --set min_length=6 --set max_length=14 --set candidates=9 --set select=mbr
