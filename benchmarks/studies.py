@@ -161,7 +161,10 @@ def pages(
 
 @app.command()
 def losses(out: Annotated[Path, typer.Argument(help="folder of all studies")]) -> None:
-    """Whether a lower loss means a higher CIDEr-D: the rank correlation over the trained models of each study."""
+    """Whether a lower loss means a higher CIDEr-D: the rank correlation over the trained models of each study.
+
+    It says little of a study whose runs do not minimise the same loss.
+    """
     for study in map(load_study, studies()):
         if study.trains and (out / study.name / "whole.json").is_file():
             models = models_of(read_json(out / study.name / "results.json"))

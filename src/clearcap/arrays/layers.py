@@ -21,7 +21,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float)
     """Scaled dot-product attention over [batch, heads, length, head dim].
 
     Training in bf16 on a CPU takes the plain product instead of the fused kernel, whose bf16 backward is
-    4 to 5 times slower there at caption lengths (LOG.md, "attention backward on a CPU").
+    4 to 9 times slower there at caption lengths (LOG.md, "attention backward on a CPU").
     """
     if q.requires_grad and q.dtype == torch.bfloat16 and q.device.type == "cpu" and not dropout:
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
