@@ -174,9 +174,15 @@ def test_photos_are_mirrored_unless_the_settings_say_no(lender: Path, mirror: bo
 
 
 def test_the_twin_of_a_study_has_as_many_trained_parameters() -> None:
-    asked = load_preset(load_study("autoregressive").base)
+    asked = load_preset(load_study("autoregressive").preset)
     captioner, tokenizer = build_captioner(asked)
     twin = build_twin(sizes_of(asked), vocab=len(tokenizer), image_dim=256, tokens=49)
     trained = LadicObjective(captioner, captioner.noise(1.0)).parameters()
     mine, other = (sum(p.numel() for p in some if p.requires_grad) for some in (trained, twin.parameters()))
     assert abs(other / mine - 1) < 0.05
+
+
+def test_a_study_names_its_base_alike_wherever_it_is_installed() -> None:
+    study = load_study("clip-fusion")
+    assert study.base == "clip-diffusion-lm-study", "a killed study goes on from another checkout"
+    assert load_preset(study.preset).train.steps == 600

@@ -291,10 +291,10 @@ def preset_of(study: Study, run: StudyRun, seed: int, scale: Scale, cache: Path)
     where |= {"expected": not (scale.subset or scale.tiny)}
     words = [*overrides_of(study.settings), *(TINY if scale.tiny else ()), *scale.overrides]
     words += [*overrides_of(run.settings), *OWN, *overrides_of({"data": where}), f"train.seed={seed}"]
-    preset = load_preset(study.base, words)
+    preset = load_preset(study.preset, words)
     seen = [_sees(preset), preset.data.views, preset.data.limit, list(used)]
     features = cache / "features" / _digest(seen)
-    return load_preset(study.base, [*words, *overrides_of({"data": {"features": str(features)}})])
+    return load_preset(study.preset, [*words, *overrides_of({"data": {"features": str(features)}})])
 
 
 def sampling_of(study: Study, run: StudyRun, scale: Scale) -> dict[str, Any]:

@@ -153,6 +153,12 @@ class Study:
         return bool(self.base)
 
     @property
+    def preset(self) -> str:
+        """The base as ``load_preset`` finds it: the file of one that ships with the studies, else the base itself."""
+        own = _folder() / "bases" / f"{self.base}.toml"
+        return str(own) if own.is_file() else self.base
+
+    @property
     def looks(self) -> bool:
         """Whether it asks where words look, and captions nothing."""
         return any(run.reading for run in self.runs)
@@ -191,9 +197,8 @@ def load_study(name: str) -> Study:
     for needed in ("asks", "paper", "minutes", "against", "runs", "claims"):
         require(needed in tables, f"{path}: has no {needed!r}; add it")
     base = str(tables.get("base", ""))
-    own = _folder() / "bases" / f"{base}.toml"
-    if base.endswith(".toml") or own.is_file():
-        tables["base"] = str(path.parent / base if base.endswith(".toml") else own)
+    if base.endswith(".toml"):
+        tables["base"] = str(path.parent / base)
     return make(Study, {"name": path.stem} | tables, where=str(path))
 
 
