@@ -5,7 +5,7 @@
 #             are mirrored in training. SIDES="..." in the environment gives the words of another language
 #   DATA      photos with captions_train.jsonl and captions_dev.jsonl, lines of {"file_name": ..., "captions": [...]}, and,
 #             if there are any, captions without photos in text.jsonl, lines of {"captions": [...]}
-#   OUT       everything that is made; the model lies in OUT/model at last
+#   OUT       everything that is made; the model lies in OUT/model at last, with a scorer
 #
 # Kill it at any moment and give the same command again. Settings of the environment: BASE is the captioner whose image
 # encoder is used as it is and whose denoiser is begun with (default the bundled model; OUT/model points to its weights),
@@ -60,3 +60,11 @@ stage average python "$HERE/average.py" "$OUT/fit/model" "$OUT/reward/model" "$O
 #    which the one that agrees most with the others is said.
 stage export $CLEARCAP export "$OUT/average/model" "$OUT/model" --shares "$BASE" ${STEPS:+--no-graphs} --set steps=3 \
     --set length=9 --set min_length=6 --set max_length=14 --set candidates=9 --set select=mbr
+
+# 7. A scorer of photos and captions beside it, which candidates may be chosen by: --select similarity. It is not needed
+#    to caption. A step of it tells as many photos apart as there are, up to 384.
+APART=$(wc -l < "$OUT/captions/captions_train.jsonl")
+APART=$((APART < 384 ? APART : 384))
+stage scorer $CLEARCAP train-scorer "$OUT/model" --data "$TRAIN" --watch "$DEV" "train.photos=$APART" \
+    ${STEPS:+train.steps=$STEPS train.sample_every=0 train.tracker=none} --out "$OUT/scorer"
+stage beside cp "$OUT/scorer/scorer.safetensors" "$OUT/model"
