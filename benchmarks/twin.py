@@ -1,0 +1,134 @@
+"""A captioner beside its word-by-word twin: of the same size, trained on the same image tokens, paired on dev splits.
+
+``python -m benchmarks.twin train OUT --data NAME:ROOT:SPLIT ...`` trains the twin of the bundled model (``--model``: of
+another one) on corpora; settings such as ``train.steps=2000`` follow. A killed run goes on. ``python -m benchmarks.twin
+compare OUT RESULTS ... --data NAME:ROOT:SPLIT`` lets it caption a split greedily and with a beam of three, and tests
+each folder of ``clearcap evaluate --out`` on the same split against both; it prints one JSON object.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from torch import Tensor
+
+from clearcap.captioner.model import load_captioner
+from clearcap.captioner.network import Network
+from clearcap.captioner.prepacked import prepare_for_inference
+from clearcap.config import Preset, SamplingConfig, load_preset, make, require
+from clearcap.data.corpus import open_spec
+from clearcap.data.reading import read_json
+from clearcap.evaluation.run import load_evaluation
+from clearcap.evaluation.scores import score_captions
+from clearcap.metrics.significance import compare as compare_scores
+from clearcap.studies.study import overrides_of
+from clearcap.training.log import progress_bar
+from clearcap.training.run import cached_features
+from clearcap.training.twin.network import Twin
+from clearcap.training.twin.run import WEIGHTS, train_twin
+from clearcap.training.twin.writing import write
+
+app = typer.Typer(add_completion=False)
+BEAMS = {"greedy": 1, "beam of 3": 3}
+TIMED = 40  # photos, one at a time
+METRICS = ("BLEU-4", "CIDEr-D")
+USUAL = {
+    "vision": {"kind": "pair"},
+    "denoiser": {"dropout": 0.1},  # the twin's: without it likelihood is soon learned by heart
+    "data": {"watch_photos": 0, "views": 2, "expected": False},
+    "train": {"photos": 32, "copies": 5, "steps": 2000, "warmup": 60, "ema": 0.99, "tracker": "none"},
+}
+
+
+@app.command()
+def train(
+    out: Annotated[Path, typer.Argument(help="folder of the training")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="settings, as train.steps=2000")] = None,
+    data: Annotated[list[str] | None, typer.Option(help="corpus NAME:ROOT:SPLIT; several allowed")] = None,
+    model: Annotated[
+        str, typer.Option(help="captioner whose text space and image encoder it shares")
+    ] = "default",
+) -> None:
+    """Train the twin of a captioner."""
+    require(bool(data), "no --data; pass a corpus as NAME:ROOT:SPLIT, such as flickr8k:DIR:train")
+    where = {"corpus": data[0], "also": data[1:], "features": str(out / "features")}  # type: ignore[index]
+    lent = {"text": {"source": model}, "vision": {"source": model}, "data": where}
+    train_twin(load_preset("compact", [*overrides_of(USUAL), *overrides_of(lent), *(overrides or [])]), out)
+
+
+@app.command()
+def compare(
+    out: Annotated[Path, typer.Argument(help="folder of the twin's training")],
+    results: Annotated[list[Path], typer.Argument(help="folders of clearcap evaluate --out on that split")],
+    data: Annotated[str, typer.Option(help="the split that is captioned, as NAME:ROOT:SPLIT")],
+) -> None:
+    """Test evaluations of a captioner against its twin, photo by photo."""
+    require((out / WEIGHTS).is_file(), f"{out}: holds no trained twin; run the train command first")
+    preset = make(Preset, read_json(out / "preset.json"), where=str(out / "preset.json"))
+    twin, tokenizer = train_twin(preset, out)
+    captioner, _ = load_captioner(preset.text.source)
+    photos = open_spec(data, expected=None).photos
+    with progress_bar(Console(stderr=True)) as progress:
+        tokens = out / "watched" / data.replace("/", "_")
+        features = cached_features(captioner, photos, tokens, 1, progress)
+    rows = features.rows([photo.id for photo in photos])
+    image = features.gather(torch.zeros_like(rows), rows)
+    references = {photo.id: photo.captions for photo in photos}
+    evaluations = {str(folder): load_evaluation(folder) for folder in results}
+    found: dict[str, Any] = {"photos": len(photos), "parameters": parameters(captioner, twin)}
+    writers: dict[str, Callable[[Tensor], object]] = {}
+    for name, beams in BEAMS.items():
+        captions = write(twin, image, tokenizer, beams=beams)
+        said = {photo.id: caption for photo, caption in zip(photos, captions, strict=True)}
+        scored = score_captions(said, references)
+        writers[name] = lambda photo, beams=beams: write(twin, photo, tokenizer, beams=beams)  # type: ignore[misc]
+        found[name] = {
+            metric: [scored.scores.corpus[metric], *scored.intervals[metric]] for metric in METRICS
+        } | {
+            "captions": scored.diversity,
+            "said": said,
+            "against it": {
+                folder: {
+                    metric: test.to_json()
+                    for metric, test in compare_scores(one.scored.scores, scored.scores).items()
+                    if metric in METRICS
+                }
+                for folder, one in evaluations.items()
+            },
+        }
+    prepared = prepare_for_inference(captioner)
+    for folder, one in evaluations.items():
+        how = {name: one.manifest[name] for name in ("steps", "guidance", "candidates", "select")}
+        sampling = make(SamplingConfig, how | one.manifest["sampling"], where=folder)
+        writers[folder] = lambda photo, how=sampling: prepared.generate(image=photo, sampling=how)  # type: ignore[misc]
+    found["ms a photo behind its encoder"] = times(writers, image)
+    print(json.dumps(found, ensure_ascii=False, indent=1))
+
+
+def parameters(captioner: Network, twin: Twin) -> dict[str, int]:
+    """Weights of the captioner's denoiser and LM head, which the twin replaces, and of the twin."""
+    parts = {"captioner": [captioner.denoiser, captioner.text], "twin": [twin]}
+    return {name: sum(p.numel() for part in some for p in part.parameters()) for name, some in parts.items()}
+
+
+def times(writers: dict[str, Callable[[Tensor], object]], image: Tensor) -> dict[str, float]:
+    """Milliseconds a photo that comes alone, medians over photos that all writers caption in turn."""
+    spent: dict[str, list[float]] = {name: [] for name in writers}
+    for photo in image[:TIMED].split(1):
+        for name, writer in writers.items():
+            started = time.perf_counter()
+            writer(photo)
+            spent[name].append(1000 * (time.perf_counter() - started))
+    return {name: statistics.median(some) for name, some in spent.items()}
+
+
+if __name__ == "__main__":
+    app()
