@@ -114,9 +114,9 @@ def compare(
 
 
 def parameters(captioner: Network, twin: Twin) -> dict[str, int]:
-    """Weights of the captioner's denoiser and LM head, which the twin replaces, and of the twin."""
-    parts = {"captioner": [captioner.denoiser, captioner.text], "twin": [twin]}
-    return {name: sum(p.numel() for part in some for p in part.parameters()) for name, some in parts.items()}
+    """Weights of the captioner's denoiser, of its text space, and of the twin, which stands in the place of both."""
+    parts = {"denoiser": captioner.denoiser, "text space": captioner.text, "twin": twin}
+    return {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
 
 
 def times(writers: dict[str, Callable[[Tensor], object]], image: Tensor) -> dict[str, float]:
