@@ -1,9 +1,11 @@
 """A captioner beside its word-by-word twin: of the same size, trained on the same image tokens, paired on dev splits.
 
 ``python -m benchmarks.twin train OUT --data NAME:ROOT:SPLIT ...`` trains the twin of the bundled model (``--model``: of
-another one) on corpora; settings such as ``train.steps=2000`` follow. A killed run goes on. ``python -m benchmarks.twin
-compare OUT RESULTS ... --data NAME:ROOT:SPLIT`` lets it caption a split greedily and with a beam of three, and tests
-each folder of ``clearcap evaluate --out`` on the same split against both; it prints one JSON object.
+another one) on corpora; settings such as ``train.steps=2000`` follow. ``python -m benchmarks.twin teach OUT FILE``
+writes what it says of every view of those photos, for ``data.teacher_captions``. Killed runs go on.
+``python -m benchmarks.twin compare OUT RESULTS ... --data NAME:ROOT:SPLIT`` lets it caption a split greedily and with a
+beam of three, and tests each folder of ``clearcap evaluate --out`` on the same split against both; it prints one JSON
+object.
 """
 
 from __future__ import annotations
@@ -25,16 +27,17 @@ from clearcap.captioner.network import Network
 from clearcap.captioner.prepacked import prepare_for_inference
 from clearcap.config import Preset, SamplingConfig, load_preset, make, require
 from clearcap.data.corpus import open_spec
+from clearcap.data.features import open_features
 from clearcap.data.reading import read_json
 from clearcap.evaluation.run import load_evaluation
 from clearcap.evaluation.scores import score_captions
 from clearcap.metrics.significance import compare as compare_scores
 from clearcap.studies.study import overrides_of
 from clearcap.training.log import progress_bar
-from clearcap.training.run import cached_features
+from clearcap.training.run import cached_features, open_data
 from clearcap.training.twin.network import Twin
 from clearcap.training.twin.run import WEIGHTS, train_twin
-from clearcap.training.twin.writing import write
+from clearcap.training.twin.writing import write, write_teacher_captions
 
 app = typer.Typer(add_completion=False)
 BEAMS = {"greedy": 1, "beam of 3": 3}
@@ -65,15 +68,33 @@ def train(
 
 
 @app.command()
+def teach(
+    out: Annotated[Path, typer.Argument(help="folder of the twin's training")],
+    captions: Annotated[Path, typer.Argument(help="file of captions to write")],
+) -> None:
+    """Write the twin's captions of the photos that it was trained on, with a beam of three."""
+    twin, tokenizer, preset = trained(out)
+    photos, _ = open_data(preset.data)
+    with progress_bar(Console(stderr=True)) as progress:
+        task = progress.add_task("captioning", total=len(photos))
+        write_teacher_captions(
+            twin,
+            open_features(Path(preset.data.features)),
+            [photo.id for photo in photos],
+            tokenizer,
+            captions,
+            advance=lambda count: progress.advance(task, count),
+        )
+
+
+@app.command()
 def compare(
     out: Annotated[Path, typer.Argument(help="folder of the twin's training")],
     results: Annotated[list[Path], typer.Argument(help="folders of clearcap evaluate --out on that split")],
     data: Annotated[str, typer.Option(help="the split that is captioned, as NAME:ROOT:SPLIT")],
 ) -> None:
     """Test evaluations of a captioner against its twin, photo by photo."""
-    require((out / WEIGHTS).is_file(), f"{out}: holds no trained twin; run the train command first")
-    preset = make(Preset, read_json(out / "preset.json"), where=str(out / "preset.json"))
-    twin, tokenizer = train_twin(preset, out)
+    twin, tokenizer, preset = trained(out)
     captioner, _ = load_captioner(preset.text.source)
     photos = open_spec(data, expected=None).photos
     with progress_bar(Console(stderr=True)) as progress:
@@ -111,6 +132,13 @@ def compare(
         writers[folder] = lambda photo, how=sampling: prepared.generate(image=photo, sampling=how)  # type: ignore[misc]
     found["ms a photo behind its encoder"] = times(writers, image)
     print(json.dumps(found, ensure_ascii=False, indent=1))
+
+
+def trained(out: Path) -> tuple[Twin, Any, Preset]:
+    """The twin in a folder, its tokenizer, and the settings of its training. Raises InputError where there is none."""
+    require((out / WEIGHTS).is_file(), f"{out}: holds no trained twin; run the train command first")
+    preset = make(Preset, read_json(out / "preset.json"), where=str(out / "preset.json"))
+    return *train_twin(preset, out), preset
 
 
 def parameters(captioner: Network, twin: Twin) -> dict[str, int]:

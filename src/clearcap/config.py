@@ -417,6 +417,9 @@ class DataConfig:
         "file of another captioner's captions, added to people's: lines of "
         '{"photo": "a.jpg", "captions": ["..."]}',
     )
+    teacher_alone: bool = knob(
+        False, "leave people's captions out of photos that data.teacher_captions has captions of"
+    )
     name: str = knob("flickr8k", "deprecated: NAME of data.corpus")
     root: str = knob("", "deprecated: ROOT of data.corpus")
     split: str = knob("train", "deprecated: SPLIT of data.corpus")
@@ -433,6 +436,10 @@ class DataConfig:
         for spec in (self.corpus, *self.also, self.text, self.text_exclude):
             require(spec.count(":") >= 2 or not spec, f"{spec!r} is not a corpus of the form NAME:ROOT:SPLIT")
         require(self.limit >= 0, f"data.limit={self.limit} must not be negative; 0 is all")
+        require(
+            bool(self.teacher_captions) or not self.teacher_alone,
+            "data.teacher_alone=true has no teacher; name its file: data.teacher_captions=FILE",
+        )
         if self.root and not self.corpus:
             warnings.warn(
                 f"data.root is deprecated; pass data.corpus={self.trained}", RenamedWarning, stacklevel=4

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from commands import clearcap, interrupted_after
 from PIL import Image
+from rich.console import Console
 from safetensors.torch import load_file
 from tiny_captioner import CAPTIONS, save_tiny_captioner
 from typer.testing import CliRunner
 
 from benchmarks.twin import app
+from clearcap.captioner.towers import build_captioner
+from clearcap.config import load_preset
+from clearcap.errors import InputError
 from clearcap.metrics.scoring import score
+from clearcap.training.log import progress_bar
+from clearcap.training.run import examples_of, open_data
 
 SETTINGS = """
 vision.kind=compact text.split=1 text.length=16 vision.tokens=4 vision.dim=16 vision.image_size=64
@@ -69,6 +77,35 @@ def test_a_twin_is_trained_and_told_apart_photo_by_photo(desk: Path) -> None:
         test = found[name]["against it"][str(desk / "results")]["CIDEr-D"]
         assert test["difference"] == pytest.approx(mine["CIDEr-D"] - twin)
     assert set(found["ms a photo behind its encoder"]) == {"greedy", "beam of 3", str(desk / "results")}
+
+
+def test_what_a_twin_says_of_its_photos_can_be_learned_alone(desk: Path) -> None:
+    data, model = f"folder:{desk}:train", desk / "model"
+    benchmark("train", desk / "teacher", *SIZES, "--data", data, "--model", model)
+    benchmark("teach", desk / "teacher", desk / "taught.jsonl")
+    said = lines_of(desk / "taught.jsonl")
+    assert [line["photo"] for line in said] == [f"{number}.png" for number in range(5)]
+    assert all(1 <= len(line["captions"]) <= 2 for line in said)  # of two views
+    with pytest.raises(InputError, match=r"teacher_alone=true has no teacher"):
+        load_preset("compact", ["data.teacher_alone=true"])
+    settings = [
+        f"text.source={model}",
+        f"vision.source={model}",
+        f"data.corpus={data}",
+        "data.watch_photos=0",
+    ]
+    settings += [f"data.features={desk / 'teacher' / 'features'}", "data.views=2", "train.tracker=none"]
+    settings += ["data.expected=false", f"data.teacher_captions={desk / 'taught.jsonl'}"]
+    seen = {}
+    for alone in (True, False):
+        asked = load_preset("compact", [*SIZES, *settings, f"data.teacher_alone={str(alone).lower()}"])
+        captioner, tokenizer = build_captioner(asked)
+        photos, _ = open_data(asked.data)
+        with progress_bar(Console(stderr=True), shown=False) as progress:
+            seen[alone] = examples_of(captioner, tokenizer, asked, photos, [], torch.arange(5), progress)
+    first = seen[True].first.tolist()
+    assert [end - start for start, end in pairwise(first)] == [len(line["captions"]) for line in said]
+    assert len(seen[False].ids) == len(seen[True].ids) + 2 * 5
 
 
 def lines_of(file: Path) -> list[dict]:

@@ -331,7 +331,7 @@ def examples_of(
     """
     data, config = preset.data, preset.train
     teacher = read_teacher_captions(Path(data.teacher_captions)) if data.teacher_captions else {}
-    captions = [(*photo.captions, *teacher.get(str(photo.id), ())) for photo in photos]
+    captions = [taught(photo, teacher.get(str(photo.id), ()), data.teacher_alone) for photo in photos]
     if config.neighbour_captions:
         task = progress.add_task("neighbour captions", total=len(photos))
         more = neighbour_captions(
@@ -350,6 +350,11 @@ def examples_of(
     )
     never = torch.zeros_like(examples.mirrored)
     return examples if data.mirror else dataclasses.replace(examples, mirrored=never)
+
+
+def taught(photo: CaptionedPhoto, teacher: Sequence[str], alone: bool) -> tuple[str, ...]:
+    """Captions that a photo is learned with: people's and a teacher's, or the teacher's alone where it wrote any."""
+    return tuple(teacher) if alone and teacher else (*photo.captions, *teacher)
 
 
 def _text_only(data: DataConfig, watched: Sequence[CaptionedPhoto]) -> list[str]:
