@@ -14,6 +14,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -110,7 +111,7 @@ def compare(
         captions = write(twin, image, tokenizer, beams=beams)
         said = {photo.id: caption for photo, caption in zip(photos, captions, strict=True)}
         scored = score_captions(said, references)
-        writers[name] = lambda photo, beams=beams: write(twin, photo, tokenizer, beams=beams)  # type: ignore[misc]
+        writers[name] = partial(write, twin, tokenizer=tokenizer, beams=beams)
         found[name] = {
             metric: [scored.scores.corpus[metric], *scored.intervals[metric]] for metric in METRICS
         } | {

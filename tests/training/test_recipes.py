@@ -139,9 +139,8 @@ def test_a_language_is_learned_over_anothers_encoder(own: Path) -> None:
     assert shares is not None
     assert shares.parts == ("vision",)
     assert model.fill(mine / "val0.png", "ein ___").text.startswith("ein ")
-    fits = model(
-        mine / "val0.png", candidates=3, select="similarity", seed=1
-    )  # by the scorer beside the weights
+    # by the scorer beside the weights
+    fits = model(mine / "val0.png", candidates=3, select="similarity", seed=1)
     assert fits.caption in fits.candidates
     assert "==" not in recipe_of(own, *command, BASE=str(own / "base"), MORE=more).stderr  # all is done
 
