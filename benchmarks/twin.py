@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,7 +30,8 @@ from clearcap.config import Preset, SamplingConfig, load_preset, make, require
 from clearcap.data.corpus import open_spec
 from clearcap.data.features import open_features
 from clearcap.data.reading import read_json
-from clearcap.evaluation.run import load_evaluation
+from clearcap.data.records import CaptionedPhoto
+from clearcap.evaluation.run import Evaluation, load_evaluation
 from clearcap.evaluation.scores import score_captions
 from clearcap.metrics.significance import compare as compare_scores
 from clearcap.studies.study import overrides_of
@@ -103,36 +104,40 @@ def compare(
         features = cached_features(captioner, photos, tokens, 1, progress)
     rows = features.rows([photo.id for photo in photos])
     image = features.gather(torch.zeros_like(rows), rows)
-    references = {photo.id: photo.captions for photo in photos}
     evaluations = {str(folder): load_evaluation(folder) for folder in results}
+    writers = {name: partial(write, twin, tokenizer=tokenizer, beams=beams) for name, beams in BEAMS.items()}
     found: dict[str, Any] = {"photos": len(photos), "parameters": parameters(captioner, twin)}
-    writers: dict[str, Callable[[Tensor], object]] = {}
-    for name, beams in BEAMS.items():
-        captions = write(twin, image, tokenizer, beams=beams)
-        said = {photo.id: caption for photo, caption in zip(photos, captions, strict=True)}
-        scored = score_captions(said, references)
-        writers[name] = partial(write, twin, tokenizer=tokenizer, beams=beams)
-        found[name] = {
-            metric: [scored.scores.corpus[metric], *scored.intervals[metric]] for metric in METRICS
-        } | {
-            "captions": scored.diversity,
-            "said": said,
-            "against it": {
-                folder: {
-                    metric: test.to_json()
-                    for metric, test in compare_scores(one.scored.scores, scored.scores).items()
-                    if metric in METRICS
-                }
-                for folder, one in evaluations.items()
-            },
-        }
+    for name, writer in writers.items():
+        said = dict(zip([photo.id for photo in photos], writer(image), strict=True))
+        found[name] = against(said, photos, evaluations)
     prepared = prepare_for_inference(captioner)
-    for folder, one in evaluations.items():
-        how = {name: one.manifest[name] for name in ("steps", "guidance", "candidates", "select")}
-        sampling = make(SamplingConfig, how | one.manifest["sampling"], where=folder)
-        writers[folder] = lambda photo, how=sampling: prepared.generate(image=photo, sampling=how)  # type: ignore[misc]
-    found["ms a photo behind its encoder"] = times(writers, image)
+    generators = {folder: generating(prepared, one, folder) for folder, one in evaluations.items()}
+    found["ms a photo behind its encoder"] = times({**writers, **generators}, image)
     print(json.dumps(found, ensure_ascii=False, indent=1))
+
+
+def against(
+    said: dict[str, str], photos: Sequence[CaptionedPhoto], evaluations: dict[str, Evaluation]
+) -> dict[str, Any]:
+    """Scores of the twin's captions, by photo, and of each evaluation less these."""
+    scored = score_captions(said, {photo.id: photo.captions for photo in photos})
+    tests = {folder: compare_scores(one.scored.scores, scored.scores) for folder, one in evaluations.items()}
+    return {
+        **{metric: [scored.scores.corpus[metric], *scored.intervals[metric]] for metric in METRICS},
+        "captions": scored.diversity,
+        "said": said,
+        "against it": {
+            folder: {metric: test[metric].to_json() for metric in METRICS} for folder, test in tests.items()
+        },
+    }
+
+
+def generating(prepared: Network, evaluation: Evaluation, folder: str) -> Callable[[Tensor], object]:
+    """Captions one photo's image tokens as an evaluation did."""
+    manifest = evaluation.manifest
+    how = {name: manifest[name] for name in ("steps", "guidance", "candidates", "select")}
+    sampling = make(SamplingConfig, how | manifest["sampling"], where=folder)
+    return lambda image: prepared.generate(image=image, sampling=sampling)
 
 
 def trained(out: Path) -> tuple[Twin, Any, Preset]:

@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.progress import Progress
 from safetensors.torch import load_file
 from tiny_captioner import CAPTIONS, seeing_captioner, tiny_captioner
 
 from clearcap.captioner.model import load_captioner
 from clearcap.config import override
 from clearcap.data.corpus import open_spec
+from clearcap.data.features import flip
 from clearcap.errors import InputError
 from clearcap.text.tokenizer import encode_captions
 from clearcap.training.encoder.live import recoloured, to_unit
@@ -25,6 +27,7 @@ from clearcap.training.examples import photos_of_step, prepare_examples
 from clearcap.training.joint.objective import JointObjective
 from clearcap.training.joint.run import JointConfig, batches, finetune, settings_for
 from clearcap.training.joint.seeing import efficientnet_of, joint_optimizers
+from clearcap.training.run import cached_features, captions_to_learn
 from tests.commands import interrupted_after
 
 TOLD = ["train.photos=4", "train.copies=2", "train.log_every=1", "train.tracker=none", "train.warmup=2"]
@@ -171,6 +174,54 @@ def test_killed_and_resumed_equals_never_killed(workshop: Path) -> None:
     assert any(name.startswith("vision.efficientnet.blocks.5") for name in changed)
     assert any(name.startswith("denoiser.blocks") for name in changed)
     assert not any(name.startswith(("vision.compact", "text.encoder", "text.upper")) for name in changed)
+
+
+def test_a_teacher_s_captions_are_learned_over_tokens_that_are_computed_once(workshop: Path) -> None:
+    photos = list(open_spec(f"folder:{workshop}/photos:all", expected=None))
+    told = [{"photo": photo.id, "captions": [f"number {i}", "a red dress"]} for i, photo in enumerate(photos)]
+    teacher = workshop / "teacher.jsonl"
+    teacher.write_text("".join(json.dumps(line) + "\n" for line in reversed(told)))
+    learned = captions_to_learn(photos, str(teacher), 5)
+    assert learned == [(f"number {i}", "a red dress") for i in range(len(photos))]
+
+    run(workshop, "taught", "block=-1", "views=2", f"teacher_captions={teacher}", "train.steps=2")
+    start, taught = (load_file(workshop / out / "model.safetensors") for out in ("start", "taught/model"))
+    changed = {name.split(".")[0] for name in start if not torch.equal(start[name], taught[name])}
+    assert "denoiser" in changed
+    assert "vision" not in changed
+    teacher.write_text(json.dumps(told[0]) + "\n")
+    with pytest.raises(
+        InputError, match=r"teacher\.jsonl: has no caption of 1\.png; let the teacher caption every"
+    ):
+        run(workshop, "untold", "block=-1", f"teacher_captions={teacher}")
+
+
+def test_tokens_that_are_computed_once_are_the_photos_own(workshop: Path) -> None:
+    captioner, tokenizer = load_captioner(str(workshop / "start"))
+    photos = list(open_spec(f"folder:{workshop}/photos:all", expected=None))
+    config = override(settings_for(captioner.defaults), [*TOLD, "block=-1"])
+    with Progress(disable=True) as progress:
+        features = cached_features(captioner, photos, workshop / "tokens", 1, progress)
+    rows = features.rows([photo.id for photo in photos])
+    captions = captions_to_learn(photos, "", 0)
+    examples = prepare_examples(
+        captioner, lambda captions: encode_captions(tokenizer, captions, 10), captions, rows
+    )
+    objective = JointObjective(captioner, config.student)
+    step = batches(examples, features, config, objective)(0, 0, 1)
+    chosen = photos_of_step(len(photos), 4, config.train.seed, 0, 0, 1)
+    whole = features.gather(torch.zeros(4, dtype=torch.long), rows[chosen])
+    mirrored = flip(whole)
+    assert all(
+        torch.equal(one, own) or torch.equal(one, other)
+        for one, own, other in zip(step[0], whole, mirrored, strict=True)
+    )
+    objective.eval()
+    with torch.no_grad():
+        image, _, has_image, x0, ids, draws, few_x0, few_ids, noise = step
+        one = objective.ladic(image[:2], has_image, x0, ids, draws)
+        two = objective.few(image[2:], few_x0, few_ids, noise)
+        torch.testing.assert_close(objective(*step), (one[0] + two[0], one[1] + 2 * two[1]))
 
 
 def test_settings_that_cannot_be_met_are_named(workshop: Path) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 from clearcap.captioner.folder import FREQUENCY
 from clearcap.captioner.model import Captioner
 from clearcap.captioner.towers import build_captioner, continue_captioner, tokenize_for
-from clearcap.config import DataConfig, Preset, SamplingConfig, TextConfig, TrainConfig
+from clearcap.config import DataConfig, Preset, SamplingConfig, TextConfig, TrainConfig, require
 from clearcap.data.corpus import open_spec
 from clearcap.data.features import Features, make_features, open_features
 from clearcap.data.records import CaptionedPhoto, Corpus, Expected, several
@@ -32,7 +32,7 @@ from clearcap.text.tokenizer import decode_caption
 from clearcap.training.examples import Examples, batches_of, prepare_examples, read_teacher_captions
 from clearcap.training.log import RunLog, Scored, progress_bar, scored, tracked_accelerator
 from clearcap.training.loop import StepReport, fit, make_accelerator
-from clearcap.training.neighbours import neighbour_captions
+from clearcap.training.neighbours import neighbour_captions, with_neighbours
 from clearcap.training.optimizers import make_optimizers
 
 BATCH = 100  # watched photos captioned at once
@@ -355,6 +355,30 @@ def examples_of(
 def taught(photo: CaptionedPhoto, teacher: Sequence[str], alone: bool) -> tuple[str, ...]:
     """Captions that a photo is learned with: people's and a teacher's, or the teacher's alone where it wrote any."""
     return tuple(teacher) if alone and teacher else (*photo.captions, *teacher)
+
+
+def captions_to_learn(
+    photos: Sequence[CaptionedPhoto], teacher_captions: str, neighbours: int
+) -> list[tuple[str, ...]]:
+    """Captions of each photo: those in a teacher's file alone, or people's with those of neighbours.
+
+    Args:
+        photos: learned from.
+        teacher_captions: file as for ``read_teacher_captions``; empty for people's.
+        neighbours: captions of other photos that are added to people's.
+
+    Raises:
+        InputError: the file cannot be read, or lacks a photo.
+    """
+    if not teacher_captions:
+        return with_neighbours([photo.captions for photo in photos], neighbours)
+    teacher = read_teacher_captions(Path(teacher_captions))
+    untold = next((photo.id for photo in photos if not teacher.get(str(photo.id))), None)
+    require(
+        untold is None,
+        f"{teacher_captions}: has no caption of {untold}; let the teacher caption every photo that is learned from",
+    )
+    return [teacher[str(photo.id)] for photo in photos]
 
 
 def _text_only(data: DataConfig, watched: Sequence[CaptionedPhoto]) -> list[str]:

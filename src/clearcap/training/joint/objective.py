@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from clearcap.config import SamplingConfig
@@ -19,16 +19,16 @@ FEW_CAPTION = 2.0
 
 
 class JointObjective(Objective):
-    """LaDiC's losses on some photos of a step and the few steps' on the others, down to the encoder's upper blocks."""
+    """LaDiC's losses on some photos of a step and the few steps' on the others, down to an encoder in training."""
 
     caption_weight = 1.0
     denoiser: Any
 
-    def __init__(self, captioner: Any, sampling: SamplingConfig, block: int) -> None:
+    def __init__(self, captioner: Any, sampling: SamplingConfig, block: int | None = None) -> None:
         """Args:
-        captioner: its denoiser, LM head and encoder are trained.
+        captioner: its denoiser and LM head are trained.
         sampling: how it will caption in few steps, without guidance.
-        block: first block of the EfficientNet that is trained.
+        block: first block of the EfficientNet that is trained, too; None for none.
 
         Raises:
             InputError: it has another encoder.
@@ -37,11 +37,11 @@ class JointObjective(Objective):
         self.denoiser, self.text = captioner.denoiser, captioner.text
         self.ladic = LadicObjective(captioner, captioner.noise(captioner.objective.noise_factor))
         self.few = StepDistillationObjective(captioner, sampling)
-        self.seeing = Seeing(captioner.vision, block)
+        self.seeing = None if block is None else Seeing(captioner.vision, block)
 
     def forward(
         self,
-        photos: UInt8[Tensor, "photos 3 size size"],
+        image: Tensor,
         seed: int,
         has_image: Bool[Tensor, " first"],
         x0: Float[Tensor, "batch length dim"],
@@ -54,13 +54,15 @@ class JointObjective(Objective):
         """Latent losses and caption losses of both.
 
         Args:
-            photos: as bytes; LaDiC's first, then those of the few steps.
+            image: tokens of photos [photos, tokens, dim], or, where the encoder is trained, their bytes
+                [photos, 3, size, size]; LaDiC's photos first, then those of the few steps.
             seed: of their brightness and colours.
             has_image: of LaDiC's captions, photo by photo; False for those without a photo, at the end.
             x0, ids, draws: as for ``LadicObjective``.
-            few_x0, few_ids, noise: as for ``StepDistillationObjective``; the few steps learn people's captions.
+            few_x0, few_ids, noise: as for ``StepDistillationObjective``.
         """
-        tokens = self.seeing(photos, torch.Generator(photos.device).manual_seed(seed))
+        generator = torch.Generator(image.device).manual_seed(seed)
+        tokens = image if self.seeing is None else self.seeing(image, generator)
         shown = int(has_image.sum())
         alone = tokens.new_zeros(len(has_image) - shown, *tokens.shape[1:])
         latent, caption = self.ladic(torch.cat((tokens[:shown], alone)), has_image, x0, ids, draws)

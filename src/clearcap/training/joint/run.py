@@ -1,4 +1,4 @@
-"""Fine-tuning of a captioner, encoder and all, on captioned photos: from corpora to a model on disk."""
+"""Fine-tuning of a captioner, with its encoder or without, on captioned photos: from corpora to a model on disk."""
 
 from __future__ import annotations
 
@@ -14,16 +14,19 @@ from rich.console import Console
 from clearcap.captioner.model import Captioner
 from clearcap.captioner.towers import tokenize_for
 from clearcap.config import SamplingConfig, TextConfig, TrainConfig, knob, make, require
+from clearcap.data.features import Features
 from clearcap.data.records import CaptionedPhoto
 from clearcap.data.writing import make_folder
 from clearcap.errors import InputError
 from clearcap.training.examples import Examples, photos_of_step, prepare_examples
 from clearcap.training.joint.objective import JointObjective
-from clearcap.training.joint.seeing import ReadPhotos, joint_optimizers, views_of_step
+from clearcap.training.joint.seeing import ReadPhotos, image_of_step, joint_optimizers
 from clearcap.training.log import RunLog, progress_bar, tracked_accelerator
 from clearcap.training.loop import fit, generator_at
-from clearcap.training.neighbours import with_neighbours
-from clearcap.training.run import Run, check_photos, save_frequency
+from clearcap.training.optimizers import make_optimizers
+from clearcap.training.run import Run, cached_features, captions_to_learn, check_photos, save_frequency
+
+PLACES = ("features", "views", "watch_photos")  # settings that the weights do not depend on
 
 
 @dataclass(frozen=True)
@@ -32,14 +35,23 @@ class JointConfig:
 
     student: SamplingConfig = field(default_factory=SamplingConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
-    block: int = knob(8, "first block of the EfficientNet that is trained; those before it stay as they are")
+    block: int = knob(
+        8,
+        "first block of the EfficientNet that is trained; -1: the encoder stays, and photos are encoded once",
+    )
     encoder_lr: float = knob(1.5e-4, "peak learning rate of the encoder")
     few: float = knob(
         0.5, "share of a step's photos that the few steps learn from; LaDiC's losses get the others"
     )
+    teacher_captions: str = knob(
+        "", "file of captions that another captioner wrote of the photos, learned in place of people's"
+    )
+    views: int = knob(3, "views of each photo in the feature cache, where it has to be made")
+    features: str = knob("", "folder of the image-feature cache; default OUT/features")
     watch_photos: int = knob(200, "photos of the periodic evaluation")
 
     def __post_init__(self) -> None:
+        require(self.views >= 1, f"views={self.views} must be at least 1")
         require(self.encoder_lr > 0, f"encoder_lr={self.encoder_lr} must be positive")
         require(
             0 < round(self.few * self.train.photos) < self.train.photos,
@@ -88,7 +100,7 @@ def finetune(
     out: Path,
     console: Console | None = None,
 ) -> Captioner:
-    """Train a captioner's encoder, denoiser and LM head together, or go on where a killed run stopped.
+    """Train a captioner's denoiser and LM head, and its encoder if asked, or go on where a killed run stopped.
 
     Writes ``out/checkpoint``, ``out/curves.jsonl``, ``out/samples.jsonl`` and ``out/model``.
 
@@ -118,30 +130,37 @@ def finetune(
     accelerator = tracked_accelerator(train.tracker, out)
     captioner.to(accelerator.device)
     with progress_bar(console, accelerator.is_main_process) as progress:
+        features: Features | None = None
+        if config.block < 0:
+            with accelerator.main_process_first():  # the others find it done
+                folder = Path(config.features or out / "features")
+                features = cached_features(captioner, [*photos, *watched], folder, config.views, progress)
         examples = prepare_examples(
             captioner,
             tokenize_for(make(TextConfig, captioner.config.text, "text"), tokenizer),
-            with_neighbours([photo.captions for photo in photos], train.neighbour_captions),
-            torch.arange(len(photos)),
+            captions_to_learn(photos, config.teacher_captions, train.neighbour_captions),
+            features.rows([photo.id for photo in photos]) if features else torch.arange(len(photos)),
             text,
             agreement=train.agreement,
         )
-        objective = JointObjective(captioner, config.student, config.block).to(accelerator.device)
+        block = None if features else config.block
+        objective = JointObjective(captioner, config.student, block).to(accelerator.device)
         log = RunLog(out, console, progress, accelerator)
-        run = Run(captioner, tokenizer, ReadPhotos(captioner, watched), watched, log)
+        run = Run(captioner, tokenizer, features or ReadPhotos(captioner, watched), watched, log)
 
         if not log.begin(train.steps) and accelerator.is_main_process:
             run.score(0)  # what it says before
         settings = dataclasses.asdict(config)
-        settings.pop("watch_photos")
         fit(
             captioner,
             objective,
-            joint_optimizers(objective, objective.seeing, train, config.encoder_lr),
-            batches(examples, photos, config, objective),
+            joint_optimizers(objective, objective.seeing, train, config.encoder_lr)
+            if objective.seeing
+            else make_optimizers(objective, train),
+            batches(examples, features or photos, config, objective),
             train,
             out,
-            settings=settings,
+            settings={name: value for name, value in settings.items() if name not in PLACES},
             report=log.report,
             evaluate=run.score,
             accelerator=accelerator,
@@ -154,10 +173,20 @@ def finetune(
 
 
 def batches(
-    examples: Examples, photos: Sequence[CaptionedPhoto], config: JointConfig, objective: JointObjective
+    examples: Examples,
+    photos: Features | Sequence[CaptionedPhoto],
+    config: JointConfig,
+    objective: JointObjective,
 ) -> Callable[[int, int, int], tuple[Any, ...]]:
-    """The objective's arguments at a step: a pure function of seed, step and rank; every photo once per epoch."""
-    train, size = config.train, objective.seeing.vision.image_size
+    """The objective's arguments at a step: a pure function of seed, step and rank; every photo once per epoch.
+
+    Args:
+        examples: captions of the photos.
+        photos: their tokens or, where the encoder is trained, they themselves.
+        config: all settings.
+        objective: what is trained.
+    """
+    train = config.train
     length, dim = examples.x0.shape[1:]
     few = round(config.few * train.photos)
     shown = train.photos - few
@@ -165,9 +194,9 @@ def batches(
     alone = round(train.text_only * train.photos) if texts else 0
 
     def batch_at(step: int, rank: int, world: int) -> tuple[Any, ...]:
-        chosen = photos_of_step(len(photos), train.photos, train.seed, step, rank, world)
+        chosen = photos_of_step(len(examples.rows), train.photos, train.seed, step, rank, world)
         generator = generator_at(train.seed, 5, step, rank)
-        pixels = views_of_step(photos, examples, chosen, size, (train.seed, step), generator)
+        image = image_of_step(photos, objective.seeing, examples, chosen, (train.seed, step), generator)
         captions = examples.draw(chosen, train.copies, generator)
         first = captions[: shown * train.copies]
         if alone:
@@ -180,7 +209,7 @@ def batches(
         )
         noise = torch.randn(objective.few.calls, len(last), length, dim, generator=generator)
         return (
-            pixels,
+            image,
             generator.initial_seed(),
             torch.arange(shown + alone) < shown,
             examples.x0[first].float(),

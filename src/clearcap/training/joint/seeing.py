@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from clearcap.captioner.model import Captioner
 from clearcap.config import TrainConfig
-from clearcap.data.features import square_view
+from clearcap.data.features import Features, square_view
 from clearcap.data.records import CaptionedPhoto
 from clearcap.errors import InputError
 from clearcap.training.encoder.activations import squared
@@ -111,6 +111,30 @@ class ReadPhotos:
         opened = [self.photos[row].image.open for row in rows.tolist()]
         vision, device = self.captioner.vision, self.captioner.device
         return torch.cat([vision(images.to(device)) for images in squared(opened, vision.image_size, 50)])
+
+
+def image_of_step(
+    photos: Features | Sequence[CaptionedPhoto],
+    seeing: Seeing | None,
+    examples: Examples,
+    chosen: Int[Tensor, " some"],
+    seed: Sequence[int],
+    generator: torch.Generator,
+) -> Tensor:
+    """Some photos as an objective takes them: their tokens, or, where the encoder is trained, views of them as bytes.
+
+    Args:
+        photos: the tokens of all of them, or, where the encoder is trained, they themselves.
+        seeing: the encoder in training; None: it stays as it is.
+        examples: theirs.
+        chosen: rows of those that are wanted.
+        seed: of the crops, besides the photo's row.
+        generator: of what else is drawn.
+    """
+    if seeing is None:
+        return examples.tokens(chosen, photos, generator)  # type: ignore[arg-type]
+    size = seeing.vision.image_size
+    return views_of_step(photos, examples, chosen, size, seed, generator)  # type: ignore[arg-type]
 
 
 def views_of_step(

@@ -24,7 +24,7 @@ from clearcap.metrics.unicode_words import unicode_words
 from clearcap.metrics.words import agreement_words
 from clearcap.text.tokenizer import keeps_capitals, word_ids
 from clearcap.training.examples import Examples, photos_of_step, prepare_examples
-from clearcap.training.joint.seeing import ReadPhotos, joint_optimizers, views_of_step
+from clearcap.training.joint.seeing import ReadPhotos, image_of_step, joint_optimizers
 from clearcap.training.log import RunLog, progress_bar, tracked_accelerator
 from clearcap.training.loop import fit, generator_at
 from clearcap.training.neighbours import with_neighbours
@@ -272,11 +272,7 @@ def batches(
     def batch_at(step: int, rank: int, world: int) -> tuple[Any, ...]:
         chosen = photos_of_step(len(examples.rows), train.photos, train.seed, step, rank, world)
         generator = generator_at(train.seed, 4, step, rank)
-        if isinstance(photos, Features):
-            image = examples.tokens(chosen, photos, generator)
-        else:
-            size = objective.seeing.vision.image_size  # type: ignore[union-attr]
-            image = views_of_step(photos, examples, chosen, size, (train.seed, step), generator)
+        image = image_of_step(photos, objective.seeing, examples, chosen, (train.seed, step), generator)
         words = lengths_of(examples.ids[examples.draw(chosen, train.copies, generator)], special)
         noise = torch.randn(objective.rollout.calls, len(words), length, dim, generator=generator)
         kept = examples.draw(chosen[: config.kept_photos], train.copies, generator)
