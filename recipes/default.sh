@@ -34,6 +34,10 @@ fit() { # NAME SETTINGS...: the denoiser, on Flickr8k's captions and a share of 
         "data.text_exclude=$KEPT" "$@" $TINY_DATA $TINY_FIT --out "$OUT/$name"
 }
 
+twin() { # COMMAND...: the word-by-word twin, of the checkout that this recipe lies in
+    env "PYTHONPATH=$HERE/..${PYTHONPATH:+:$PYTHONPATH}" python -m benchmarks.twin "$@"
+}
+
 # From the sixth stage on: few steps, strongly regularised, for more overfit.
 GENTLE="train.text_only=0.1666667 train.lr=4e-4 train.muon_lr=4e-4 train.weight_decay=0.1 train.warmup=30 train.ema=0.995"
 # The first denoisers learn nothing of lengths and given words yet.
@@ -124,7 +128,37 @@ if [ "$LAST" = pair ]; then
         train.muon_lr=2.2e-4 train.ema=0.99 train.seed=3 encoder_lr=8e-5 $TINY_REWARD --out "$OUT/clamped"
     stage average python "$HERE/average.py" "$OUT/reward-gpu/model" "$OUT/clamped/model" "$OUT/average" 0.82 \
         steps=3 candidates=7 min_length=8 max_length=14 select=confidence
-    LAST=average
+
+    # 19. The word-by-word twin of the same parts, and what it says of every photo.
+    # 20. The denoiser on the twin's captions alone: one way to say it instead of five.
+    # 21. The few steps on them, too, each call after the words of the one before.
+    # 22. The same on one caption a photo: of the twin's and of the captioner's own the one that people's agree with most.
+    # 23. Between what many people say and what these two say; each word of content once.
+    WATCH="flickr8k:$DATA/flickr8k:dev" FEATURES="$OUT/twin/features"
+    TAUGHT="train.photos=32 train.ema=0.99"
+    STEPWISE="block=-1 views=2 features=$FEATURES few=0.6 student.steps=3 student.spacing=log-snr student.clamp=true
+        student.length=10 train.copies=3 train.text_only=0 train.steps=900 train.lr=5e-4 train.muon_lr=6e-4 $TAUGHT"
+    average() { stage "$4" python "$HERE/average.py" "$OUT/$1/model" "$OUT/$2/model" "$OUT/$4" "$3" "${@:5}"; }
+    stage twin twin train "$OUT/twin" $ALL --model "$OUT/average/model" train.steps=2500 "data.watch=$WATCH" \
+        data.watch_photos=200 $TINY_DATA $TINY_FIT
+    stage teach twin teach "$OUT/twin" "$OUT/twin/captions.jsonl"
+    stage taught $CLEARCAP train compact "train.init=$OUT/average/model" "text.source=$OUT/average/model" \
+        vision.kind=pair "vision.source=$OUT/average/model" "data.corpus=flickr8k:$DATA/flickr8k:train" \
+        "data.also=folder:$DATA/flickr30k:train,folder:$DATA/coco:train" data.expected=false "data.watch=$WATCH" \
+        data.watch_photos=200 "data.features=$FEATURES" data.views=2 data.teacher_alone=true \
+        "data.teacher_captions=$OUT/twin/captions.jsonl" train.copies=4 train.steps=1200 train.lr=1e-3 \
+        train.muon_lr=1e-3 train.warmup=50 train.decay=cosine train.seed=11 $TAUGHT $TINY_DATA $TINY_FIT --out "$OUT/taught"
+    average average taught 0.5 half
+    stage best python "$HERE/best_captions.py" "$OUT/half/model" "$OUT/twin/captions.jsonl" "$FEATURES" \
+        "folder:$OUT/captions:all" "$OUT/twin/best.jsonl" ${ALL//--data /}
+    stage steps $CLEARCAP finetune "$OUT/taught/model" $ALL --watch "$WATCH" $STEPWISE train.seed=51 \
+        "teacher_captions=$OUT/twin/captions.jsonl" $TINY ${STEPS:+watch_photos=2} --out "$OUT/steps"
+    average average steps 0.65 between
+    stage best-steps $CLEARCAP finetune "$OUT/between/model" $ALL --watch "$WATCH" $STEPWISE train.seed=61 \
+        "teacher_captions=$OUT/twin/best.jsonl" $TINY ${STEPS:+watch_photos=2} --out "$OUT/best-steps"
+    average steps best-steps 0.385 both
+    average average both 0.65 last steps=3 length=10 candidates=6 min_length=8 max_length=13 select=confidence once=true
+    LAST=last
 fi
 
 # At half the size.

@@ -247,6 +247,10 @@ class SamplingConfig:
     time_offset: int = knob(0, "added to the time the network is told")
     self_condition: bool = knob(True, "feed each prediction back")
     clamp: bool = knob(False, "move each prediction but the last to the nearest words; needs length")
+    once: bool = knob(
+        False,
+        "say each word of content once: where it is less sure, the next likeliest word (see text.function_words)",
+    )
     early_exit: int = knob(0, "a caption is done after so many repetitions of its tokens; 0 runs every step")
     refine: int = knob(0, "rounds of Back&Refine")
     refine_time: float = knob(0.5, "noise level at which it goes back, as a share of T")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from tiny_captioner import photos, tiny_captioner
 
-from clearcap.captioner.generating import CaptionRequest
+from clearcap.captioner.generating import CaptionRequest, say_once
 from clearcap.config import SamplingConfig
 from clearcap.errors import InputError
 
@@ -215,3 +217,62 @@ def test_clamping_needs_told_lengths() -> None:
         SamplingConfig(clamp=True)
     with pytest.raises(InputError, match="pass length=10, say, or clamp=False"):
         captioner.nearest_words(torch.zeros(1, 10, 24), None)
+
+
+def said_once(rows: list[list[float]], often: set[int]) -> list[int]:
+    """The words of one caption by trying all: the surest of equal words stays, the others take their next."""
+    probabilities = torch.tensor(rows, dtype=torch.float64).softmax(-1)
+    banned = torch.zeros_like(probabilities, dtype=torch.bool)
+    while True:
+        words = probabilities.masked_fill(banned, -1).argmax(-1).tolist()
+        told = [w for w in words if w not in often and words.count(w) > 1]
+        if not told:
+            return words
+        word = max(told, key=lambda w: (words.count(w), -words.index(w)))
+        left = probabilities.masked_fill(banned, 0)
+        sure = (left / left.sum(-1, keepdim=True))[:, word]
+        at = [i for i, w in enumerate(words) if w == word]
+        best = max(at, key=lambda i: float(sure[i]))
+        for i in at:
+            banned[i, word] = i != best
+
+
+def test_each_word_of_content_is_said_where_it_is_likeliest() -> None:
+    draw = torch.Generator().manual_seed(0)
+    for library in (torch.tensor, np.array):
+        for _ in range(20):
+            rows = 2 * torch.randn(4, 8, 6, generator=draw)
+            logits = library(rows.numpy())
+            say_once(logits, [range(1, 7)] * 4, frozenset({0, 2}))
+            for one, found in zip(rows, logits.argmax(-1).tolist(), strict=True):
+                assert found[1:7] == said_once(one[1:7].tolist(), {0, 2})
+                assert [found[0], found[7]] == [int(one[0].argmax()), int(one[7].argmax())]
+
+
+def test_captions_say_no_word_of_content_twice_and_clamping_shows_none() -> None:
+    captioner, tokenizer = copy.deepcopy(tiny_captioner())
+    captioner.function_words, captioner.tokenizer = frozenset({"a", "the"}), tokenizer
+    words = tokenizer.get_vocab()
+    assert captioner.often == {*captioner.text.special_ids, words["a"], words["the"]}
+    how = replace(captioner.defaults, steps=3, solver="renoise", clamp=True, length=8, candidates=8)
+    shown: list[torch.Tensor] = []
+
+    def repeats(how: SamplingConfig) -> tuple[int, int]:
+        shown.clear()
+        ids = captioner.generate(
+            image=photos(4),
+            sampling=how,
+            callback_on_step_end=lambda step, t, tensors: shown.append(tensors["latents"]) or {},
+        ).ids[..., 1:9]
+        fixed = captioner.fixed_lengths([CaptionRequest(0, length=8)] * 32)
+        nearest = captioner.nearest_words(shown[0], fixed, once=how.once)
+        clamped = captioner.logits(nearest).argmax(-1)[:, 1:9]
+        return tuple(  # type: ignore[return-value]
+            sum(n > 1 and w not in captioner.often for row in rows for w, n in Counter(row).items())
+            for rows in (ids.flatten(0, 1).tolist(), clamped.tolist())
+        )
+
+    assert min(repeats(how)) > 0
+    assert repeats(replace(how, once=True))[0] == 0
+    captioner.tokenizer = None  # words are not known, and all may be said twice
+    assert repeats(replace(how, once=True)) == repeats(how)

@@ -6,6 +6,7 @@ import base64
 import copy
 import gzip
 import io
+import itertools
 import json
 import os
 import shutil
@@ -21,7 +22,7 @@ from PIL import Image
 from tiny_captioner import tiny_captioner
 
 from benchmarks.web import measure_page, python_ids, served
-from clearcap.captioner.generating import CaptionRequest
+from clearcap.captioner.generating import CaptionRequest, say_once
 from clearcap.captioner.model import Captioner, load_captioner
 from clearcap.data.images import PhotoBytes, to_square
 from clearcap.data.records import CaptionedPhoto
@@ -49,7 +50,14 @@ from clearcap.captioner.onnx.web import (  # noqa: E402
 WEB = Path(__file__).parents[2] / "web"
 MEGABYTES = 0.006  # about six bits a weight
 SHIPPED = {"solver": "renoise", "steps": 3, "spacing": "log-snr", "guidance": 0.0, "clamp": True}
-SHIPPED |= {"length": 5, "min_length": 4, "max_length": 7, "candidates": 4, "select": "confidence"}
+SHIPPED |= {
+    "length": 5,
+    "min_length": 4,
+    "max_length": 7,
+    "candidates": 4,
+    "select": "confidence",
+    "once": True,
+}
 
 
 def renoising(**changes: Any) -> tuple[Captioner, Any]:
@@ -105,7 +113,9 @@ def test_json_says_all_that_sampling_needs(trained: Path, exported: Path) -> Non
         one = torch.ones(1, 1)
         assert float(sampler.noise.add(one, t, 0 * one)) == signal
         assert float(sampler.noise.add(0 * one, t, one)) == added
-    assert (how["lengths"], how["clamp"], how["select"]) == ([5, 4, 6, 7], True, "confidence")
+    assert (how["lengths"], how["clamp"], how["once"]) == ([5, 4, 6, 7], True, True)
+    assert how["select"] == "confidence"
+    assert about["vocabulary"]["often"] == sorted(captioner.often)
     assert about["vocabulary"]["pieces"] == tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
     assert {name: (exported / "model" / name).stat().st_size for name in about["files"]} == about["files"]
 
@@ -224,12 +234,15 @@ def reading_cases(captioner: Captioner, tokenizer: Any) -> list[dict[str, Any]]:
     draw = torch.Generator().manual_seed(0)
     special = captioner.text.special_ids
     size = len(tokenizer)
-    for length, kept in ((0, False), (5, False), (5, True), (3, True), (8, True)):
+    asked = ((0, False), (5, False), (5, True), (3, True), (8, True))
+    for (length, kept), once in itertools.product(asked, (False, True)):
         logits = 4 * torch.randn(captioner.length, size, generator=draw)
         logits[2:4] = logits[1]  # words repeat
         request = CaptionRequest(0, length=length)
         masked = logits[None].clone()
         masked[0, 1 : length + 1, list(special)] = -torch.inf
+        if once:
+            say_once(masked, [range(1, (length or captioner.length - 2) + 1)], captioner.often)
         probabilities = masked.softmax(-1)
         if kept:
             captioner.keep_lengths(
@@ -242,6 +255,7 @@ def reading_cases(captioner: Captioner, tokenizer: Any) -> list[dict[str, Any]]:
                 "logits": logits.flatten().tolist(),
                 "length": length,
                 "kept": kept,
+                "once": once,
                 "ids": ids[0].tolist(),
                 "confidence": confidence[0].tolist(),
                 "words": said.words,

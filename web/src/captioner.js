@@ -45,7 +45,7 @@ import { blank, clamp, isWord, join, read, spell } from "./words.js";
 
 /** @typedef {import("./words.js").Reading & import("./selection.js").Candidate} Drawn */
 
-const FORMAT = "2";
+const FORMAT = "3";
 const GRAPHS = /** @type {const} */ (["encode", "denoise", "decode", "words"]);
 
 export class Captioner {
@@ -134,12 +134,12 @@ export class Captioner {
       known: blanks.map((_, i) => lengths[0] > 0 && !isWord(i % positions, lengths[Math.floor(i / positions)])),
     };
     const x0 = await renoise(this.denoiser(context), sampling, noise(seed, lengths.length, positions * dim), fixed, async (x) =>
-      this.encode(clamp(await this.logits(x), vocabulary, blanks, fixed.known)),
+      this.encode(clamp(await this.logits(x), vocabulary, blanks, fixed.known, positions, sampling.once)),
     );
     const logits = await this.logits(x0);
     const row = logits.length / lengths.length;
     return lengths.map((told, i) => {
-      const reading = read(logits.subarray(i * row, (i + 1) * row), vocabulary, told, length !== undefined);
+      const reading = read(logits.subarray(i * row, (i + 1) * row), vocabulary, told, length !== undefined, sampling.once);
       const words = spell(reading, vocabulary);
       return { ...reading, words, caption: join(words.map(({ word }) => word)) };
     });

@@ -10,6 +10,7 @@
  * @property {number[]} noise - s(t) of each time: how much noise is added
  * @property {boolean} self_condition - whether each prediction is shown to the next call
  * @property {boolean} clamp - whether each prediction but the last is moved to the words nearest to it
+ * @property {boolean} once - whether each word of content is said once
  * @property {number[]} lengths - words of each candidate, unless a length is asked for; 0 leaves it to the denoiser
  * @property {string} select - how one of the candidates is chosen
  * @property {string[]} function_words - words that a chosen caption may well say twice; empty: any word may be

@@ -6,6 +6,7 @@
  * @typedef {object} Vocabulary
  * @property {string[]} pieces - every token's text; an ending starts with "##"
  * @property {number[]} special - tokens that are not words
+ * @property {number[]} often - tokens that a caption may well say twice
  * @property {string} whole - "1" for each token that is a word by itself, else "0"
  * @property {{cls: number, sep: number, pad: number, mask?: number}} tokens - that stand around words and for them
  */
@@ -60,15 +61,55 @@ export function blank(lengths, positions, { cls, sep, pad, mask = pad }) {
  * @param {Vocabulary} vocabulary
  * @param {readonly number[]} ids - tokens of the known positions, [captions, positions]
  * @param {readonly boolean[]} known - [captions, positions]
+ * @param {number} positions - of a caption
+ * @param {boolean} once - say each word of content once
  * @returns {number[]} - token ids [captions, positions]
  */
-export function clamp(logits, { pieces, special }, ids, known) {
-  return ids.map((id, i) => {
-    if (known[i]) return id;
+export function clamp(logits, { pieces, special, often }, ids, known, positions, once) {
+  const rows = ids.map((_, i) => {
     const row = logits.slice(i * pieces.length, (i + 1) * pieces.length);
     for (const token of special) row[token] = -Infinity;
-    return argmax(row);
+    return row;
   });
+  for (let start = 0; once && start < rows.length; start += positions) {
+    sayOnce(rows.slice(start, start + positions).filter((_, i) => !known[start + i]), often);
+  }
+  return ids.map((id, i) => (known[i] ? id : argmax(rows[i])));
+}
+
+/**
+ * Leaves, in place, each word of content at the one of its positions where it is likeliest (Python's `say_once`).
+ *
+ * @param {Float32Array[]} rows - logits at a caption's words
+ * @param {readonly number[]} often - tokens that may be said twice
+ */
+function sayOnce(rows, often) {
+  const free = new Set(often);
+  const said = rows.map(argmax);
+  for (;;) {
+    /** @type {Map<number, number>} */
+    const counts = new Map();
+    for (const id of said) if (!free.has(id)) counts.set(id, (counts.get(id) ?? 0) + 1);
+    const [token, times] = [...counts].reduce((most, one) => (one[1] > most[1] ? one : most), [0, 0]);
+    if (times < 2) return;
+    const where = said.flatMap((id, i) => (id === token ? [i] : []));
+    const doubts = where.map((i) => doubt(rows[i]));
+    const surest = where[doubts.indexOf(Math.min(...doubts))];
+    for (const i of where) {
+      if (i === surest) continue;
+      rows[i][token] = -Infinity;
+      said[i] = argmax(rows[i]);
+    }
+  }
+}
+
+/**
+ * @param {Float32Array} row - logits
+ * @returns {number} - one over the probability of the likeliest
+ */
+function doubt(row) {
+  const top = row[argmax(row)];
+  return row.reduce((sum, value) => sum + Math.exp(value - top), 0);
 }
 
 /**
@@ -78,28 +119,29 @@ export function clamp(logits, { pieces, special }, ids, known) {
  * @param {Vocabulary} vocabulary
  * @param {number} length - words that the denoiser was told, at positions 1 .. length; 0: none were
  * @param {boolean} kept - read exactly that many words
+ * @param {boolean} once - say each word of content once
  * @returns {Reading}
  */
-export function read(logits, vocabulary, length, kept) {
+export function read(logits, vocabulary, length, kept, once) {
   const size = vocabulary.pieces.length;
-  const rows = Array.from({ length: logits.length / size }, (_, i) => {
-    return softmax(logits.subarray(i * size, (i + 1) * size), isWord(i, length) ? vocabulary.special : []);
+  const all = Array.from({ length: logits.length / size }, (_, i) => {
+    const row = logits.slice(i * size, (i + 1) * size);
+    if (isWord(i, length)) for (const token of vocabulary.special) row[token] = -Infinity;
+    return row;
   });
+  if (once) sayOnce(all.slice(1, (length || all.length - 2) + 1), vocabulary.often);
+  const rows = all.map(softmax);
   if (kept && length > 0) keepLength(rows, vocabulary, length);
   const ids = rows.map(argmax);
   return { ids, confidence: rows.map((row, i) => row[ids[i]]) };
 }
 
 /**
- * Probabilities, none of them for the tokens left out.
- *
  * @param {Float32Array} logits
- * @param {number[]} without
- * @returns {Float64Array}
+ * @returns {Float64Array} - probabilities
  */
-function softmax(logits, without) {
+function softmax(logits) {
   const out = Float64Array.from(logits);
-  for (const id of without) out[id] = -Infinity;
   let top = -Infinity;
   for (const value of out) if (value > top) top = value;
   let sum = 0;

@@ -30,8 +30,8 @@ test("squashed photos are Pillow's, byte by byte", { skip }, () => {
 });
 
 test("captions are read as Python reads them", { skip }, () => {
-  for (const { logits, length, kept, ids, confidence, words, caption } of cases.readings) {
-    const found = read(Float32Array.from(logits), cases.vocabulary, length, kept);
+  for (const { logits, length, kept, once, ids, confidence, words, caption } of cases.readings) {
+    const found = read(Float32Array.from(logits), cases.vocabulary, length, kept, once);
     assert.deepEqual(found.ids, ids);
     found.confidence.forEach((p, i) => assert.ok(Math.abs(p - confidence[i]) < 1e-5));
     const spelt = spell(found, cases.vocabulary);

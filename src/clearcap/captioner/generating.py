@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -74,6 +75,7 @@ class CaptionModel(ABC):
     image_tokens: (
         bool  # whether ``encode_image`` gives them; graphs give the denoiser's keys and values instead
     )
+    tokenizer: Any = None  # the text space's, where it is known
     libraries: tuple[str, ...]  # packages that the numbers of captions depend on, besides NumPy
 
     def take(self, config: Any, parts: Parts) -> None:
@@ -182,7 +184,7 @@ class CaptionModel(ABC):
             x0 = self.sample(
                 image, requests, seed=seed, sampler=self.sampler(how), callback=callback_on_step_end
             )
-            return self.read(x0, requests, photos=len(image), whole_words=whole_words)
+            return self.read(x0, requests, photos=len(image), whole_words=whole_words, once=how.once)
 
     def read(
         self,
@@ -191,6 +193,7 @@ class CaptionModel(ABC):
         *,
         photos: int = 1,
         whole_words: Bool[Array, " vocab"] | None = None,
+        once: bool = False,
     ) -> Generated:
         """The most probable tokens of sampled latents.
 
@@ -199,9 +202,17 @@ class CaptionModel(ABC):
             requests: what was sampled, equally many captions of each photo.
             photos: how many.
             whole_words: as for ``generate``.
+            once: say each word of content once.
         """
         with self.inference():
-            probabilities = softmax(self.word_logits(x0, requests))
+            logits = self.word_logits(x0, requests)
+            if once:
+                say_once(
+                    logits,
+                    [range(1, (request.length or self.length - 2) + 1) for request in requests],
+                    self.often,
+                )
+            probabilities = softmax(logits)
             if whole_words is not None:
                 self.keep_lengths(probabilities, requests, self.asarray(whole_words))
             confidence, ids = namespace(x0).amax(probabilities, axis=-1), probabilities.argmax(-1)
@@ -246,7 +257,7 @@ class CaptionModel(ABC):
                 ),
                 known,
                 callback,
-                lambda x0: self.nearest_words(x0, known),
+                lambda x0: self.nearest_words(x0, known, once=sampler.once),
             )
 
     def denoise_of_rows(
@@ -299,11 +310,22 @@ class CaptionModel(ABC):
         latent = cast(self.text.encode(ids, cast(place <= length + 1, xp.int64)), xp.float32)
         return FixedLatents(latent, ~word & (length > 0), ids)
 
+    @property
+    def often(self) -> frozenset[int]:
+        """Tokens that a caption may well say twice; all of them where the tokenizer is not known."""
+        if self.tokenizer is None:
+            return frozenset(range(self.config.bert["vocab_size"]))
+        vocab = self.tokenizer.get_vocab()
+        return frozenset(
+            [*self.text.special_ids, *(vocab[word] for word in self.function_words if word in vocab)]
+        )
+
     def nearest_words(
         self,
         x0: Float[Array, "captions length dim"],
         known: FixedLatents | None,
         read: Callable[[Logits], TokenIds] = lambda logits: logits.argmax(-1),
+        once: bool = False,
     ) -> Float[Array, "captions length dim"]:
         """The latents of the words that predictions say.
 
@@ -311,6 +333,7 @@ class CaptionModel(ABC):
             x0: predictions.
             known: tokens that are given, of which only the others are read.
             read: the words of logits; default the most probable ones.
+            once: say each word of content once.
 
         Raises:
             InputError: nothing is known of the captions, not even their lengths.
@@ -320,6 +343,12 @@ class CaptionModel(ABC):
         xp = namespace(x0)
         logits = self.logits(x0)
         logits[..., list(self.text.special_ids)] = -np.inf
+        if once:
+            say_once(
+                logits,
+                [[i for i, told in enumerate(row) if not told] for row in known.mask.tolist()],
+                self.often,
+            )
         ids = xp.where(known.mask, known.ids, read(logits))
         return cast(self.text.encode(ids, cast(ids != self.config.tokens["pad"], xp.int64)), xp.float32)
 
@@ -372,6 +401,37 @@ class CaptionModel(ABC):
     def logits(self, x0: Latents) -> Logits:
         """Token logits of clean latents, in float32."""
         return cast(self.text.decode(cast(x0, self.dtype)), namespace(x0).float32)
+
+
+def say_once(
+    logits: Float[Array, "captions length vocab"], places: Sequence[Sequence[int]], often: frozenset[int]
+) -> None:
+    """Leave, in place, each word of content at the one of its places where it is likeliest.
+
+    Words that are said all at once may be said at two places, where one of them is another word's: "a baby holding a
+    baby". The less sure place says its next likeliest word.
+
+    Args:
+        logits: of every token at every position.
+        places: positions of each caption's words.
+        often: tokens that may be said twice.
+    """
+    xp = namespace(logits)
+    for caption, (mine, first) in enumerate(zip(places, logits.argmax(-1).tolist(), strict=True)):
+        row = logits[caption]
+        said = {place: first[place] for place in mine}
+        while True:
+            counts = Counter(token for token in said.values() if token not in often)
+            token, times = max(counts.items(), key=lambda item: item[1], default=(0, 0))
+            if times < 2:
+                break
+            where = [place for place in mine if said[place] == token]
+            doubt = [xp.exp(row[place] - row[place].max()).sum().item() for place in where]
+            surest = where[doubt.index(min(doubt))]
+            for place in where:
+                if place != surest:
+                    row[place, token] = -np.inf
+                    said[place] = int(row[place].argmax())
 
 
 def noise_of(objective: DiffusionConfig, factor: float, device: Any) -> Noise:

@@ -141,7 +141,7 @@ class CaptionPipeline:
     ) -> None:
         self.source = source
         self.captioner = captioner.for_inference()
-        self.tokenizer = tokenizer
+        self.captioner.tokenizer = self.tokenizer = tokenizer
         self.frequency = frequency
         self.clip = clip
         self.memory = memory
@@ -420,7 +420,7 @@ class CaptionPipeline:
         def shown(step: int, t: int, tensors: dict[str, Array]) -> dict[str, Array]:
             if step == 0:
                 show(self._frames(-1, t, tensors["noisy"]))
-            show(self._frames(step, t, tensors["latents"]))
+            show(self._frames(step, t, tensors["latents"], sampling.once))
             return {}
 
         with self.captioner.inference():
@@ -434,9 +434,9 @@ class CaptionPipeline:
         )
         return self._chosen([(name, photo)], tokens, generated, sampling)[0]
 
-    def _frames(self, index: int, t: int, latents: Array) -> list[Frame]:
+    def _frames(self, index: int, t: int, latents: Array, once: bool = False) -> list[Frame]:
         """What each caption's latent says."""
-        return [read_step(self.captioner, self.tokenizer, index, t, one[None]) for one in latents]
+        return [read_step(self.captioner, self.tokenizer, index, t, one[None], once) for one in latents]
 
     def attention(self, image: Any, caption: str = "", *, seed: int = 0, **how: Any) -> Attention:
         """Where each word of a caption looks: ``pipeline.attention(photo).maps`` is [words, grid, grid].

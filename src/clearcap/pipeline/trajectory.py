@@ -66,24 +66,29 @@ def trajectory(
         noise: whether a frame before the first step shows the noise itself, read as words.
     """
     frames: list[Frame] = []
+    how = dataclasses.replace(sampling or captioner.defaults, candidates=1)
 
     def watch(step: int, t: int, tensors: dict[str, Array]) -> dict[str, Array]:
         if noise and step == 0:
             frames.append(read_step(captioner, tokenizer, -1, t, tensors["noisy"]))
-        frames.append(read_step(captioner, tokenizer, step, t, tensors["latents"]))
+        frames.append(read_step(captioner, tokenizer, step, t, tensors["latents"], how.once))
         show(frames)
         return {}
 
-    how = dataclasses.replace(sampling or captioner.defaults, candidates=1)
     captioner.generate(image=image, seed=seed, sampling=how, callback_on_step_end=watch)
     return frames
 
 
 def read_step(
-    captioner: CaptionModel, tokenizer: Any, index: int, t: int, x0: Float[Array, "captions length dim"]
+    captioner: CaptionModel,
+    tokenizer: Any,
+    index: int,
+    t: int,
+    x0: Float[Array, "captions length dim"],
+    once: bool = False,
 ) -> Frame:
-    """What the first caption of the batch says at a step."""
-    read = captioner.read(x0[:1], [CaptionRequest(photo=0)])
+    """What the first caption of the batch says at a step; with ``once`` each word of content once."""
+    read = captioner.read(x0[:1], [CaptionRequest(photo=0)], once=once)
     ids, confidence = read.ids[0, 0], read.confidence[0, 0]
     special = captioner.text.special_ids
     decoded = decode_caption(tokenizer, ids.tolist(), special, confidence.tolist())

@@ -39,6 +39,7 @@ class Sampler:
         self_condition: whether each prediction is shown to the next call.
         time_offset: added to the time that the network is told.
         clamp: whether a prediction is moved to the words nearest to it before the next call.
+        once: whether the words nearest to a prediction are each said once.
         early_exit: repetitions of its tokens after which a caption is done; 0 runs every step.
         refine: Back&Refine's rounds, time, share, threshold and level (``BackAndRefine``); None without it.
     """
@@ -52,6 +53,7 @@ class Sampler:
     self_condition: bool
     time_offset: int
     clamp: bool
+    once: bool
     early_exit: int
     refine: tuple[int, float, float, float, float] | None
 
@@ -135,6 +137,7 @@ def build_sampler(how: SamplingConfig, noise: Noise) -> Sampler:
         self_condition=how.self_condition,
         time_offset=how.time_offset,
         clamp=how.clamp,
+        once=how.once,
         early_exit=how.early_exit,
         refine=(
             (how.refine, how.refine_time, how.refine_share, how.refine_threshold, how.refine_level)

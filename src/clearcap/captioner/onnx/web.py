@@ -33,7 +33,7 @@ from clearcap.text.tokenizer import word_ids
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-FORMAT = "2"  # of the files; the page refuses those of another
+FORMAT = "3"  # of the files; the page refuses those of another
 MEGABYTES = 19.2  # of weights, with which the graphs stay below 20
 LEAST_WEIGHTS = 2000  # an array of fewer stays float32
 PHOTOS = 64  # that weights' precision is measured with
@@ -122,6 +122,7 @@ def settings(captioner: Captioner) -> dict[str, Any]:
             "noise": [noise for _, noise in scales],
             "self_condition": sampler.self_condition,
             "clamp": sampler.clamp,
+            "once": sampler.once,
             "lengths": [how.length_of(candidate) for candidate in range(how.candidates)],
             "select": how.select if how.candidates > 1 else "confidence",
             "function_words": sorted(captioner.function_words),
@@ -135,13 +136,15 @@ def longest(captioner: Captioner) -> int:
 
 
 def vocabulary(captioner: Captioner, tokenizer: Any) -> dict[str, Any]:
-    """Tokens' texts; which are no words, which are words by themselves ("1") or not ("0"), which stand for words."""
+    """Tokens' texts; which are no words, which are words by themselves ("1") or not ("0"), which may be
+    said twice, which stand for words."""
     special = captioner.text.special_ids
     ids = tokenizer.get_vocab()
     size = max(ids.values()) + 1
     return {
         "pieces": tokenizer.convert_ids_to_tokens(list(range(size))),
         "special": list(special),
+        "often": sorted(captioner.often),
         "whole": "".join("1" if one else "0" for one in word_ids(tokenizer, special, size).tolist()),
         "tokens": {name: captioner.config.tokens[name] for name in TOKENS if name in captioner.config.tokens},
     }
@@ -229,7 +232,7 @@ def sensitivity(
             randn_rows(seed, range(len(requests)), captioner.length, captioner.text.dim, captioner.asarray),
             known,
             probe,
-            partial(captioner.nearest_words, known=known),
+            partial(captioner.nearest_words, known=known, once=sampler.once),
         )
         gradients = torch.autograd.grad(torch.stack(probes).sum(), list(weights.values()), allow_unused=True)
         for name, gradient in zip(weights, gradients, strict=True):
