@@ -21,7 +21,9 @@ captioner, tokenizer = load_captioner(model)
 theirs, _ = load_captioner(other)
 with torch.no_grad():
     for ours, one in zip(captioner.state_dict().values(), theirs.state_dict().values(), strict=True):
-        if ours.is_floating_point() and not torch.equal(ours, one):  # what is alike stays so, to the sign of a zero
+        if ours.is_floating_point() and not torch.equal(
+            ours, one
+        ):  # what is alike stays so, to the sign of a zero
             ours.lerp_(one.to(ours.dtype), float(share))
 captioner.config.sampling = dataclasses.asdict(override(theirs.defaults, settings))
 save_model(captioner, tokenizer, Path(out))

@@ -242,6 +242,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {  # of a captioner's sections: saved mode
         "time_offset": 0,
         "self_condition": True,
         "clamp": False,
+        "once": False,
         "early_exit": 0,
         "refine": 0,
         "refine_time": 0.5,
