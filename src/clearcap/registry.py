@@ -44,6 +44,7 @@ BUILT_IN: dict[str, dict[str, str]] = {  # kind -> name -> where it is defined
         "confidence": "clearcap.sampling.selection:by_confidence",
         "similarity": "clearcap.sampling.selection:by_similarity",
         "mbr-and-similarity": "clearcap.sampling.selection:by_agreement_and_similarity",
+        "confidence-and-similarity": "clearcap.sampling.selection:by_confidence_and_similarity",
         "neighbours": "clearcap.sampling.selection:by_neighbours",
     },
     "text space": {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -94,6 +95,17 @@ def test_diverse_starts_with_the_best_and_never_repeats_while_it_can_help_it() -
     assert len({drawn[i] for i in picked}) == 4
     assert sorted(diverse(drawn, 5)) == [0, 1, 2, 3, 4]
     assert 3 in diverse(drawn, 2, novelty=1.0)
+
+
+def test_confidence_and_similarity_weigh_as_a_logarithm_and_twice_a_cosine() -> None:
+    sure, similarity = [[0.9, 0.4], [0.5, 0.5], [0.2, 0.8]], [0.1, 0.3, 0.35]
+    values = [
+        0.5 * math.log(one[0] * one[1]) + 2 * cosine for one, cosine in zip(sure, similarity, strict=True)
+    ]
+    chosen = choose(["a", "b", "c"], "confidence-and-similarity", confidences=sure, similarity=similarity)
+    assert chosen == values.index(max(values)) == 1
+    assert choose(["a", "b", "c"], "confidence", confidences=sure) == 0
+    assert choose(["a", "b", "c"], "similarity", similarity=similarity) == 2
 
 
 def test_novelty_lowers_the_similarity_within_the_set() -> None:

@@ -39,7 +39,8 @@ Settings = Annotated[
 Select = Annotated[
     str | None,
     typer.Option(
-        help="choice among candidates: mbr, confidence, similarity, mbr-and-similarity or neighbours"
+        help="choice among candidates: mbr, confidence, similarity, mbr-and-similarity, confidence-and-similarity or "
+        "neighbours"
     ),
 ]
 MemoryFolder = Annotated[

@@ -105,7 +105,7 @@ Decoded: TypeAlias = list[tuple[str, np.ndarray | InputError]]
 """A batch of photos: names, and pixels or why there are none."""
 BLIND = ("mbr", "confidence", "neighbours")
 """Selection rules that do not ask how well captions fit the photo; plug-ins' rules may."""
-SEEING = ("similarity", "mbr-and-similarity")
+SEEING = ("similarity", "mbr-and-similarity", "confidence-and-similarity")
 """Selection rules that cannot do without it."""
 WITH_MEMORY = {"candidates": 10, "select": "mbr", "utility": "cider"}
 BACKENDS = ("torch", "prepacked", "compiled", "onnx", "fast")

@@ -76,6 +76,12 @@ def by_agreement_and_similarity(candidates: Candidates) -> Sequence[float]:
     return sum(_standardised(np.asarray(values, float)) for values in both).tolist()  # type: ignore[union-attr]
 
 
+def by_confidence_and_similarity(candidates: Candidates) -> Sequence[float]:
+    """The logarithm of the mean confidence, and similarity to the photo twice (LOG.md)."""
+    sure = np.log(np.maximum(by_confidence(candidates), 1e-12))
+    return (sure + 2 * np.asarray(by_similarity(candidates), float)).tolist()
+
+
 def by_similarity(candidates: Candidates) -> Sequence[float]:
     """Each candidate's similarity to the photo."""
     return _given(candidates.similarity, "similarity")
@@ -127,8 +133,9 @@ def choose(
 
     Args:
         captions: candidates for one photo.
-        method: a selection rule: "mbr", "confidence", "similarity", "mbr-and-similarity", "neighbours", or one that
-            a plug-in registers: a function of ``Candidates`` that gives each one's value, the higher the better.
+        method: a selection rule: "mbr", "confidence", "similarity", "mbr-and-similarity",
+            "confidence-and-similarity", "neighbours", or one that a plug-in registers: a function of ``Candidates``
+            that gives each one's value, the higher the better.
         confidences: each candidate's word probabilities, for "confidence" and for ties.
         similarity: photo-caption similarity of each candidate from a CLIP or a scorer, for "similarity".
         utility: of "mbr".
