@@ -153,7 +153,7 @@ def test_an_alternative_or_a_word_of_ones_own_takes_a_words_place(page: Any) -> 
     own = page.get_by_label("Or your own word")
     own.fill("old woman")
     page.get_by_role("button", name="Replace", exact=True).click()
-    page.locator("#caption button.cc-word[data-spelt=woman]").wait_for()
+    page.locator("#caption button.cc-word[data-spelt=old]").wait_for()
     assert caption_shown(page).split()[1:3] == ["old", "woman"]
     own.fill("🦄")
     page.get_by_role("button", name="Replace", exact=True).click()

@@ -9,6 +9,7 @@ const SAMPLING = {
   noise: [2, 0.25],
   self_condition: true,
   clamp: false,
+  once: false,
   lengths: [1],
   select: "confidence",
   function_words: [],
