@@ -10,6 +10,7 @@ object.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import statistics
 import time
@@ -38,6 +39,7 @@ from clearcap.studies.study import overrides_of
 from clearcap.training.log import progress_bar
 from clearcap.training.run import cached_features, open_data
 from clearcap.training.twin.network import Twin
+from clearcap.training.twin.reward import reward_twin
 from clearcap.training.twin.run import WEIGHTS, train_twin
 from clearcap.training.twin.writing import write, write_teacher_captions
 
@@ -50,6 +52,17 @@ USUAL = {
     "denoiser": {"dropout": 0.1},  # the twin's: without it likelihood is soon learned by heart
     "data": {"watch_photos": 0, "views": 2, "expected": False},
     "train": {"photos": 32, "copies": 5, "steps": 2000, "warmup": 60, "ema": 0.99, "tracker": "none"},
+}
+REWARDED = {
+    "train": {
+        "copies": 2,
+        "steps": 1500,
+        "lr": 3e-4,
+        "muon_lr": 3e-4,
+        "warmup": 30,
+        "decay": "cosine",
+        "sample_every": 250,
+    }
 }
 
 
@@ -67,6 +80,19 @@ def train(
     where = {"corpus": data[0], "also": data[1:], "features": str(out / "features")}  # type: ignore[index]
     lent = {"text": {"source": model}, "vision": {"source": model}, "data": where}
     train_twin(load_preset("compact", [*overrides_of(USUAL), *overrides_of(lent), *(overrides or [])]), out)
+
+
+@app.command()
+def reward(
+    trained_twin: Annotated[Path, typer.Argument(help="folder of the twin's training")],
+    out: Annotated[Path, typer.Argument(help="folder of this training")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="settings, as train.steps=2000")] = None,
+    kept: Annotated[float, typer.Option(help="weight of the cross-entropy of people's captions")] = 0.1,
+) -> None:
+    """Train a twin on by the CIDEr-D of the captions it draws."""
+    _, _, preset = trained(trained_twin)
+    settings = [*overrides_of(dataclasses.asdict(preset)), *overrides_of(REWARDED), *(overrides or [])]
+    reward_twin(trained_twin, load_preset("compact", settings), out, kept=kept)
 
 
 @app.command()

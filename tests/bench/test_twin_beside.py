@@ -57,12 +57,23 @@ def benchmark(*words: object, status: int = 0) -> str:
 
 def test_a_twin_is_trained_and_told_apart_photo_by_photo(desk: Path) -> None:
     data, model = ("--data", f"folder:{desk}:train"), ("--model", desk / "model")
+    watch = ["data.watch_photos=4", f"data.watch=folder:{desk}:val"]
     with interrupted_after(2):
         benchmark("train", desk / "killed", *SIZES, *data, *model, status=130)
     benchmark("train", desk / "killed", *SIZES, *data, *model)
-    benchmark("train", desk / "whole", *SIZES, *data, *model)
+    benchmark("train", desk / "whole", *SIZES, *watch, *data, *model)
     killed, whole = (load_file(desk / name / "twin.safetensors") for name in ("killed", "whole"))
     assert all((killed[name] == whole[name]).all() for name in whole)
+
+    rewarded = ["train.steps=4", "train.sample_every=2"]
+    with interrupted_after(2):
+        benchmark("reward", desk / "whole", desk / "rewarded killed", *rewarded, status=130)
+    benchmark("reward", desk / "whole", desk / "rewarded killed", *rewarded)
+    benchmark("reward", desk / "whole", desk / "rewarded", *rewarded)
+    killed, on = (load_file(desk / name / "twin.safetensors") for name in ("rewarded killed", "rewarded"))
+    assert all((killed[name] == on[name]).all() for name in on)
+    assert any((whole[name] != on[name]).any() for name in on)
+    assert [line["step"] for line in lines_of(desk / "rewarded" / "samples.jsonl")] == [0, 2, 4]
 
     dev = f"folder:{desk}:val"
     said = clearcap("evaluate", "--model", desk / "model", "--data", dev, "--out", desk / "results")

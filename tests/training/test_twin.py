@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -10,8 +12,11 @@ from transformers import GenerationConfig, GenerationMixin, PretrainedConfig, Pr
 from transformers.modeling_outputs import CausalLMOutput
 
 from clearcap.errors import InputError
+from clearcap.training.self_critical.reward import CiderReward
 from clearcap.training.twin import Twin, TwinConfig, beam_search, greedy
+from clearcap.training.twin.decoding import draw
 from clearcap.training.twin.network import build_twin
+from clearcap.training.twin.reward import RewardedTwin
 
 PAD, FIRST, END = 0, 1, 2
 VOCAB, LENGTH = 12, 9
@@ -127,3 +132,85 @@ def test_settings_that_cannot_be_fail_where_they_are_made() -> None:
         build_twin(TwinConfig(width=16, heads=2, hidden=8, depth=1), vocab=9, image_dim=8, tokens=4).length
         == 20
     )
+
+
+ALLOWED = [4, 7, 9]
+SHORT = 3  # positions of a short twin: the first token and two more
+
+
+def likelihoods(twin: Twin, photo: torch.Tensor) -> dict[tuple[int, ...], torch.Tensor]:
+    """Of every caption that a short twin can write of a photo with the allowed words: how likely it is."""
+    found: dict[tuple[int, ...], torch.Tensor] = {}
+    context = twin.image_context(photo[None])
+    for chosen in itertools.product([*ALLOWED, END], repeat=SHORT - 1):
+        caption = chosen[:1] if chosen[0] == END else chosen
+        if caption in found:
+            continue
+        h, _ = twin.read(torch.tensor([[FIRST, *caption]])[:, :-1], context)
+        logits = twin.logits(h[0])[:, [*ALLOWED, END]].log_softmax(-1)
+        places = [[*ALLOWED, END].index(token) for token in caption]
+        found[caption] = torch.stack([logits[i, place] for i, place in enumerate(places)]).sum().exp()
+    return found
+
+
+@pytest.fixture
+def short_twin(twin: Twin) -> Twin:
+    twin.length = SHORT
+    with torch.no_grad():
+        twin.words.weight.mul_(0.1)  # else one caption is all but certain
+    return twin
+
+
+@pytest.fixture
+def objective(short_twin: Twin) -> RewardedTwin:
+    references = torch.tensor([[[4, 7, -1], [7, 4, -1]], [[9, -1, -1], [4, 9, -1]]])
+    allowed = torch.zeros(VOCAB, dtype=torch.bool)
+    allowed[ALLOWED] = True
+    reward = CiderReward(references, VOCAB)
+    return RewardedTwin(short_twin, reward, allowed, first=FIRST, end=END, pad=PAD, kept=0.5)
+
+
+def test_captions_are_drawn_as_often_as_they_are_likely(
+    objective: RewardedTwin, image: torch.Tensor
+) -> None:
+    drawn = draw(
+        objective.twin, image[:2], 20000, first=FIRST, end=END, pad=PAD, banned=objective.banned,
+        generator=torch.Generator().manual_seed(0),
+    )  # fmt: skip
+    for photo, rows in zip(image[:2], drawn.chunk(2), strict=True):
+        times = Counter(tuple(token for token in row if token != PAD) for row in rows.tolist())
+        expected = likelihoods(objective.twin, photo)
+        assert set(times) <= set(expected)
+        for caption, likelihood in expected.items():
+            assert times[caption] / 20000 == pytest.approx(likelihood.item(), abs=0.012)
+
+
+def test_the_gradient_of_the_reward_is_that_of_its_expectation(
+    objective: RewardedTwin, image: torch.Tensor
+) -> None:
+    """Without dropout. A mean over words weighs a batch by its words alone, so long batches are taken."""
+    photos, copies = torch.arange(2), 400
+    weights = objective.twin.words.weight
+    expected = torch.zeros(())
+    for photo, row in zip(image[:2], photos, strict=True):
+        for caption, likelihood in likelihoods(objective.twin, photo).items():
+            words = torch.tensor([[*(token for token in caption if token != END), -1, -1][:SHORT]])
+            expected = expected + likelihood * objective.reward(words, row[None])[0] / 2
+    (exact,) = torch.autograd.grad(expected, weights)
+    estimates, rewards = [], []
+    for seed in range(6):
+        many = image[:2].repeat(copies, 1, 1)
+        ids = torch.tensor([[FIRST, 4, END]])
+        policy, people = objective.eval()(many, ids.expand(len(many), -1), photos.repeat(copies), seed)
+        said = draw(
+            objective.twin, many, 5, first=FIRST, end=END, pad=PAD, banned=objective.banned,
+            generator=torch.Generator().manual_seed(seed),
+        )  # fmt: skip
+        (estimate,) = torch.autograd.grad(policy, weights)
+        estimates.append(-estimate * (said != PAD).sum() / len(said))
+        rewards.append(-policy.item())
+    mean = torch.stack(estimates).mean(0)
+    assert float((mean - exact).norm() / exact.norm()) < 0.1
+    assert sum(rewards) / 6 == pytest.approx(expected.item(), rel=0.03)
+    plain = objective.twin.loss(ids.expand(2, -1), objective.twin.image_context(image[:2]), PAD)
+    torch.testing.assert_close(people, plain)

@@ -146,11 +146,11 @@ class CiderReward(nn.Module):
 
 
 def document_frequency(grams: Int[Tensor, "photos most"]) -> tuple[Tensor, Tensor]:
-    """The n-grams of all photos, sorted, and how many photos hold each."""
+    """The n-grams of all photos, sorted, 0 for none among them, and how many photos hold each."""
     held = grams.sort(1).values
     new = torch.ones_like(held, dtype=torch.bool)
     new[:, 1:] = held[:, 1:] != held[:, :-1]
-    keys, photos = held[new & (held > 0)].unique(return_counts=True)
+    keys, photos = held[new].unique(return_counts=True)
     return keys, photos
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from clearcap.arrays import ImageTokens
@@ -28,13 +29,56 @@ class Written(NamedTuple):
 @torch.inference_mode()
 def greedy(twin: Twin, image: ImageTokens, *, first: int, end: int, pad: int) -> Int[Tensor, "photos length"]:
     """The most probable next token each time, until the end token or the twin's length."""
+    return _word_by_word(twin, image, len(image), lambda logits: logits.argmax(-1), first, end, pad)
+
+
+@torch.no_grad()
+def draw(
+    twin: Twin,
+    image: ImageTokens,
+    copies: int,
+    *,
+    first: int,
+    end: int,
+    pad: int,
+    banned: Bool[Tensor, " vocab"],
+    generator: torch.Generator,
+) -> Int[Tensor, "batch length"]:
+    """Captions drawn token by token from what the twin predicts.
+
+    Args:
+        twin: in evaluation mode.
+        image: tokens of photos.
+        copies: captions of each photo; the batch is photo-major.
+        first, end, pad: special tokens.
+        banned: tokens that are never drawn.
+        generator: of the draws.
+    """
+
+    def drawn(logits: Float[Tensor, "batch vocab"]) -> Int[Tensor, " batch"]:
+        spread = logits.float().masked_fill(banned, -torch.inf).softmax(-1)
+        return torch.multinomial(spread, 1, generator=generator)[:, 0]
+
+    return _word_by_word(twin, image, copies * len(image), drawn, first, end, pad)
+
+
+def _word_by_word(
+    twin: Twin,
+    image: ImageTokens,
+    batch: int,
+    choose: Callable[[Float[Tensor, "batch vocab"]], Int[Tensor, " batch"]],
+    first: int,
+    end: int,
+    pad: int,
+) -> Int[Tensor, "batch length"]:
+    """Tokens chosen from each next logits, until the end token or the twin's length."""
     context = twin.image_context(image)
-    ids = torch.full((len(image), 1), first, device=image.device)
+    ids = torch.full((batch, 1), first, device=image.device)
     written, past = [], None
-    over = torch.zeros(len(image), dtype=torch.bool, device=image.device)
+    over = torch.zeros(batch, dtype=torch.bool, device=image.device)
     for _ in range(twin.length - 1):
         h, past = twin.read(ids, context, past)
-        chosen = twin.logits(h[:, -1]).argmax(-1).masked_fill(over, pad)
+        chosen = choose(twin.logits(h[:, -1])).masked_fill(over, pad)
         written.append(chosen)
         over |= chosen == end
         ids = chosen[:, None]

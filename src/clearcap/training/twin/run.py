@@ -18,11 +18,10 @@ from clearcap.data.features import Features, flip
 from clearcap.data.writing import whole_file
 from clearcap.training.examples import photos_of_step
 from clearcap.training.log import RunLog, progress_bar, tracked_accelerator
-from clearcap.training.loop import fit
 from clearcap.training.objectives import Objective
 from clearcap.training.optimizers import make_optimizers
 from clearcap.training.run import cached_features, open_data, write_preset
-from clearcap.training.schedules import generator_at
+from clearcap.training.loop import fit, generator_at
 from clearcap.training.twin.examples import TokenisedCaptions, tokenised
 from clearcap.training.twin.network import Twin, TwinConfig, build_twin
 
@@ -89,7 +88,7 @@ def train_twin(preset: Preset, out: Path, console: Console | None = None) -> tup
     Raises:
         InputError: settings, corpus or towers do not fit.
     """
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import load_file
 
     console, config = console or Console(stderr=True), preset.train
     captioner, tokenizer = build_captioner(preset, seed=config.seed)
@@ -128,9 +127,16 @@ def train_twin(preset: Preset, out: Path, console: Console | None = None) -> tup
             evaluate=lambda step: None,
             accelerator=accelerator,
         )
+    save_twin(twin, out)
+    return twin.cpu().eval(), tokenizer
+
+
+def save_twin(twin: Twin, out: Path) -> None:
+    """Write a twin's weights as ``out/twin.safetensors``."""
+    from safetensors.torch import save_file
+
     with whole_file(out / WEIGHTS) as fresh:
         save_file({name: tensor.cpu() for name, tensor in twin.state_dict().items()}, fresh)
-    return twin.cpu().eval(), tokenizer
 
 
 def batches_of_twin(
