@@ -18,6 +18,7 @@ from rich.console import Console
 from clearcap.captioner.model import load_captioner
 from clearcap.data.corpus import open_spec
 from clearcap.data.features import open_features
+from clearcap.data.writing import whole_lines
 from clearcap.pipeline import CaptionPipeline
 from clearcap.training.examples import read_teacher_captions
 from clearcap.training.log import progress_bar
@@ -40,13 +41,11 @@ told, whole, tokens = (
     open_features(Path(features)),
 )
 rows = tokens.rows([photo.id for photo in photos])
-lines = Path(out).read_text().splitlines(keepends=True) if Path(out).is_file() else []
-done = len(lines) // BATCH * BATCH
+done = len(whole_lines(Path(out)))
 
 with progress_bar(Console(stderr=True)) as progress:
     task = progress.add_task("captioning", total=len(photos), completed=done)
-    with open(out, "w") as file:
-        file.writelines(lines[:done])
+    with open(out, "a") as file:
         for start in range(done, len(photos), BATCH):
             some, places = photos[start : start + BATCH], rows[start : start + BATCH]
             image = tokens.gather(torch.zeros_like(places), places).float()

@@ -170,9 +170,7 @@ def objective(short_twin: Twin) -> RewardedTwin:
     return RewardedTwin(short_twin, reward, allowed, first=FIRST, end=END, pad=PAD, kept=0.5)
 
 
-def test_captions_are_drawn_as_often_as_they_are_likely(
-    objective: RewardedTwin, image: torch.Tensor
-) -> None:
+def test_captions_are_drawn_as_often_as_they_are_likely(objective: RewardedTwin, image: torch.Tensor) -> None:
     drawn = draw(
         objective.twin, image[:2], 20000, first=FIRST, end=END, pad=PAD, banned=objective.banned,
         generator=torch.Generator().manual_seed(0),

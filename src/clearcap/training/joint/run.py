@@ -20,11 +20,10 @@ from clearcap.data.writing import make_folder
 from clearcap.errors import InputError
 from clearcap.training.examples import Examples, photos_of_step, prepare_examples
 from clearcap.training.joint.objective import JointObjective
-from clearcap.training.joint.seeing import ReadPhotos, image_of_step, joint_optimizers
+from clearcap.training.joint.seeing import ReadPhotos, image_of_step, joint_optimizers, tokens_once
 from clearcap.training.log import RunLog, progress_bar, tracked_accelerator
 from clearcap.training.loop import fit, generator_at
-from clearcap.training.optimizers import make_optimizers
-from clearcap.training.run import Run, cached_features, captions_to_learn, check_photos, save_frequency
+from clearcap.training.run import Run, captions_to_learn, check_photos, save_frequency
 
 PLACES = ("features", "views", "watch_photos")  # settings that the weights do not depend on
 
@@ -130,11 +129,7 @@ def finetune(
     accelerator = tracked_accelerator(train.tracker, out)
     captioner.to(accelerator.device)
     with progress_bar(console, accelerator.is_main_process) as progress:
-        features: Features | None = None
-        if config.block < 0:
-            with accelerator.main_process_first():  # the others find it done
-                folder = Path(config.features or out / "features")
-                features = cached_features(captioner, [*photos, *watched], folder, config.views, progress)
+        features = tokens_once(captioner, [*photos, *watched], config, out, progress, accelerator)
         examples = prepare_examples(
             captioner,
             tokenize_for(make(TextConfig, captioner.config.text, "text"), tokenizer),
@@ -154,9 +149,7 @@ def finetune(
         fit(
             captioner,
             objective,
-            joint_optimizers(objective, objective.seeing, train, config.encoder_lr)
-            if objective.seeing
-            else make_optimizers(objective, train),
+            joint_optimizers(objective, objective.seeing, train, config.encoder_lr),
             batches(examples, features or photos, config, objective),
             train,
             out,

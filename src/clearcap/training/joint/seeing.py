@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
+from rich.progress import Progress
 from torch import Tensor, nn
 
 from clearcap.captioner.model import Captioner
@@ -21,7 +23,26 @@ from clearcap.training.encoder.finetune import freeze_below
 from clearcap.training.encoder.live import recoloured, to_unit
 from clearcap.training.examples import Examples
 from clearcap.training.optimizers import make_optimizers
+from clearcap.training.run import cached_features
 from clearcap.vision.efficientnet import EfficientNetEncoder, PairedEncoder
+
+
+@runtime_checkable
+class SeenPhotos(Protocol):
+    """Settings of how a training sees its photos."""
+
+    @property
+    def block(self) -> int:
+        """First block of an EfficientNet that is trained, too; -1: the encoder stays."""
+
+    @property
+    def features(self) -> str:
+        """Folder of the feature cache; "": within the run's."""
+
+    @property
+    def views(self) -> int:
+        """Views of each photo in it."""
+
 
 WHOLE = 0.2
 """Share of the photos that are shown whole, as at captioning; of the others a random crop is shown."""
@@ -164,17 +185,39 @@ def views_of_step(
     return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)
 
 
+def tokens_once(
+    captioner: Captioner,
+    photos: Sequence[CaptionedPhoto],
+    config: SeenPhotos,
+    out: Path,
+    progress: Progress,
+    accelerator: Any,
+) -> Features | None:
+    """The photos' tokens, computed once, where the encoder stays as it is; None where it is trained.
+
+    Raises:
+        InputError: a photo cannot be read, or the cache holds another encoder's tokens.
+    """
+    if config.block >= 0:
+        return None
+    with accelerator.main_process_first():  # the others find it done
+        folder = Path(config.features or out / "features")
+        return cached_features(captioner, photos, folder, config.views, progress)
+
+
 def joint_optimizers(
-    objective: nn.Module, seeing: Seeing, train: TrainConfig, encoder_lr: float
+    objective: nn.Module, seeing: Seeing | None, train: TrainConfig, encoder_lr: float
 ) -> list[torch.optim.Optimizer]:
-    """Those of a denoiser, and AdamW for the encoder at a rate of its own.
+    """Those of a denoiser, and, where there is an encoder to train, AdamW for it at a rate of its own.
 
     Args:
         objective: all that is trained, the encoder included.
-        seeing: the encoder.
+        seeing: the encoder; None: it stays as it is.
         train: settings of the denoiser's.
         encoder_lr: peak rate of the encoder.
     """
+    if seeing is None:
+        return make_optimizers(objective, train)
     encoder = list(seeing.trained())
     for p in encoder:
         p.requires_grad_(False)  # the denoiser's optimisers take all that asks for gradients

@@ -24,12 +24,11 @@ from clearcap.metrics.unicode_words import unicode_words
 from clearcap.metrics.words import agreement_words
 from clearcap.text.tokenizer import keeps_capitals, word_ids
 from clearcap.training.examples import Examples, photos_of_step, prepare_examples
-from clearcap.training.joint.seeing import ReadPhotos, image_of_step, joint_optimizers
+from clearcap.training.joint.seeing import ReadPhotos, image_of_step, joint_optimizers, tokens_once
 from clearcap.training.log import RunLog, progress_bar, tracked_accelerator
 from clearcap.training.loop import fit, generator_at
 from clearcap.training.neighbours import with_neighbours
-from clearcap.training.optimizers import make_optimizers
-from clearcap.training.run import Run, cached_features, check_photos, save_frequency
+from clearcap.training.run import Run, check_photos, save_frequency
 from clearcap.training.self_critical.objective import SelfCriticalObjective
 from clearcap.training.self_critical.reward import CiderReward
 from clearcap.training.step_distillation.rollout import lengths_of
@@ -171,11 +170,7 @@ def self_critical(
     captioner.defaults = config.student
     captioner.config.sampling = dataclasses.asdict(config.student)
     with progress_bar(console, accelerator.is_main_process) as progress:
-        features: Features | None = None
-        if config.block < 0:
-            with accelerator.main_process_first():  # the others find it done
-                folder = Path(config.features or out / "features")
-                features = cached_features(captioner, [*photos, *watched], folder, config.views, progress)
+        features = tokens_once(captioner, [*photos, *watched], config, out, progress, accelerator)
         names = [photo.id for photo in photos]
         examples = prepare_examples(
             captioner,
@@ -210,9 +205,7 @@ def self_critical(
         fit(
             captioner,
             objective,
-            joint_optimizers(objective, objective.seeing, train, config.encoder_lr)
-            if objective.seeing
-            else make_optimizers(objective, train),
+            joint_optimizers(objective, objective.seeing, train, config.encoder_lr),
             batches(examples, features or photos, config, objective),
             train,
             out,

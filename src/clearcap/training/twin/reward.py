@@ -19,10 +19,10 @@ from clearcap.data.records import CaptionedPhoto
 from clearcap.text.tokenizer import word_ids
 from clearcap.training.examples import photos_of_step
 from clearcap.training.log import RunLog, Scored, progress_bar, scored, tracked_accelerator
+from clearcap.training.loop import fit, generator_at
 from clearcap.training.objectives import Objective
 from clearcap.training.optimizers import make_optimizers
 from clearcap.training.run import cached_features, open_data, write_preset
-from clearcap.training.loop import fit, generator_at
 from clearcap.training.self_critical.reward import CiderReward
 from clearcap.training.self_critical.run import references_of
 from clearcap.training.twin.decoding import draw

@@ -18,10 +18,10 @@ from clearcap.data.features import Features, flip
 from clearcap.data.writing import whole_file
 from clearcap.training.examples import photos_of_step
 from clearcap.training.log import RunLog, progress_bar, tracked_accelerator
+from clearcap.training.loop import fit, generator_at
 from clearcap.training.objectives import Objective
 from clearcap.training.optimizers import make_optimizers
 from clearcap.training.run import cached_features, open_data, write_preset
-from clearcap.training.loop import fit, generator_at
 from clearcap.training.twin.examples import TokenisedCaptions, tokenised
 from clearcap.training.twin.network import Twin, TwinConfig, build_twin
 
