@@ -315,10 +315,7 @@ class CaptionModel(ABC):
         """Tokens that a caption may well say twice; all of them where the tokenizer is not known."""
         if self.tokenizer is None:
             return frozenset(range(self.config.bert["vocab_size"]))
-        vocab = self.tokenizer.get_vocab()
-        return frozenset(
-            [*self.text.special_ids, *(vocab[word] for word in self.function_words if word in vocab)]
-        )
+        return said_often(self.tokenizer, tuple(self.text.special_ids), self.function_words)
 
     def nearest_words(
         self,
@@ -401,6 +398,13 @@ class CaptionModel(ABC):
     def logits(self, x0: Latents) -> Logits:
         """Token logits of clean latents, in float32."""
         return cast(self.text.decode(cast(x0, self.dtype)), namespace(x0).float32)
+
+
+@lru_cache(maxsize=8)  # for a tokenizer copies its whole vocabulary to tell it
+def said_often(tokenizer: Any, special: tuple[int, ...], words: frozenset[str]) -> frozenset[int]:
+    """The special tokens and those of the words that a tokenizer knows."""
+    vocab = tokenizer.get_vocab()
+    return frozenset([*special, *(vocab[word] for word in words if word in vocab)])
 
 
 def say_once(
