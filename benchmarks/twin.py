@@ -1,8 +1,9 @@
 """A captioner beside its word-by-word twin: of the same size, trained on the same image tokens, paired on dev splits.
 
 ``python -m benchmarks.twin train OUT --data NAME:ROOT:SPLIT ...`` trains the twin of the bundled model (``--model``: of
-another one) on corpora; settings such as ``train.steps=2000`` follow. ``python -m benchmarks.twin teach OUT FILE``
-writes what it says of every view of those photos, for ``data.teacher_captions``. Killed runs go on.
+another one) on corpora; settings such as ``train.steps=2000`` follow. ``python -m benchmarks.twin reward OUT REWARDED``
+trains it on by the CIDEr-D of captions that it draws. ``python -m benchmarks.twin teach OUT FILE`` writes what it says
+of every view of those photos, for ``data.teacher_captions``. Killed runs go on.
 ``python -m benchmarks.twin compare OUT RESULTS ... --data NAME:ROOT:SPLIT`` lets it caption a split greedily and with a
 beam of three, and tests each folder of ``clearcap evaluate --out`` on the same split against both; it prints one JSON
 object.
@@ -56,12 +57,12 @@ USUAL = {
 REWARDED = {
     "train": {
         "copies": 2,
-        "steps": 1500,
+        "steps": 500,  # it begins to learn its photos by heart
         "lr": 3e-4,
         "muon_lr": 3e-4,
         "warmup": 30,
         "decay": "cosine",
-        "sample_every": 250,
+        "sample_every": 125,
     }
 }
 
@@ -84,15 +85,18 @@ def train(
 
 @app.command()
 def reward(
-    trained_twin: Annotated[Path, typer.Argument(help="folder of the twin's training")],
+    begun: Annotated[Path, typer.Argument(help="folder of the twin's training")],
     out: Annotated[Path, typer.Argument(help="folder of this training")],
     overrides: Annotated[list[str] | None, typer.Argument(help="settings, as train.steps=2000")] = None,
     kept: Annotated[float, typer.Option(help="weight of the cross-entropy of people's captions")] = 0.1,
+    share: Annotated[
+        float, typer.Option(help="of the rewarded weights in those written; the rest are the first ones")
+    ] = 0.5,
 ) -> None:
     """Train a twin on by the CIDEr-D of the captions it draws."""
-    _, _, preset = trained(trained_twin)
+    _, _, preset = trained(begun)
     settings = [*overrides_of(dataclasses.asdict(preset)), *overrides_of(REWARDED), *(overrides or [])]
-    reward_twin(trained_twin, load_preset("compact", settings), out, kept=kept)
+    reward_twin(begun, load_preset("compact", settings), out, kept=kept, share=share)
 
 
 @app.command()

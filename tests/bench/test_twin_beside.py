@@ -70,8 +70,12 @@ def test_a_twin_is_trained_and_told_apart_photo_by_photo(desk: Path) -> None:
         benchmark("reward", desk / "whole", desk / "rewarded killed", *rewarded, status=130)
     benchmark("reward", desk / "whole", desk / "rewarded killed", *rewarded)
     benchmark("reward", desk / "whole", desk / "rewarded", *rewarded)
-    killed, on = (load_file(desk / name / "twin.safetensors") for name in ("rewarded killed", "rewarded"))
+    benchmark("reward", desk / "whole", desk / "alone", *rewarded, "--share", 1)
+    killed, on, alone = (
+        load_file(desk / name / "twin.safetensors") for name in ("rewarded killed", "rewarded", "alone")
+    )
     assert all((killed[name] == on[name]).all() for name in on)
+    assert all(((whole[name] + alone[name]) / 2 - on[name]).abs().max() < 1e-6 for name in on)
     assert any((whole[name] != on[name]).any() for name in on)
     assert [line["step"] for line in lines_of(desk / "rewarded" / "samples.jsonl")] == [0, 2, 4]
 

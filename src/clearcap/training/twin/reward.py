@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from rich.console import Console
 from torch import Tensor
 
-from clearcap.captioner.towers import build_captioner, tokenize_for
+from clearcap.captioner.towers import build_captioner
 from clearcap.config import Preset, TrainConfig
 from clearcap.data.features import Features
 from clearcap.data.records import CaptionedPhoto
@@ -22,13 +22,20 @@ from clearcap.training.log import RunLog, Scored, progress_bar, scored, tracked_
 from clearcap.training.loop import fit, generator_at
 from clearcap.training.objectives import Objective
 from clearcap.training.optimizers import make_optimizers
-from clearcap.training.run import cached_features, open_data, write_preset
+from clearcap.training.run import open_data, write_preset
 from clearcap.training.self_critical.reward import CiderReward
 from clearcap.training.self_critical.run import references_of
 from clearcap.training.twin.decoding import draw
-from clearcap.training.twin.examples import TokenisedCaptions, tokenised
+from clearcap.training.twin.examples import TokenisedCaptions
 from clearcap.training.twin.network import Twin
-from clearcap.training.twin.run import WEIGHTS, batches_of_twin, save_twin, train_twin
+from clearcap.training.twin.run import (
+    WEIGHTS,
+    batches_of_twin,
+    save_twin,
+    seen_and_said,
+    sizes_of,
+    train_twin,
+)
 from clearcap.training.twin.writing import write
 
 DRAWN = 5  # captions of each photo, each judged against the mean of the others
@@ -110,17 +117,25 @@ class RewardedTwin(Objective):
 
 
 def reward_twin(
-    trained: Path, preset: Preset, out: Path, *, kept: float = 0.1, console: Console | None = None
+    begun: Path,
+    preset: Preset,
+    out: Path,
+    *,
+    kept: float = 0.1,
+    share: float = 0.5,
+    console: Console | None = None,
 ) -> tuple[Twin, Any]:
     """Train a twin on by the CIDEr-D of what it says, or go on where a killed run stopped.
 
     Writes ``out/checkpoint``, ``out/curves.jsonl``, ``out/samples.jsonl`` and ``out/twin.safetensors``.
 
     Args:
-        trained: folder of a twin's training by likelihood.
+        begun: folder of a twin's training by likelihood.
         preset: its settings, with ``preset.train`` of this training.
         out: the run's folder.
         kept: weight of the cross-entropy of people's captions.
+        share: of the rewarded weights in those that are written; the rest are the ones it began with, and between the
+            two lie better ones (Wortsman et al. 2022).
         console: where progress is shown; standard error by default.
 
     Returns:
@@ -132,22 +147,19 @@ def reward_twin(
     console, config = console or Console(stderr=True), preset.train
     if (out / WEIGHTS).is_file():
         return train_twin(preset, out, console)
-    twin, tokenizer = train_twin(preset, trained, console)
+    twin, tokenizer = train_twin(preset, begun, console)
+    before = {name: tensor.clone() for name, tensor in twin.state_dict().items()}
     photos, watched = open_data(preset.data)
     captioner, _ = build_captioner(preset, seed=config.seed)
     accelerator = tracked_accelerator(config.tracker, out)
     twin.to(accelerator.device)
     with progress_bar(console, accelerator.is_main_process) as progress:
-        features = cached_features(
-            captioner, [*photos, *watched], Path(preset.data.features), preset.data.views, progress
-        )
-        told = {photo.id: photo.captions for photo in photos}
-        captions = tokenised(told, list(features.names), tokenize_for(preset.text, tokenizer))
-        names = [features.names[row] for row in captions.rows]
+        features, captions = seen_and_said(captioner, tokenizer, preset, photos, watched, progress)
         by_name = {photo.id: photo for photo in photos}
+        learned = [by_name[features.names[row]] for row in captions.rows.tolist()]
         objective = RewardedTwin(
             twin,
-            CiderReward(references_of([by_name[name] for name in names], tokenizer), len(tokenizer)),
+            CiderReward(references_of(learned, tokenizer), len(tokenizer)),
             torch.from_numpy(word_ids(tokenizer, captioner.text.special_ids, len(tokenizer))),
             first=tokenizer.cls_token_id,
             end=tokenizer.sep_token_id,
@@ -171,13 +183,16 @@ def reward_twin(
             with_photos(batch_at, captions, config),
             config,
             out,
-            settings={"twin": dataclasses.asdict(preset)["denoiser"], "kept": kept},
+            settings={"twin": dataclasses.asdict(sizes_of(preset)), "kept": kept},
             report=log.report,
             evaluate=evaluate,
             accelerator=accelerator,
         )
+    with torch.no_grad():
+        for name, tensor in twin.cpu().state_dict().items():
+            tensor.copy_(before[name].lerp(tensor, share))
     save_twin(twin, out)
-    return twin.cpu().eval(), tokenizer
+    return twin.eval(), tokenizer
 
 
 def said_of(twin: Twin, tokenizer: Any, features: Features, photos: Sequence[CaptionedPhoto]) -> Scored:

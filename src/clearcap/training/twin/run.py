@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from rich.console import Console
+from rich.progress import Progress
 from torch import Tensor
 
+from clearcap.captioner.model import Captioner
 from clearcap.captioner.towers import build_captioner, tokenize_for
 from clearcap.config import Preset, TrainConfig
 from clearcap.data.features import Features, flip
+from clearcap.data.records import CaptionedPhoto
 from clearcap.data.writing import whole_file
 from clearcap.training.examples import photos_of_step
 from clearcap.training.log import RunLog, progress_bar, tracked_accelerator
@@ -103,14 +106,7 @@ def train_twin(preset: Preset, out: Path, console: Console | None = None) -> tup
     accelerator = tracked_accelerator(config.tracker, out)
     twin.to(accelerator.device)
     with progress_bar(console, accelerator.is_main_process) as progress:
-        features = cached_features(
-            captioner, [*photos, *watched], Path(preset.data.features), preset.data.views, progress
-        )
-        captions = tokenised(
-            {photo.id: photo.captions for photo in photos},
-            list(features.names),
-            tokenize_for(preset.text, tokenizer),
-        )
+        features, captions = seen_and_said(captioner, tokenizer, preset, photos, watched, progress)
         write_preset(preset, out)
         log = RunLog(out, console, progress, accelerator)
         log.begin(config.steps)
@@ -129,6 +125,22 @@ def train_twin(preset: Preset, out: Path, console: Console | None = None) -> tup
         )
     save_twin(twin, out)
     return twin.cpu().eval(), tokenizer
+
+
+def seen_and_said(
+    captioner: Captioner,
+    tokenizer: Any,
+    preset: Preset,
+    photos: Sequence[CaptionedPhoto],
+    watched: Sequence[CaptionedPhoto],
+    progress: Progress,
+) -> tuple[Features, TokenisedCaptions]:
+    """Image tokens of all photos, and the captions of those that are learned from."""
+    features = cached_features(
+        captioner, [*photos, *watched], Path(preset.data.features), preset.data.views, progress
+    )
+    told = {photo.id: photo.captions for photo in photos}
+    return features, tokenised(told, list(features.names), tokenize_for(preset.text, tokenizer))
 
 
 def save_twin(twin: Twin, out: Path) -> None:
