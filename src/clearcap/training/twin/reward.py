@@ -48,6 +48,7 @@ class RewardedTwin(Objective):
     """
 
     twin: Any
+    banned: Tensor
 
     def __init__(
         self,
@@ -199,7 +200,7 @@ def said_of(twin: Twin, tokenizer: Any, features: Features, photos: Sequence[Cap
     """The twin's captions of photos, with a beam of three, and their scores."""
     rows = features.rows([photo.id for photo in photos])
     image = features.gather(torch.zeros_like(rows), rows).to(twin.bias.device)
-    references = {photo.id: photo.captions for photo in photos}
+    references: dict[str | int, Sequence[str]] = {photo.id: photo.captions for photo in photos}
     return scored(dict(zip(references, write(twin, image, tokenizer), strict=True)), references)
 
 
