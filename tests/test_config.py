@@ -255,6 +255,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {  # of a captioner's sections: saved mode
         "candidates": 1,
         "select": "mbr",
         "utility": "bleu",
+        "length_penalty": 1.0,
     },
 }
 

@@ -265,6 +265,10 @@ class SamplingConfig:
     candidates: int = knob(1, "captions drawn per photo")
     select: str = knob("mbr", "choice among candidates", part="selection rule")
     utility: str = knob("bleu", "what minimum Bayes risk compares candidates by", ("bleu", "cider"))
+    length_penalty: float = knob(
+        1.0,
+        "confidence divides a candidate's log-probability by its words to this power: above 1 favours longer ones",
+    )
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -291,6 +295,10 @@ class SamplingConfig:
         require(
             self.eta == 0 or self.solver == "ddim",
             f"sampling.eta={self.eta} is DDIM's alone, not {self.solver}'s; set eta=0 or solver=ddim",
+        )
+        require(
+            0 <= self.length_penalty <= 10,
+            f"sampling.length_penalty={self.length_penalty} must lie between 0 and 10; 1 favours no length",
         )
         for name in ("refine_time", "refine_share", "refine_threshold", "refine_level", "eta"):
             require(

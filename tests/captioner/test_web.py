@@ -57,6 +57,7 @@ SHIPPED |= {
     "candidates": 4,
     "select": "confidence",
     "once": True,
+    "length_penalty": 1.5,
 }
 
 
@@ -114,7 +115,7 @@ def test_json_says_all_that_sampling_needs(trained: Path, exported: Path) -> Non
         assert float(sampler.noise.add(one, t, 0 * one)) == signal
         assert float(sampler.noise.add(0 * one, t, one)) == added
     assert (how["lengths"], how["clamp"], how["once"]) == ([5, 4, 6, 7], True, True)
-    assert how["select"] == "confidence"
+    assert (how["select"], how["length_penalty"]) == ("confidence", 1.5)
     assert about["vocabulary"]["often"] == sorted(captioner.often)
     assert about["vocabulary"]["pieces"] == tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
     assert {name: (exported / "model" / name).stat().st_size for name in about["files"]} == about["files"]

@@ -15,6 +15,7 @@ from clearcap.metrics import bleu, cider
 from clearcap.sampling.selection import (
     Candidates,
     by_agreement,
+    by_confidence,
     choose,
     diverse,
     expected_utility,
@@ -78,6 +79,23 @@ def test_empty_captions_have_no_utility() -> None:
 def test_confidence_is_the_geometric_mean() -> None:
     assert np.allclose(mean_confidences([[0.5, 0.5, 0.5], [0.25, 1.0], [0.9], []]), [0.5, 0.5, 0.9, 0])
     assert choose(["a", "b", "c"], "confidence", confidences=[[0.2], [0.9, 0.9], [0.95, 0.1]]) == 1
+
+
+@pytest.mark.parametrize("penalty", [0.0, 0.7, 1.0, 1.3, 2.0])
+def test_the_length_penalty_divides_log_probabilities_by_words_to_its_power(penalty: float) -> None:
+    """Which is how transformers' beam search scores a finished caption."""
+    sure = [[0.9, 0.8], [0.85, 0.8, 0.86, 0.8], [0.7] * 7, [0.3]]
+    values = by_confidence(Candidates(["a b", "a b c d", "a b c d e f g", "a"], sure, length_penalty=penalty))
+    expected = [sum(math.log(p) for p in words) / len(words) ** penalty for words in sure]
+    assert np.allclose(np.log(values), expected)
+    best = choose(
+        ["a b", "a b c d", "a b c d e f g", "a"], "confidence", confidences=sure, length_penalty=penalty
+    )
+    assert best == int(np.argmax(expected)) == (1 if penalty > 1 else 0)
+
+
+def test_a_caption_without_words_is_never_the_surest() -> None:
+    assert by_confidence(Candidates(["", "a"], [[], [0.1]], length_penalty=1.5)) == [0.0, pytest.approx(0.1)]
 
 
 def test_confidence_breaks_ties_of_mbr() -> None:

@@ -45,7 +45,7 @@ import { blank, clamp, isWord, join, read, spell } from "./words.js";
 
 /** @typedef {import("./words.js").Reading & import("./selection.js").Candidate} Drawn */
 
-const FORMAT = "3";
+const FORMAT = "4";
 const GRAPHS = /** @type {const} */ (["encode", "denoise", "decode", "words"]);
 
 export class Captioner {
@@ -105,9 +105,9 @@ export class Captioner {
    * @returns {Promise<{drawn: Drawn[], chosen: number}>}
    */
   async read(photo, options = {}) {
-    const { select, function_words } = this.about.sampling;
+    const { select, length_penalty, function_words } = this.about.sampling;
     const drawn = await this.draw(photo, options);
-    return { drawn, chosen: choose(select, drawn, function_words) };
+    return { drawn, chosen: choose(select, drawn, function_words, length_penalty) };
   }
 
   /**

@@ -13,6 +13,7 @@
  * @property {boolean} once - whether each word of content is said once
  * @property {number[]} lengths - words of each candidate, unless a length is asked for; 0 leaves it to the denoiser
  * @property {string} select - how one of the candidates is chosen
+ * @property {number} length_penalty - above 1 favours longer ones
  * @property {string[]} function_words - words that a chosen caption may well say twice; empty: any word may be
  */
 

@@ -12,6 +12,7 @@ const SAMPLING = {
   once: false,
   lengths: [1],
   select: "confidence",
+  length_penalty: 1,
   function_words: [],
 };
 const NOTHING = { latent: new Float32Array(3), known: [false, false, false] };

@@ -231,6 +231,7 @@ class ImageCaptioning(Pipeline):
             confidences=trust,
             utility=sampling.utility,
             function_words=self.model.function_words,
+            length_penalty=sampling.length_penalty,
         )
         return [{"generated_text": captions[best]}]
 

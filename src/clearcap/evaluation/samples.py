@@ -130,7 +130,8 @@ def captions_of(
         yield from zip(batch.photos, batch.alone, strict=True)
         return
     for photo, captions, trust in zip(batch.photos, batch.candidates, batch.confidence, strict=True):
-        yield photo, captions[pipeline.choose(captions, [[p] for p in trust], sampling)]
+        words = [[p] * len(caption.split()) for p, caption in zip(trust, captions, strict=True)]
+        yield photo, captions[pipeline.choose(captions, words, sampling)]
 
 
 def median_ms(batches: Sequence[Batch], together: bool) -> float:

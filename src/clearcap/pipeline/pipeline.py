@@ -659,6 +659,7 @@ class CaptionPipeline:
             frequency,
             remembered,
             self.captioner.function_words,
+            how.length_penalty,
         )
 
     def sampling(self, /, **how: Any) -> SamplingConfig:

@@ -32,6 +32,7 @@ class Candidates:
         frequency: document frequency of utility "cider"; without it all n-grams weigh the same.
         remembered: how many of them, at the end, people said of remembered photos that are like this one.
         function_words: words that a caption may well say twice; empty: any word.
+        length_penalty: of the confidence (see ``by_confidence``).
     """
 
     captions: Sequence[str]
@@ -41,6 +42,7 @@ class Candidates:
     frequency: DocumentFrequency | None = None
     remembered: int = 0
     function_words: frozenset[str] = frozenset()
+    length_penalty: float = 1.0
 
 
 def by_agreement(candidates: Candidates) -> Sequence[float]:
@@ -49,8 +51,17 @@ def by_agreement(candidates: Candidates) -> Sequence[float]:
 
 
 def by_confidence(candidates: Candidates) -> Sequence[float]:
-    """The geometric mean of each candidate's word probabilities."""
-    return mean_confidences(_given(candidates.confidences, "confidences"))
+    """The geometric mean of each candidate's word probabilities; a length penalty other than 1 moves it with length.
+
+    The sum of logarithms is divided by words ** penalty, as beam search does it (Wu et al. 2016; transformers'
+    ``length_penalty``). The surest of several captions is a short one; above 1 longer ones are favoured.
+    """
+    confidences = _given(candidates.confidences, "confidences")
+    beyond = candidates.length_penalty - 1
+    return [
+        mean ** (1 / max(1, len(words)) ** beyond)
+        for mean, words in zip(mean_confidences(confidences), confidences, strict=True)
+    ]
 
 
 def by_neighbours(candidates: Candidates) -> Sequence[float]:
@@ -128,6 +139,7 @@ def choose(
     frequency: DocumentFrequency | None = None,
     remembered: int = 0,
     function_words: frozenset[str] = frozenset(),
+    length_penalty: float = 1.0,
 ) -> int:
     """Index of the best candidate (see ``best_of``).
 
@@ -142,11 +154,14 @@ def choose(
         frequency: of "mbr" with "cider".
         remembered: how many of the candidates, at the end, are of remembered photos.
         function_words: words that a caption may well say twice; empty: any word.
+        length_penalty: of "confidence"; above 1 favours longer candidates.
 
     Raises:
         InputError: no candidates, an unknown rule, or one without what it judges by.
     """
-    candidates = Candidates(captions, confidences, similarity, utility, frequency, remembered, function_words)
+    candidates = Candidates(
+        captions, confidences, similarity, utility, frequency, remembered, function_words, length_penalty
+    )
     return best_of(judge(candidates, method), candidates)
 
 

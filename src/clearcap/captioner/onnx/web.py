@@ -33,7 +33,7 @@ from clearcap.text.tokenizer import word_ids
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-FORMAT = "3"  # of the files; the page refuses those of another
+FORMAT = "4"  # of the files; the page refuses those of another
 MEGABYTES = 19.2  # of weights, with which the graphs stay below 20
 LEAST_WEIGHTS = 2000  # an array of fewer stays float32
 PHOTOS = 64  # that weights' precision is measured with
@@ -125,6 +125,7 @@ def settings(captioner: Captioner) -> dict[str, Any]:
             "once": sampler.once,
             "lengths": [how.length_of(candidate) for candidate in range(how.candidates)],
             "select": how.select if how.candidates > 1 else "confidence",
+            "length_penalty": how.length_penalty,
             "function_words": sorted(captioner.function_words),
         },
     }
