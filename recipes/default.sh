@@ -157,7 +157,7 @@ if [ "$LAST" = pair ]; then
     stage best-steps $CLEARCAP finetune "$OUT/between/model" $ALL --watch "$WATCH" $STEPWISE train.seed=61 \
         "teacher_captions=$OUT/twin/best.jsonl" $TINY ${STEPS:+watch_photos=2} --out "$OUT/best-steps"
     average steps best-steps 0.385 both
-    average average both 0.65 last steps=3 length=10 candidates=6 min_length=8 max_length=13 select=confidence once=true
+    average average both 0.65 last steps=3 length=10 candidates=6 min_length=8 max_length=13 select=confidence once=true length_penalty=1.2
     LAST=last
 fi
 
