@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,9 @@ from clearcap.data.features import Features
 from clearcap.data.records import CaptionedPhoto
 from clearcap.text.tokenizer import word_ids
 from clearcap.training.examples import photos_of_step
-from clearcap.training.log import RunLog, Scored, progress_bar, scored, tracked_accelerator
-from clearcap.training.loop import fit, generator_at
+from clearcap.training.log import Scored, scored
+from clearcap.training.loop import BatchAt, generator_at
 from clearcap.training.objectives import Objective
-from clearcap.training.optimizers import make_optimizers
-from clearcap.training.run import open_data, write_preset
 from clearcap.training.self_critical.reward import CiderReward
 from clearcap.training.self_critical.run import references_of
 from clearcap.training.twin.decoding import draw
@@ -31,9 +29,8 @@ from clearcap.training.twin.network import Twin
 from clearcap.training.twin.run import (
     WEIGHTS,
     batches_of_twin,
+    fit_twin,
     save_twin,
-    seen_and_said,
-    sizes_of,
     train_twin,
 )
 from clearcap.training.twin.writing import write
@@ -150,12 +147,11 @@ def reward_twin(
         return train_twin(preset, out, console)
     twin, tokenizer = train_twin(preset, begun, console)
     before = {name: tensor.clone() for name, tensor in twin.state_dict().items()}
-    photos, watched = open_data(preset.data)
     captioner, _ = build_captioner(preset, seed=config.seed)
-    accelerator = tracked_accelerator(config.tracker, out)
-    twin.to(accelerator.device)
-    with progress_bar(console, accelerator.is_main_process) as progress:
-        features, captions = seen_and_said(captioner, tokenizer, preset, photos, watched, progress)
+
+    def rewarded(
+        photos: Sequence[CaptionedPhoto], features: Features, captions: TokenisedCaptions
+    ) -> tuple[Objective, BatchAt]:
         by_name = {photo.id: photo for photo in photos}
         learned = [by_name[features.names[row]] for row in captions.rows.tolist()]
         objective = RewardedTwin(
@@ -166,31 +162,16 @@ def reward_twin(
             end=tokenizer.sep_token_id,
             pad=tokenizer.pad_token_id,
             kept=kept,
-        ).to(accelerator.device)
-        write_preset(preset, out)
-        log = RunLog(out, console, progress, accelerator)
-
-        def evaluate(step: int) -> None:
-            if watched:
-                log.samples(step, said_of(twin, tokenizer, features, watched))
-
-        if not log.begin(config.steps):
-            evaluate(0)
-        batch_at = batches_of_twin(captions, features, config, mirror=preset.data.mirror)
-        fit(
-            twin,
-            objective,
-            make_optimizers(objective, config),
-            with_photos(batch_at, captions, config),
-            config,
-            out,
-            settings={"twin": dataclasses.asdict(sizes_of(preset)), "kept": kept},
-            report=log.report,
-            evaluate=evaluate,
-            accelerator=accelerator,
         )
+        batch_at = batches_of_twin(captions, features, config, mirror=preset.data.mirror)
+        return objective, with_photos(batch_at, captions, config)
+
+    sample = partial(said_of, twin, tokenizer)
+    fit_twin(
+        twin, captioner, tokenizer, preset, out, console, rewarded, settings={"kept": kept}, sample=sample
+    )
     with torch.no_grad():
-        for name, tensor in twin.cpu().state_dict().items():
+        for name, tensor in twin.state_dict().items():
             tensor.copy_(before[name].lerp(tensor, share))
     save_twin(twin, out)
     return twin.eval(), tokenizer
@@ -204,9 +185,7 @@ def said_of(twin: Twin, tokenizer: Any, features: Features, photos: Sequence[Cap
     return scored(dict(zip(references, write(twin, image, tokenizer), strict=True)), references)
 
 
-def with_photos(
-    batch_at: Callable[[int, int, int], tuple[Any, ...]], captions: TokenisedCaptions, config: TrainConfig
-) -> Callable[[int, int, int], tuple[Any, ...]]:
+def with_photos(batch_at: BatchAt, captions: TokenisedCaptions, config: TrainConfig) -> BatchAt:
     """A twin's batches, and behind them which photos they are of and the seed of what is drawn."""
 
     def rewarded_batch_at(step: int, rank: int, world: int) -> tuple[Any, ...]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor
 
 from clearcap.captioner.model import Captioner
@@ -20,8 +20,8 @@ from clearcap.data.features import Features, flip
 from clearcap.data.records import CaptionedPhoto
 from clearcap.data.writing import whole_file
 from clearcap.training.examples import photos_of_step
-from clearcap.training.log import RunLog, progress_bar, tracked_accelerator
-from clearcap.training.loop import fit, generator_at
+from clearcap.training.log import RunLog, Scored, progress_bar, tracked_accelerator
+from clearcap.training.loop import BatchAt, fit, generator_at
 from clearcap.training.objectives import Objective
 from clearcap.training.optimizers import make_optimizers
 from clearcap.training.run import cached_features, open_data, write_preset
@@ -102,45 +102,78 @@ def train_twin(preset: Preset, out: Path, console: Console | None = None) -> tup
     if (out / WEIGHTS).is_file():
         twin.load_state_dict(load_file(out / WEIGHTS))
         return twin.eval(), tokenizer
+
+    def likelihood(
+        photos: Sequence[CaptionedPhoto], features: Features, captions: TokenisedCaptions
+    ) -> tuple[Objective, BatchAt]:
+        batch_at = batches_of_twin(captions, features, config, mirror=preset.data.mirror)
+        return TwinObjective(twin, tokenizer.pad_token_id), batch_at
+
+    fit_twin(twin, captioner, tokenizer, preset, out, console, likelihood)
+    save_twin(twin, out)
+    return twin.eval(), tokenizer
+
+
+def fit_twin(
+    twin: Twin,
+    captioner: Captioner,
+    tokenizer: Any,
+    preset: Preset,
+    out: Path,
+    console: Console,
+    prepare: Callable[[Sequence[CaptionedPhoto], Features, TokenisedCaptions], tuple[Objective, BatchAt]],
+    *,
+    settings: Mapping[str, Any] = MappingProxyType({}),
+    sample: Callable[[Features, Sequence[CaptionedPhoto]], Scored] | None = None,
+) -> None:
+    """Fit a twin by an objective, on the photos and captions of a preset; a killed run resumes exactly.
+
+    Args:
+        twin: trained in place; at the end it holds the averaged weights, on the CPU.
+        captioner: whose image encoder makes the tokens.
+        tokenizer: its.
+        preset: all settings.
+        out: the run's folder.
+        console: where progress is shown.
+        prepare: makes the objective and its batches of the photos, of all tokens and of the captions that are learned.
+        settings: that the weights depend on besides the preset's.
+        sample: captions of the watched photos and their scores, before the first step and every ``sample_every``; None
+            for none.
+    """
+    config = preset.train
     photos, watched = open_data(preset.data)
     accelerator = tracked_accelerator(config.tracker, out)
     twin.to(accelerator.device)
     with progress_bar(console, accelerator.is_main_process) as progress:
-        features, captions = seen_and_said(captioner, tokenizer, preset, photos, watched, progress)
+        features = cached_features(
+            captioner, [*photos, *watched], Path(preset.data.features), preset.data.views, progress
+        )
+        told = {photo.id: photo.captions for photo in photos}
+        captions = tokenised(told, list(features.names), tokenize_for(preset.text, tokenizer))
+        objective, batch_at = prepare(photos, features, captions)
+        objective.to(accelerator.device)
         write_preset(preset, out)
         log = RunLog(out, console, progress, accelerator)
-        log.begin(config.steps)
-        objective = TwinObjective(twin, tokenizer.pad_token_id)
+
+        def evaluate(step: int) -> None:
+            if sample and watched:
+                log.samples(step, sample(features, watched))
+
+        if not log.begin(config.steps):
+            evaluate(0)
         fit(
             twin,
             objective,
             make_optimizers(objective, config),
-            batches_of_twin(captions, features, config, mirror=preset.data.mirror),
+            batch_at,
             config,
             out,
-            settings={"twin": dataclasses.asdict(sizes)},
+            settings={"twin": dataclasses.asdict(sizes_of(preset)), **settings},
             report=log.report,
-            evaluate=lambda step: None,
+            evaluate=evaluate,
             accelerator=accelerator,
         )
-    save_twin(twin, out)
-    return twin.cpu().eval(), tokenizer
-
-
-def seen_and_said(
-    captioner: Captioner,
-    tokenizer: Any,
-    preset: Preset,
-    photos: Sequence[CaptionedPhoto],
-    watched: Sequence[CaptionedPhoto],
-    progress: Progress,
-) -> tuple[Features, TokenisedCaptions]:
-    """Image tokens of all photos, and the captions of those that are learned from."""
-    features = cached_features(
-        captioner, [*photos, *watched], Path(preset.data.features), preset.data.views, progress
-    )
-    told = {photo.id: photo.captions for photo in photos}
-    return features, tokenised(told, list(features.names), tokenize_for(preset.text, tokenizer))
+    twin.cpu()
 
 
 def save_twin(twin: Twin, out: Path) -> None:
